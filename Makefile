@@ -1,0 +1,42 @@
+# Two commands do everything: `make demo` and `make test`. Both install first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Two BLAS threads on two shared cores spin against each other; one thread a process is faster.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: install demo test check bench clean
+.DEFAULT_GOAL := test
+
+install: $(VENV)/.installed
+
+# torch goes first and alone: asked for as a dependency it would resolve to a build with gigabytes of CUDA.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@if command -v uv >/dev/null 2>&1; then \
+		test -x $(BIN)/python || uv venv --python 3.11 --seed $(VENV); \
+	else \
+		test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	fi
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/python -m training.demo
+
+test: check
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python -m pytest tests/benchmarks -p no:xdist -s --run-benchmarks
+
+clean:
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache dist build
