@@ -1,0 +1,101 @@
+"""The float64 decomposition of a matrix on its small side.
+
+A base matrix is decomposed once and used by every snapshot, run and method on it. Only the q × q vectors of the
+smaller side and σ are kept; the longer side's vectors are implied, v_j = Wᵀu_j/σ_j, and are applied without being
+formed, so a projection of R columns costs products with R columns.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+# Below this multiple of σ₁ an implied vector loses more than eps·1e7 ≈ 2e-9 to division by σ_j: those are stored.
+_IMPLIED_LIMIT = 1e-7
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A thin SVD: ``u @ diag(s) @ v.T``, s descending.
+
+    Attributes
+    ----------
+    u
+        Left singular vectors, O × R, orthonormal columns.
+    s
+        Singular values, R, descending.
+    v
+        Right singular vectors, I × R.
+    """
+
+    u: Float64[Tensor, "o r"]
+    s: Float64[Tensor, " r"]
+    v: Float64[Tensor, "i r"]
+
+
+def thin_svd(matrix: Float64[Tensor, "o i"]) -> Factors:
+    """Return the thin SVD of a dense matrix, backward stable: QR of the long side, SVD of the square factor.
+
+    A Gram matrix would be 1.7 times faster and squares the condition number, which the minor subspace does not bear.
+    """
+    rows, columns = matrix.shape
+    if rows < columns:
+        flipped = thin_svd(matrix.T)
+        return Factors(flipped.v, flipped.s, flipped.u)
+    if rows == columns:
+        u, s, vh = torch.linalg.svd(matrix)
+        return Factors(u, s, vh.T)
+    q, r = torch.linalg.qr(matrix)
+    u, s, vh = torch.linalg.svd(r)
+    return Factors(q @ u, s, vh.T)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """The singular basis of a base matrix, small side stored.
+
+    Attributes
+    ----------
+    vectors
+        Q × Q: left singular vectors where O ≤ I, right ones otherwise.
+    sigma
+        Q singular values, descending.
+    tail
+        Singular vectors of the long side, long × (number of columns), for the last columns, whose σ is too small for
+        them to be implied. Usually empty.
+    shape
+        (O, I) of the base matrix.
+    """
+
+    vectors: Float64[Tensor, "q q"]
+    sigma: Float64[Tensor, " q"]
+    tail: Float64[Tensor, "long t"]
+    shape: tuple[int, int]
+
+    @property
+    def small_is_left(self) -> bool:
+        """Whether ``vectors`` are left singular vectors."""
+        return self.shape[0] <= self.shape[1]
+
+    def left(self, matrix: Float64[Tensor, "o i"], x: Float64[Tensor, "o k"]) -> Float64[Tensor, "q k"]:
+        """Return UᵀX; ``matrix`` is the base matrix that this basis belongs to."""
+        return self.vectors.T @ x if self.small_is_left else self._implied(matrix.T, x)
+
+    def right(self, matrix: Float64[Tensor, "o i"], x: Float64[Tensor, "i k"]) -> Float64[Tensor, "q k"]:
+        """Return VᵀX; ``matrix`` is the base matrix that this basis belongs to."""
+        return self._implied(matrix, x) if self.small_is_left else self.vectors.T @ x
+
+    def _implied(self, small_by_long: Tensor, x: Tensor) -> Tensor:
+        kept = len(self.sigma) - self.tail.shape[1]
+        implied = (self.vectors[:, :kept].T @ (small_by_long @ x)) / self.sigma[:kept, None]
+        return torch.cat([implied, self.tail.T @ x])
+
+
+def decompose(matrix: Float64[Tensor, "o i"]) -> Basis:
+    """Return the singular basis of a base matrix, O × I, in float64."""
+    factors = thin_svd(matrix)
+    rows, columns = matrix.shape
+    small, long = (factors.u, factors.v) if rows <= columns else (factors.v, factors.u)
+    kept = int((factors.s > _IMPLIED_LIMIT * factors.s[0]).sum()) if len(factors.s) else 0
+    return Basis(small.contiguous(), factors.s, long[:, kept:].contiguous(), (rows, columns))

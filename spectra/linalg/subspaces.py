@@ -1,0 +1,26 @@
+"""Angles between subspaces, through the sine where the cosine cannot resolve them."""
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+
+def principal_angles(x: Float64[Tensor, "n k"], y: Float64[Tensor, "n l"]) -> Float64[Tensor, " m"]:
+    """Return the min(K, L) principal angles between the column spaces of x and y, in degrees, ascending.
+
+    Cosines σ(XᵀY) fix large angles; angles under 45° come from the sines, the singular values of the residual
+    (1 − XXᵀ)Y, since arccos near 1 loses half of the digits (Björck and Golub 1973).
+
+    Parameters
+    ----------
+    x, y
+        Matrices of full column rank; their columns need not be orthonormal.
+    """
+    q_x, q_y = torch.linalg.qr(x)[0], torch.linalg.qr(y)[0]
+    if q_x.shape[1] < q_y.shape[1]:
+        q_x, q_y = q_y, q_x
+    overlap = q_x.T @ q_y
+    cosines = torch.linalg.svdvals(overlap).clamp(max=1)  # descending: angles ascending
+    sines = torch.linalg.svdvals(q_y - q_x @ overlap).clamp(max=1).flip(0)
+    angles = torch.where(cosines**2 > 0.5, torch.asin(sines), torch.acos(cosines))
+    return torch.rad2deg(angles)

@@ -1,0 +1,27 @@
+"""Principal angles against scipy, and where arccos cannot see."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import subspace_angles
+
+from spectra.linalg.subspaces import principal_angles
+from tests.builders import randn
+
+
+@pytest.mark.parametrize(("k", "l"), [(3, 3), (2, 5), (5, 2)])
+def test_against_scipy(k: int, l: int) -> None:  # noqa: E741 - the shape letter
+    x, y = randn(20, k), randn(20, l, seed=1)
+    expected = np.rad2deg(np.sort(subspace_angles(x.numpy(), y.numpy())))
+    np.testing.assert_allclose(principal_angles(x, y), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("degrees", [1e-9, 1e-4, 1.0, 44.0, 46.0, 89.999])
+def test_a_planted_angle(degrees: float) -> None:
+    angle = np.deg2rad(degrees)
+    x = torch.eye(6, dtype=torch.float64)[:, :2]
+    y = x.clone()
+    y[:, 1] = torch.tensor([0, np.cos(angle), np.sin(angle), 0, 0, 0])
+    found = principal_angles(x, y)
+    assert float(found[0]) == pytest.approx(0, abs=1e-12)
+    assert float(found[1]) == pytest.approx(degrees, rel=1e-6)
