@@ -1,0 +1,1 @@
+"""Where a ΔW comes from: adapters, checkpoint pairs, base weights."""

@@ -1,0 +1,151 @@
+"""The update of one snapshot: which modules it changes, and ΔW of each as an operator, read when asked for."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from pathlib import Path
+
+from torch import Tensor
+
+from spectra.errors import BaseModelError, UnsupportedMethodError
+from spectra.linalg.operators import Dense, Operator
+from spectra.runs.directory import Snapshot
+from spectra.weights import lora
+from spectra.weights.adapters import Adapter, UpdateFunction
+from spectra.weights.tensors import TensorStore
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """How one peft_type is read: the name of what a configuration trains, and its functions from base to ΔW."""
+
+    name: Callable[[Mapping[str, object]], str]
+    functions: Callable[[Adapter, Path | None], dict[str, UpdateFunction]]
+
+
+_READERS: Mapping[str, _Reader] = {"LORA": _Reader(lora.method_name, lora.update_functions)}
+
+
+@dataclass(frozen=True)
+class Updates:
+    """The updates of one snapshot.
+
+    Attributes
+    ----------
+    method
+        ``lora``, ``dora``, ``pissa``, ``full`` …
+    matrices
+        For each changed matrix, by module name (the base parameter's name without ``.weight``), the function from the
+        base weight in float64 to ΔW.
+    vectors
+        The same for norms and biases: from the base vector to its difference.
+    skipped
+        What the snapshot holds and spectra does not analyse, with the reason.
+    size
+        Numbers in the snapshot.
+    """
+
+    method: str
+    matrices: Mapping[str, UpdateFunction]
+    vectors: Mapping[str, Callable[[Tensor], Tensor]]
+    skipped: Mapping[str, str]
+    size: int
+
+
+def parameter_name(module: str, base: Mapping[str, object]) -> str | None:
+    """Return the base parameter that a module name stands for, or None: ``x`` is ``x.weight``, a bias is itself."""
+    return next((name for name in (f"{module}.weight", module) if name in base), None)
+
+
+def module_name(parameter: str) -> str:
+    """Return the module name of a base parameter: its name without ``.weight``."""
+    return parameter.removesuffix(".weight")
+
+
+def open_updates(snapshot: Snapshot, base: TensorStore, initial: Path | None) -> Updates:
+    """Open the updates of one snapshot. Reads headers only.
+
+    Parameters
+    ----------
+    snapshot
+        An adapter or a full checkpoint.
+    base
+        The original base weights.
+    initial
+        Step-0 snapshot directory, for methods that move the base.
+
+    Raises
+    ------
+    BaseModelError
+        If nothing in the snapshot matches the base.
+    UnsupportedMethodError
+        If the adapter's method cannot be read exactly.
+    """
+    updates = _open_adapter(snapshot.path, base, initial) if snapshot.kind == "adapter" else _open_full(snapshot, base)
+    if not updates.matrices and not updates.vectors:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(updates.skipped.items())[:1])
+        raise BaseModelError(
+            f"nothing in it matches the base {base.where}" + (f" ({reasons})" if reasons else ""),
+            where=snapshot.path,
+            cure="give the base that it was trained on with --base",
+        )
+    return updates
+
+
+def _open_adapter(path: Path, base: TensorStore, initial: Path | None) -> Updates:
+    adapter = Adapter.open(path)
+    kind = str(adapter.config.get("peft_type"))
+    if kind not in _READERS:
+        raise UnsupportedMethodError(
+            f"adapters of type {kind} are not read exactly yet",
+            where=path,
+            cure=f"supported: {', '.join(sorted(_READERS))}; or merge it in float32 and analyse the full checkpoint",
+        )
+    reader = _READERS[kind]
+    found = reader.functions(adapter, initial)
+    skipped = {module: "the base has no such parameter" for module in found if f"{module}.weight" not in base}
+    matrices = {module: function for module, function in found.items() if module not in skipped}
+    whole, vectors, unmatched = _replaced(adapter.whole, adapter.store, base)
+    return Updates(reader.name(adapter.config), {**matrices, **whole}, vectors, {**skipped, **unmatched}, adapter.size)
+
+
+def _open_full(snapshot: Snapshot, base: TensorStore) -> Updates:
+    store = TensorStore.open_model(snapshot.path)
+    matrices, vectors, skipped = _replaced({name: name for name in store}, store, base)
+    return Updates("full", matrices, vectors, skipped, sum(map(prod, store.shapes.values())))
+
+
+def _replaced(
+    keys: Mapping[str, str], store: Mapping[str, Tensor], base: TensorStore
+) -> tuple[dict[str, UpdateFunction], dict[str, Callable[[Tensor], Tensor]], dict[str, str]]:
+    """Sort tensors that replace base parameters (parameter name → key in ``store``) into matrices, vectors, skips."""
+    matrices: dict[str, UpdateFunction] = {}
+    vectors: dict[str, Callable[[Tensor], Tensor]] = {}
+    skipped: dict[str, str] = {}
+    for parameter, key in keys.items():
+        module, shape = module_name(parameter), base.shapes.get(parameter)
+        if shape is None:
+            skipped[module] = "the base has no such parameter"
+        elif len(shape) == 2:
+            matrices[module] = partial(_matrix_change, store, key, parameter)
+        elif len(shape) == 1:
+            vectors[module] = partial(_change, store, key, parameter)
+        else:
+            skipped[module] = f"has {len(shape)} dimensions; matrices and vectors are analysed"
+    return matrices, vectors, skipped
+
+
+def _change(store: Mapping[str, Tensor], key: str, parameter: str, weight: Tensor) -> Tensor:
+    """Return new − old in float64, where the difference of two stored numbers has one rounding at most."""
+    new = store[key].to(weight)
+    if new.shape != weight.shape:
+        raise BaseModelError(
+            f"{parameter} has shape {tuple(new.shape)}, in the base {tuple(weight.shape)}",
+            cure="give the base that it was trained on with --base",
+        )
+    return new - weight
+
+
+def _matrix_change(store: Mapping[str, Tensor], key: str, parameter: str, weight: Tensor) -> Operator:
+    return Dense(_change(store, key, parameter, weight))

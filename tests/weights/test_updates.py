@@ -1,0 +1,188 @@
+"""ΔW of adapters against peft's merge in float64 minus the original base, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from spectra.errors import BaseModelError, CorruptFileError, MissingInitialError, UnsupportedMethodError
+from spectra.runs.directory import Snapshot
+from spectra.weights.tensors import TensorStore
+from spectra.weights.updates import open_updates
+from tests import oracles
+from tests.builders import TARGETS, lora_config, randn, small_base, small_factors, write_adapter, write_model
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "rslora": {"use_rslora": True},
+    "rank1": {"r": 1, "lora_alpha": 2},
+    "dora": {"use_dora": True},
+    "pissa": {"init_lora_weights": "pissa"},
+    "dora-pissa": {"init_lora_weights": "pissa", "use_dora": True},
+    "patterns": {"rank_pattern": {"q_proj": 3, "layers.1.mlp.up_proj": 2}, "alpha_pattern": {"v_proj": 1}},
+    "gaussian": {"init_lora_weights": "gaussian"},
+    "head": {"modules_to_save": ["lm_head"]},
+}
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    directory = tmp_path_factory.mktemp("llama")
+    LlamaForCausalLM(LlamaConfig(vocab_size=40, num_hidden_layers=2, **shape)).save_pretrained(directory)
+    return directory
+
+
+def train_like(model: Any) -> None:
+    """Move every trainable number a little, as a few steps of training would."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 1e-3 * torch.randn(parameter.shape, generator=generator)
+
+
+def make_adapter(llama: Path, out: Path, settings: dict[str, Any]) -> tuple[Path, Path]:
+    """Return the directories of a trained adapter and of its start, saved by peft."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": TARGETS, "task_type": "CAUSAL_LM", **settings})
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(llama), config)
+    model.save_pretrained(out / "start")
+    train_like(model)
+    model.save_pretrained(out / "end")
+    return out / "end", out / "start"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_against_the_merge_in_float64(llama: Path, tmp_path: Path, name: str) -> None:
+    end, start = make_adapter(llama, tmp_path, CONFIGS[name])
+    base = TensorStore.open_model(llama)
+    updates = open_updates(Snapshot(1, end, "adapter"), base, start)
+    assert updates.method == {"rank1": "lora", "patterns": "lora", "gaussian": "lora", "head": "lora"}.get(name, name)
+    assert updates.skipped == {}
+    moves = "pissa" in str(CONFIGS[name].get("init_lora_weights"))
+    oracle = oracles.merged_minus_base_float64(llama, end, start if moves else None)
+    assert set(updates.matrices) == set(oracle) | ({"lm_head"} if name == "head" else set())
+    for module, expected in oracle.items():
+        weight = base[f"{module}.weight"].double()
+        delta = updates.matrices[module](weight)
+        torch.testing.assert_close(delta.dense(), torch.from_numpy(expected), rtol=0, atol=1e-13)
+        torch.testing.assert_close(
+            delta.svdvals(), torch.linalg.svdvals(torch.from_numpy(expected))[: delta.rank_bound], rtol=1e-9, atol=1e-13
+        )
+
+
+def test_a_replaced_head_is_a_matrix_of_its_own(llama: Path, tmp_path: Path) -> None:
+    end, start = make_adapter(llama, tmp_path, CONFIGS["head"])
+    base = TensorStore.open_model(llama)
+    old = base["lm_head.weight"].double()
+    delta = open_updates(Snapshot(1, end, "adapter"), base, start).matrices["lm_head"](old).dense()
+    new = load_file(end / "adapter_model.safetensors")["base_model.model.lm_head.weight"].double()
+    assert float(delta.abs().max()) > 1e-4
+    torch.testing.assert_close(delta, new - old, rtol=0, atol=0)
+
+
+def test_full_checkpoints_differ_exactly(tmp_path: Path) -> None:
+    base = small_base(tmp_path / "base")
+    old = load_file(base / "model.safetensors")
+    change = {name: randn(*tensor.shape, seed=3).float() * 1e-4 for name, tensor in old.items()}
+    write_model(tmp_path / "new", {name: old[name] + change[name] for name in old}, shards=2)
+    updates = open_updates(Snapshot(5, tmp_path / "new", "full"), TensorStore.open_model(base), None)
+    new = TensorStore.open_model(tmp_path / "new")
+    assert updates.method == "full"
+    assert (len(updates.matrices), len(updates.vectors)) == (6, 2)
+    for module, function in updates.matrices.items():
+        name = f"{module}.weight"
+        expected = new[name].double() - old[name].double()
+        torch.testing.assert_close(function(old[name].double()).dense(), expected, rtol=0, atol=0)
+    norm = "model.layers.0.input_layernorm"
+    expected = new[f"{norm}.weight"].double() - 1
+    torch.testing.assert_close(updates.vectors[norm](old[f"{norm}.weight"].double()), expected, rtol=0, atol=0)
+
+
+def test_old_spellings_and_pickled_adapters(tmp_path: Path) -> None:
+    base = TensorStore.open_model(small_base(tmp_path / "base"))
+    new = write_adapter(tmp_path / "new", lora_config("b"), small_factors())
+    tensors = load_file(new / "adapter_model.safetensors")
+    old = {key.replace(".weight", ".default.weight"): tensor for key, tensor in tensors.items()}
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "adapter_config.json").write_text((new / "adapter_config.json").read_text())
+    torch.save(old, tmp_path / "old" / "adapter_model.bin")
+    found = [open_updates(Snapshot(0, path, "adapter"), base, None) for path in (new, tmp_path / "old")]
+    assert set(found[0].matrices) == set(found[1].matrices) and len(found[0].matrices) == 6
+    for module in found[0].matrices:
+        weight = base[f"{module}.weight"].double()
+        assert torch.equal(found[0].matrices[module](weight).dense(), found[1].matrices[module](weight).dense())
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return (print, ("unpickled",))
+
+
+def test_a_pickle_with_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(lora_config("b")))
+    torch.save({"x": Evil()}, tmp_path / "adapter_model.bin")
+    base = TensorStore.open_model(small_base(tmp_path / "base"))
+    with pytest.raises(CorruptFileError, match="cannot be read as tensors only"):
+        open_updates(Snapshot(0, tmp_path, "adapter"), base, None)
+    assert "unpickled" not in capsys.readouterr().out
+
+
+REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "pissa without start": ({"init_lora_weights": "pissa"}, MissingInitialError, "needs the adapter of step 0"),
+    "another init that moves the base": ({"init_lora_weights": "corda"}, UnsupportedMethodError, "'corda' is not read"),
+    "an option that is not read": ({"lora_bias": True}, UnsupportedMethodError, "sets lora_bias"),
+    "another peft type": ({"peft_type": "LOHA"}, UnsupportedMethodError, "type LOHA"),
+    "dora without magnitudes": ({"use_dora": True}, CorruptFileError, "holds no lora_magnitude_vector"),
+    "rank that the tensors do not have": ({"r": 8}, CorruptFileError, "says rank 8, the tensors have 4"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_with_the_reason(tmp_path: Path, case: str) -> None:
+    settings, error, words = REFUSED[case]
+    base = TensorStore.open_model(small_base(tmp_path / "base"))
+    path = write_adapter(tmp_path / "adapter", lora_config("b") | settings, small_factors())
+    with pytest.raises(error, match=words):
+        updates = open_updates(Snapshot(3, path, "adapter"), base, None)
+        module = next(iter(updates.matrices))
+        updates.matrices[module](base[f"{module}.weight"].double())
+
+
+def test_modules_that_the_base_lacks_are_skipped_with_the_reason(tmp_path: Path) -> None:
+    base = TensorStore.open_model(small_base(tmp_path / "base", layers=1))
+    path = write_adapter(tmp_path / "adapter", lora_config("b"), small_factors(layers=2))
+    updates = open_updates(Snapshot(3, path, "adapter"), base, None)
+    assert len(updates.matrices) == 3
+    assert updates.skipped["model.layers.1.mlp.up_proj"] == "the base has no such parameter"
+
+
+def test_nothing_that_matches_is_an_error(tmp_path: Path) -> None:
+    base = TensorStore.open_model(write_model(tmp_path / "base", {"other.weight": randn(3, 3)}))
+    path = write_adapter(tmp_path / "adapter", lora_config("b"), small_factors())
+    with pytest.raises(BaseModelError, match="nothing in it matches the base"):
+        open_updates(Snapshot(3, path, "adapter"), base, None)
+
+
+def test_a_base_of_another_shape_is_an_error(tmp_path: Path) -> None:
+    base = TensorStore.open_model(small_base(tmp_path / "base", width=20))
+    path = write_adapter(tmp_path / "adapter", lora_config("b"), small_factors())
+    updates = open_updates(Snapshot(3, path, "adapter"), base, None)
+    with pytest.raises(CorruptFileError, match="the update is 24 × 24, the base weight 20 × 20"):
+        updates.matrices["model.layers.0.self_attn.q_proj"](base["model.layers.0.self_attn.q_proj.weight"].double())
+
+
+def test_an_empty_adapter_is_named(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(lora_config("b")))
+    save_file({}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(CorruptFileError, match="holds no tensor"):
+        open_updates(Snapshot(0, tmp_path, "adapter"), TensorStore.open_model(small_base(tmp_path / "base")), None)
