@@ -1,0 +1,1 @@
+"""The analysis wing: tables and verdicts from a run directory."""

@@ -1,0 +1,203 @@
+"""Analyse a run: plan, measure what is missing, write tables and verdict."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from spectra.analysis import tasks as task_module
+from spectra.analysis.digests import FileDigests
+from spectra.analysis.engine import EngineName, choose_jobs, run_tasks
+from spectra.analysis.plan import Plan, make_plan
+from spectra.analysis.store import RowStore
+from spectra.analysis.verdicts import judge
+from spectra.config import cache_dir
+from spectra.errors import CorruptFileError
+from spectra.runs.atomic import write_json
+from spectra.runs.directory import RunDirectory, open_run
+from spectra.runs.layout import AnalysisLayout
+from spectra.runs.tables import Tables, conform, read_table, write_table
+
+# A kill loses at most this many seconds of finished rows.
+_FLUSH_SECONDS = 15.0
+
+# Called as progress(done, total, module) when a module is finished.
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to analyse.
+
+    Attributes
+    ----------
+    base
+        Base model to use instead of the one that the run names.
+    out
+        Where results go; None is ``RUN/spectra``.
+    jobs
+        Processes; None chooses.
+    device
+        Torch device of the arithmetic.
+    engine
+        ``local`` or ``ray``.
+    cache
+        Directory of decomposed bases; None is the user's cache directory.
+    """
+
+    base: str | None = None
+    out: Path | None = None
+    jobs: int | None = None
+    device: str = "cpu"
+    engine: EngineName = "local"
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What an analysis made, and how much of it was there already.
+
+    Attributes
+    ----------
+    run
+        The run as recognised.
+    where
+        Where results are.
+    tables
+        The tables.
+    verdict
+        Content of ``verdict.json``.
+    facts
+        What the report names: run, base, method, steps, versions.
+    plan
+        What there was to do.
+    rows_reused, rows_computed
+        Module × snapshot pairs whose rows were reused or computed.
+    bases_reused, bases_computed
+        Base decompositions taken from the cache or made.
+    changed
+        Whether anything in the tables differs from what was on disk.
+    """
+
+    run: RunDirectory
+    where: AnalysisLayout
+    tables: Tables
+    verdict: dict[str, Any]
+    facts: dict[str, str]
+    plan: Plan
+    rows_reused: int
+    rows_computed: int
+    bases_reused: int
+    bases_computed: int
+    changed: bool
+
+    def reuse(self) -> str:
+        """Return one line that says what was reused."""
+        return (
+            f"tables: {self.rows_reused} of {self.rows_reused + self.rows_computed} module snapshots reused, "
+            f"{self.rows_computed} computed; bases: {self.bases_reused} reused, {self.bases_computed} decomposed"
+        )
+
+
+def analyze(path: Path, options: Options | None = None, progress: Progress | None = None) -> Analysis:
+    """Analyse a run directory, incrementally: what is on disk for the same content is reused.
+
+    Parameters
+    ----------
+    path
+        A run directory: ours, an HF Trainer or TRL one, one adapter, or one full checkpoint.
+    options
+        How to analyse.
+    progress
+        Called when a module is finished.
+
+    Raises
+    ------
+    SpectraError
+        If the run or its base cannot be read exactly; nothing that was there is lost.
+    """
+    options = options or Options()
+    run = open_run(path)
+    where = run.analysis if options.out is None else AnalysisLayout(options.out)
+    digests = FileDigests(where.digests)
+    plan = make_plan(run, options.base, digests)
+    digests.save()
+    store = RowStore(where, plan.keys)
+    reused = len(store.done() & plan.pairs)
+    bases = _measure(plan, store, options, progress)
+    computed = len(plan.pairs) - reused
+    changed = bool(computed or store.dropped or store.has_parts or _series_changed(where, run.series()))
+    tables = _finish(store, run, where) if changed else Tables.read(where)
+    facts = _facts(plan)
+    verdict = {**judge(tables, coverage(plan)), "facts": facts}
+    write_json(where.verdict, verdict)
+    return Analysis(run, where, tables, verdict, facts, plan, reused, computed, bases[0], bases[1], changed)
+
+
+def coverage(plan: Plan) -> dict[str, Any]:
+    """Return what was analysed and what was not, with each reason."""
+    analysed = len(plan.matrices)
+    vectors = len({module for modules in plan.modules.values() for module in modules}) - analysed
+    total = analysed + len(plan.skipped)
+    text = f"{analysed}/{total} matrices, {len(plan.skipped)} skipped"
+    return {
+        "analysed": analysed,
+        "total": total,
+        "vectors": vectors,
+        "skipped": [{"module": module, "reason": reason} for module, reason in sorted(plan.skipped.items())],
+        "ignored": [{"snapshot": name, "reason": reason} for name, reason in sorted(plan.run.ignored.items())],
+        "text": text + (f", and {vectors} vectors" if vectors else ""),
+    }
+
+
+def _measure(plan: Plan, store: RowStore, options: Options, progress: Progress | None) -> tuple[int, int]:
+    """Run the missing tasks; return how many bases were reused and decomposed."""
+    task_module.forget()
+    cache = (options.cache or cache_dir()) / "bases"
+    tasks = plan.tasks(plan.pairs - store.done(), cache, options.device)
+    results = run_tasks(tasks, jobs=choose_jobs(tasks, options.jobs), engine=options.engine)
+    reused = made = 0
+    flushed = time.monotonic()
+    try:
+        for number, result in enumerate(results, start=1):
+            store.add(result.rows)
+            reused += result.basis_reused is True
+            made += result.basis_reused is False
+            if progress is not None:
+                progress(number, len(tasks), result.module)
+            if time.monotonic() - flushed > _FLUSH_SECONDS:
+                store.flush()
+                flushed = time.monotonic()
+    except BaseException:
+        store.flush()
+        raise
+    return reused, made
+
+
+def _finish(store: RowStore, run: RunDirectory, where: AnalysisLayout) -> Tables:
+    frames = store.finish()
+    tables = Tables(**frames, series=conform("series", run.series()))
+    write_table(tables.series, where.table("series"))
+    return tables
+
+
+def _series_changed(where: AnalysisLayout, series: pd.DataFrame) -> bool:
+    try:
+        return not read_table("series", where.table("series")).equals(conform("series", series))
+    except CorruptFileError:
+        return True
+
+
+def _facts(plan: Plan) -> dict[str, str]:
+    run = plan.run
+    base = run.base_name if run.base_name is not None else str(plan.base)
+    facts = {"run": str(run.path), "recognised as": run.describe(), "base": base, "method": plan.method}
+    share = plan.trainable_parameters / plan.total_parameters
+    facts["trainable"] = f"{plan.trainable_parameters:,} of {plan.total_parameters:,} parameters ({share:.2%})"
+    if run.manifest is not None:
+        facts |= {"algorithm": run.manifest.algorithm, "seed": str(run.manifest.seed)}
+        facts["versions"] = ", ".join(f"{name} {version}" for name, version in run.manifest.versions.items())
+    return facts

@@ -1,0 +1,135 @@
+"""Several runs side by side: what each reached, with intervals, and paired differences on the same problems."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from spectra.analysis import curves
+from spectra.analysis.analyze import Analysis
+from spectra.analysis.location import locate, matrices_at
+from spectra.runs.evaluations import evaluations, problem_scores
+
+_NORMAL_95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side.
+
+    Attributes
+    ----------
+    runs
+        A row is a run: method, learning rate, size, reward, accuracy with its 95 % interval, size and place of ΔW,
+        verdict.
+    pairs
+        A row is a pair of runs × benchmark: difference of accuracy on the same problems, its 95 % interval and z.
+    """
+
+    runs: pd.DataFrame
+    pairs: pd.DataFrame
+
+
+def compare(analyses: Mapping[str, Analysis]) -> Comparison:
+    """Compare analysed runs, by the name that each shall have."""
+    scores = {name: _scores(analysis) for name, analysis in analyses.items()}
+    rows = [_row(name, analysis, scores[name]) for name, analysis in analyses.items()]
+    return Comparison(pd.DataFrame(rows), _pairs(scores))
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share over ``count`` problems.
+
+    With several samples a problem the mean varies less than one trial a problem would, so the interval is wide rather
+    than narrow, and it stays an interval where every problem is right or wrong (Wilson 1927).
+    """
+    z2 = _NORMAL_95**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = _NORMAL_95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _row(name: str, analysis: Analysis, scores: dict[str, tuple[pd.Series, pd.Series]]) -> dict[str, Any]:
+    plan, tables = analysis.plan, analysis.tables
+    matrices = matrices_at(tables, tables.last_step)
+    rate = curves.curve(tables.series, "learning_rate")
+    deciding = analysis.verdict["evidence"][0] if analysis.verdict["verdict"] != "healthy" else {}
+    return {
+        "run": name,
+        "method": plan.method,
+        "learning_rate": float(rate.max()) if len(rate) else math.nan,
+        "trainable_parameters": plan.trainable_parameters,
+        "trainable_share": plan.trainable_parameters / plan.total_parameters,
+        "steps": tables.last_step,
+        **_reward(tables.series),
+        **_accuracy(scores),
+        "relative_fro": float(matrices["relative_fro"].median()),
+        "effective_rank": float(matrices["effective_rank"].median()),
+        **_place(analysis),
+        "verdict": analysis.verdict["verdict"],
+        "onset_step": deciding.get("first_step"),
+    }
+
+
+def _reward(series: pd.DataFrame) -> dict[str, float]:
+    found = curves.change(curves.curve(series, "reward"))
+    start, end = (math.nan, math.nan) if found is None else (found.start, found.end)
+    return {"reward_start": start, "reward_end": end}
+
+
+def _accuracy(scores: dict[str, tuple[pd.Series, pd.Series]]) -> dict[str, float]:
+    """Return the accuracy on the first benchmark at the first and the last evaluation."""
+    if not scores:
+        return dict.fromkeys(("accuracy_start", "accuracy_end", "accuracy_low", "accuracy_high"), math.nan)
+    first, last = next(iter(scores.values()))
+    low, high = wilson(float(last.mean()), len(last))
+    return {
+        "accuracy_start": float(first.mean()),
+        "accuracy_end": float(last.mean()),
+        "accuracy_low": low,
+        "accuracy_high": high,
+    }
+
+
+def _place(analysis: Analysis) -> dict[str, float]:
+    found = {side: locate(analysis.tables, analysis.tables.last_step, side) for side in ("left", "right")}
+    lifts = {f"lift_{side}": math.nan if place is None else place.lift for side, place in found.items()}
+    return lifts | {f"z_{side}": math.nan if place is None else place.z for side, place in found.items()}
+
+
+def _scores(analysis: Analysis) -> dict[str, tuple[pd.Series, pd.Series]]:
+    """Return each benchmark's per-problem scores at the first and the last evaluated step."""
+    return {
+        benchmark: (problem_scores(files[min(files)]), problem_scores(files[max(files)]))
+        for benchmark, files in sorted(evaluations(analysis.run.path).items())
+    }
+
+
+def _pairs(scores: Mapping[str, dict[str, tuple[pd.Series, pd.Series]]]) -> pd.DataFrame:
+    rows = [
+        {"run_a": a, "run_b": b, "benchmark": benchmark, **paired(scores[a][benchmark][1], scores[b][benchmark][1])}
+        for a, b in combinations(scores, 2)
+        for benchmark in scores[a]
+        if benchmark in scores[b]
+    ]
+    columns = ["run_a", "run_b", "benchmark", "problems", "difference", "low", "high", "z"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def paired(a: pd.Series, b: pd.Series) -> dict[str, float]:
+    """Return the mean difference a − b over the problems that both have, its 95 % interval, and z.
+
+    Pairing removes the problems' own difficulty from the error: se = sd(a_i − b_i)/√n. The null, equal methods, has
+    z near a standard normal.
+    """
+    difference = (a - b).dropna()
+    count = len(difference)
+    if count < 2:
+        return {"problems": count, "difference": math.nan, "low": math.nan, "high": math.nan, "z": math.nan}
+    mean, error = float(difference.mean()), float(difference.std(ddof=1)) / math.sqrt(count)
+    z = mean / error if error > 0 else (0.0 if mean == 0 else math.copysign(math.inf, mean))
+    half = _NORMAL_95 * error
+    return {"problems": count, "difference": mean, "low": mean - half, "high": mean + half, "z": z}

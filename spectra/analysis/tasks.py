@@ -1,0 +1,127 @@
+"""One unit of work: a module of the base, with every snapshot that still needs it.
+
+The base matrix is read, checked and decomposed once for all of its snapshots. Tasks are plain data, so that processes
+and clusters can run them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from spectra.analysis.bases import BasisCache
+from spectra.analysis.measure import Measurement, Row, kind_of, layer_of, measure_matrix, measure_vector
+from spectra.errors import BaseModelError
+from spectra.runs.directory import Snapshot
+from spectra.weights.tensors import TensorStore, digest
+from spectra.weights.updates import Updates, open_updates, parameter_name
+
+
+@dataclass(frozen=True)
+class ModuleTask:
+    """What to measure.
+
+    Attributes
+    ----------
+    module
+        Name of the base parameter without ``.weight``.
+    base
+        Directory of the base model.
+    snapshots
+        Snapshots to measure, by step.
+    initial
+        Step-0 snapshot directory, where there is one.
+    method
+        Method's name as the run gives it; None takes it from the snapshot.
+    expected_digest
+        Digest that the base parameter must have; None where the run did not record it.
+    cache
+        Directory of decomposed bases; None keeps nothing.
+    device
+        Where to compute.
+    size
+        Entries of the matrix, for ordering.
+    """
+
+    module: str
+    base: Path
+    snapshots: tuple[Snapshot, ...]
+    initial: Path | None
+    method: str | None
+    expected_digest: str | None
+    cache: Path | None
+    device: str
+    size: int
+
+
+@dataclass(frozen=True)
+class ModuleResult:
+    """Rows of each table, complete, and whether the base's decomposition was reused (None: it needed none)."""
+
+    module: str
+    rows: Mapping[str, list[Row]]
+    basis_reused: bool | None
+
+
+def run_task(task: ModuleTask) -> ModuleResult:
+    """Measure one module at every snapshot of the task.
+
+    Raises
+    ------
+    BaseModelError
+        If the base parameter is not the one that the run was trained on.
+    """
+    store = _base(task.base)
+    parameter = parameter_name(task.module, store.files)
+    if parameter is None:  # the plan names only parameters that it saw
+        raise BaseModelError(f"has no parameter {task.module}", where=task.base)
+    stored = store[parameter]
+    found = digest(stored)
+    _check_identity(task, parameter, found)
+    weight = stored.to(task.device, torch.float64)
+    basis, reused = BasisCache(task.cache).get(found, weight) if weight.ndim == 2 else (None, None)
+    rows: dict[str, list[Row]] = {"modules": [], "projection": [], "profile": [], "spectrum": []}
+    for snapshot in task.snapshots:
+        updates = _updates(snapshot, task.base, task.initial)
+        if basis is None:
+            measured = measure_vector(weight, updates.vectors[task.module](weight))
+        else:
+            measured = measure_matrix(weight, basis, updates.matrices[task.module](weight))
+        _add(rows, measured, task, snapshot.step, updates.method)
+    return ModuleResult(task.module, rows, reused)
+
+
+def _add(rows: dict[str, list[Row]], measured: Measurement, task: ModuleTask, step: int, method: str) -> None:
+    key = {"step": step, "module": task.module}
+    identity = {"layer": layer_of(task.module), "kind": kind_of(task.module), "method": task.method or method}
+    rows["modules"] += [{**key, **identity, **row} for row in measured.modules]
+    for table in ("projection", "profile", "spectrum"):
+        rows[table] += [{**key, **row} for row in getattr(measured, table)]
+
+
+def _check_identity(task: ModuleTask, parameter: str, found: str) -> None:
+    if task.expected_digest is not None and task.expected_digest != found:
+        raise BaseModelError(
+            f"{parameter} is not the tensor that this run was trained on (digest {found[:12]}…, the manifest says "
+            f"{task.expected_digest[:12]}…)",
+            where=task.base,
+            cure="give the run's own base with --base",
+        )
+
+
+@cache
+def _base(directory: Path) -> TensorStore:
+    return TensorStore.open_model(directory)
+
+
+@cache
+def _updates(snapshot: Snapshot, base: Path, initial: Path | None) -> Updates:
+    return open_updates(snapshot, _base(base), initial)
+
+
+def forget() -> None:
+    """Close what this process keeps open between tasks; files may have changed since."""
+    _base.cache_clear()
+    _updates.cache_clear()

@@ -1,0 +1,231 @@
+"""The verdict on a run: is it healthy, and if not, what happened first and what to do.
+
+Each rule looks at the tables, says what it measured beside its null and threshold, and may give a verdict. The first
+rule in ``RULES`` that gives one decides; the evidence of all is kept.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from spectra.analysis import curves
+from spectra.analysis.location import locate, matrices_at
+from spectra.runs.tables import Tables
+
+# An update as large as the base in operator norm has replaced the matrix's action on some direction.
+_SPECTRAL_LIMIT = 1.0
+_MATRICES_OVER_LIMIT = 0.1
+# Half a unit in the last place of float32: DoRA's magnitudes alone leave this much at step 0.
+_FLOAT32_ROUNDING = 2.0**-24
+_NO_GRADIENT = 0.95
+# A reward that starts here has nothing left to learn.
+_CEILING = 0.95
+_RISE = 2.0
+_STEPS_TO_JUDGE = 20
+
+ACTIONS = {
+    "healthy": "Nothing to mend. Compare methods at each one's own best learning rate before ranking them.",
+    "not_learning": (
+        "Check that rewards vary within groups and that the adapter trains; then raise the learning rate tenfold."
+    ),
+    "diverging": "Lower the learning rate tenfold, or clip gradients, and start again from the last healthy snapshot.",
+    "reward_collapsed": (
+        "Lower the learning rate tenfold and start again; do not read this run's spectrum as the method's signature."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One measured fact.
+
+    Attributes
+    ----------
+    metric
+        What was measured.
+    value, null, threshold
+        The number, what chance or no change would give, and where the verdict turns.
+    first_step
+        First step at which it held.
+    says
+        The fact in words.
+    """
+
+    metric: str
+    value: float | None
+    null: float | None
+    threshold: float | None
+    first_step: int | None
+    says: str
+
+
+Finding = tuple[str | None, list[Evidence]]
+
+
+def judge(tables: Tables, coverage: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of ``verdict.json``."""
+    findings = [rule(tables) for rule in RULES]
+    verdict = next((name for name, _ in findings if name is not None), "healthy")
+    deciding = [e for name, found in findings if name == verdict for e in found]
+    others = [e for name, found in findings if name != verdict for e in found]
+    return {
+        "verdict": verdict,
+        "summary": _summary(verdict, deciding, tables),
+        "action": ACTIONS[verdict],
+        "evidence": [_plain(e) for e in deciding + others],
+        "coverage": coverage,
+        "modules": _modules(tables),
+    }
+
+
+def _not_finite(tables: Tables) -> Finding:
+    """Find weights or gradients that are no longer numbers."""
+    broken = tables.modules[tables.modules["delta_fro"].isna()]
+    if len(broken):
+        step = int(broken["step"].min())
+        count = int(broken[broken["step"] == broken["step"].max()]["module"].nunique())
+        says = f"the update of {count} modules holds NaN or infinity since step {step}"
+        return "diverging", [Evidence("non_finite_modules", float(count), 0.0, 1.0, step, says)]
+    for name in ("grad_norm", "loss"):
+        if name in tables.series.columns:
+            bad = tables.series[np.isinf(tables.series[name])]
+            if len(bad):
+                step = int(bad["step"].iloc[0])
+                says = f"{name} is infinite since step {step}"
+                return "diverging", [Evidence(name, None, None, None, step, says)]
+    return None, []
+
+
+def _reward_collapse(tables: Tables) -> Finding:
+    """Find a reward that fell under half of its best."""
+    found = curves.collapse(curves.curve(tables.series, "reward"))
+    if found is None:
+        return None, []
+    says = (
+        f"reward fell from {found.best:.2f} (best window) to {found.end:.2f} (last window), under half of its best "
+        f"since step {found.onset} (z {found.z:.0f})"
+    )
+    return "reward_collapsed", [Evidence("reward", found.end, found.best, found.threshold, found.onset, says)]
+
+
+def _size(tables: Tables) -> Finding:
+    """Measure the update against the base; as large as the base is too large."""
+    matrices = tables.modules[tables.modules["relative_spectral"].notna()]
+    if matrices.empty:
+        return None, []
+    over = (matrices["relative_spectral"] >= _SPECTRAL_LIMIT).groupby(matrices["step"]).mean()
+    rows = matrices_at(tables, tables.last_step)
+    fro, spectral = float(rows["relative_fro"].median()), float(rows["relative_spectral"].median())
+    held = over[over >= _MATRICES_OVER_LIMIT]
+    onset = int(held.index[0]) if len(held) else None
+    says = f"‖ΔW‖_F/‖W‖_F is {fro:.2g}, ‖ΔW‖₂/‖W‖₂ {spectral:.2g} (medians over {len(rows)} matrices)"
+    if onset is not None:
+        says += f"; in {over.iloc[-1]:.0%} of the matrices the update is as large as the base"
+    evidence = [Evidence("relative_spectral", spectral, 0.0, _SPECTRAL_LIMIT, onset, says)]
+    return ("diverging" if len(over) and over.iloc[-1] >= _MATRICES_OVER_LIMIT else None), evidence
+
+
+def _motion(tables: Tables) -> Finding:
+    """Find weights that did not move at all."""
+    step = tables.last_step
+    largest = float(tables.modules[tables.modules["step"] == step]["relative_fro"].max())
+    if largest > _FLOAT32_ROUNDING:
+        return None, []
+    says = f"no weight has moved: the largest ‖ΔW‖/‖W‖ at step {step} is {largest:.1g}, within float32 rounding"
+    return "not_learning", [Evidence("relative_fro", largest, 0.0, _FLOAT32_ROUNDING, step, says)]
+
+
+def _gradient(tables: Tables) -> Finding:
+    """Measure how many groups gave a gradient."""
+    silent = curves.curve(tables.series, "zero_advantage_share")
+    if silent.empty:
+        return None, []
+    share = float(silent.mean())
+    says = f"{share:.0%} of the groups had equal rewards and gave no gradient"
+    evidence = [Evidence("zero_advantage_share", share, None, _NO_GRADIENT, None, says)]
+    reward = curves.curve(tables.series, "reward")
+    solved = not reward.empty and float(reward.mean()) >= _CEILING
+    return ("not_learning" if share >= _NO_GRADIENT and not solved else None), evidence
+
+
+def _learning(tables: Tables) -> Finding:
+    """Measure whether the reward rose."""
+    reward = curves.curve(tables.series, "reward")
+    found = curves.change(reward)
+    if found is None:
+        says = f"{len(reward)} steps with a reward are logged: too few to say whether it learns"
+        return None, [Evidence("reward_change", None, 0.0, None, None, says)]
+    size = found.end - found.start
+    says = f"reward went from {found.start:.2f} (first window) to {found.end:.2f} (last window), z {found.z:+.1f}"
+    if found.steps < _STEPS_TO_JUDGE:
+        says += f"; {found.steps} steps are too few to judge by"
+    judged = found.steps >= _STEPS_TO_JUDGE and found.start < _CEILING
+    verdict = "not_learning" if judged and found.z < _RISE else None
+    return verdict, [Evidence("reward_change", size, 0.0, None, None, says)]
+
+
+def _location(tables: Tables) -> Finding:
+    """Say where the update lies: a fact beside its null, never a fault by itself."""
+    step = tables.last_step
+    places = [locate(tables, step, side, subspace) for side in ("left", "right") for subspace in ("principal", "minor")]
+    return None, [
+        Evidence(f"{p.side}_{p.subspace}_lift", p.lift, 1.0, None, None, p.words()) for p in places if p is not None
+    ]
+
+
+RULES: tuple[Callable[[Tables], Finding], ...] = (
+    _not_finite,
+    _reward_collapse,
+    _size,
+    _motion,
+    _gradient,
+    _learning,
+    _location,
+)
+
+
+def _summary(verdict: str, deciding: list[Evidence], tables: Tables) -> str:
+    words = {
+        "healthy": "Healthy: no fault found",
+        "not_learning": "Not learning",
+        "diverging": "Diverging",
+        "reward_collapsed": "Reward collapsed",
+    }[verdict]
+    if verdict != "healthy":
+        return f"{words}: {deciding[0].says}."
+    reward = curves.curve(tables.series, "reward")
+    if reward.empty:
+        return f"{words} in the weights; no reward was logged, so nothing is said about learning."
+    _, learned = _learning(tables)
+    return f"{words}; {learned[0].says}."
+
+
+def _modules(tables: Tables) -> dict[str, dict[str, str]]:
+    step = tables.last_step
+    rows = tables.modules[tables.modules["step"] == step]
+    columns = ("module", "delta_fro", "relative_fro", "relative_spectral")
+    return {
+        module: _module(fro, relative, spectral)
+        for module, fro, relative, spectral in rows[list(columns)].itertuples(index=False, name=None)
+    }
+
+
+def _module(fro: float, relative: float, spectral: float) -> dict[str, str]:
+    if math.isnan(fro):
+        return {"verdict": "diverging", "says": "the update holds NaN or infinity"}
+    if fro == 0:
+        return {"verdict": "not_learning", "says": "the update is zero"}
+    if spectral >= _SPECTRAL_LIMIT:
+        return {"verdict": "diverging", "says": f"‖ΔW‖₂ is {spectral:.2g} times the base's"}
+    return {"verdict": "healthy", "says": f"‖ΔW‖_F/‖W‖_F {relative:.2g}"}
+
+
+def _plain(evidence: Evidence) -> dict[str, Any]:
+    """Return evidence for JSON, which has neither NaN nor infinity."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in asdict(evidence).items()
+    }

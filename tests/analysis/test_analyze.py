@@ -1,0 +1,207 @@
+"""A whole analysis: recognised, measured, stored, reused, judged; and what a kill or a fault leaves."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from spectra.analysis import engine, tasks
+from spectra.analysis.analyze import Analysis, Options, analyze
+from spectra.errors import BaseModelError, MissingInitialError, RunNotFoundError, UsageError
+from spectra.runs.layout import AnalysisLayout, RunLayout
+from spectra.runs.tables import SCHEMAS, Tables
+from tests import oracles
+from tests.builders import (
+    lora_config,
+    own_run,
+    randn,
+    small_base,
+    small_factors,
+    trainer_run,
+    write_adapter,
+    write_model,
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_base(tmp_path_factory.mktemp("base"))
+
+
+def run_analysis(path: Path, tmp_path: Path, **options: Any) -> Analysis:
+    return analyze(path, Options(cache=tmp_path / "cache", **options))
+
+
+def assert_same(one: Tables, two: Tables) -> None:
+    for name in SCHEMAS:
+        pd.testing.assert_frame_equal(one[name], two[name])
+
+
+def test_own_run_against_the_oracle(tmp_path: Path, base: Path) -> None:
+    done = run_analysis(own_run(tmp_path / "run", base), tmp_path)
+    assert done.verdict["coverage"]["text"] == "6/6 matrices, 0 skipped"
+    assert list(done.tables.modules["step"].unique()) == [0, 2, 4]
+    weights = load_file(base / "model.safetensors")
+    for step in (2, 4):
+        for module, (b, a) in small_factors(scale=1e-3 * step).items():
+            row = done.tables.modules.query("step == @step and module == @module").iloc[0]
+            expected = oracles.modules_row(
+                (2 * b.float().double() @ a.float().double()).numpy(), weights[f"{module}.weight"].double().numpy()
+            )
+            for column in ("delta_fro", "relative_fro", "effective_rank", "outside_left", "outside_right"):
+                assert row[column] == pytest.approx(expected[column], rel=1e-9), column
+    start = done.tables.modules.query("step == 0")
+    assert (start["delta_fro"] == 0).all() and start["stable_rank"].isna().all()
+
+
+def test_the_second_call_reuses_everything(tmp_path: Path, base: Path) -> None:
+    first = run_analysis(own_run(tmp_path / "run", base), tmp_path)
+    assert (first.rows_reused, first.rows_computed, first.bases_computed, first.changed) == (0, 18, 6, True)
+    second = run_analysis(tmp_path / "run", tmp_path)
+    assert (second.rows_reused, second.rows_computed, second.bases_computed, second.changed) == (18, 0, 0, False)
+    assert "18 of 18 module snapshots reused, 0 computed" in second.reuse()
+    assert_same(first.tables, second.tables)
+
+
+def test_a_new_snapshot_computes_only_itself_and_reuses_bases(tmp_path: Path, base: Path) -> None:
+    run = own_run(tmp_path / "run", base)
+    run_analysis(run, tmp_path)
+    write_adapter(RunLayout(run).snapshot(6), lora_config(str(base)), small_factors(scale=6e-3))
+    done = run_analysis(run, tmp_path)
+    assert (done.rows_reused, done.rows_computed, done.bases_reused, done.bases_computed) == (18, 6, 6, 0)
+
+
+def test_a_changed_snapshot_is_computed_again(tmp_path: Path, base: Path) -> None:
+    run = own_run(tmp_path / "run", base)
+    before = run_analysis(run, tmp_path)
+    write_adapter(RunLayout(run).snapshot(4), lora_config(str(base)), small_factors(scale=9e-3))
+    after = run_analysis(run, tmp_path)
+    assert (after.rows_reused, after.rows_computed) == (12, 6)
+    old, new = (done.tables.modules.query("step == 4")["delta_fro"].to_numpy() for done in (before, after))
+    np.testing.assert_allclose(new, old * 9 / 4, rtol=1e-6)
+
+
+def test_a_removed_snapshot_leaves_the_tables(tmp_path: Path, base: Path) -> None:
+    run = own_run(tmp_path / "run", base)
+    run_analysis(run, tmp_path)
+    shutil.rmtree(RunLayout(run).snapshot(4))
+    assert set(run_analysis(run, tmp_path).tables.modules["step"]) == {0, 2}
+
+
+def test_a_killed_analysis_keeps_what_was_finished(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = own_run(tmp_path / "run", base)
+    whole = analyze(run, Options(cache=tmp_path / "cache", out=tmp_path / "whole"))
+    real, calls = tasks.run_task, []
+
+    def dies(task: tasks.ModuleTask) -> tasks.ModuleResult:
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        calls.append(task)
+        return real(task)
+
+    monkeypatch.setattr(engine, "run_task", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_analysis(run, tmp_path)
+    assert not (run / "spectra" / "tables").exists()
+    monkeypatch.setattr(engine, "run_task", real)
+    done = run_analysis(run, tmp_path)
+    assert (done.rows_reused, done.rows_computed) == (12, 6)
+    assert not AnalysisLayout(run / "spectra").parts.exists()
+    assert_same(done.tables, whole.tables)
+
+
+def test_processes_give_the_same_tables(tmp_path: Path, base: Path) -> None:
+    run = own_run(tmp_path / "run", base)
+    one = run_analysis(run, tmp_path, out=tmp_path / "one", jobs=1)
+    two = run_analysis(run, tmp_path, out=tmp_path / "two", jobs=2)
+    assert_same(one.tables, two.tables)
+
+
+def test_an_error_in_a_process_arrives_whole(tmp_path: Path, base: Path) -> None:
+    run = own_run(tmp_path / "run", base)
+    other = small_base(tmp_path / "other", seed=5)
+    with pytest.raises(
+        BaseModelError, match=r"is not the tensor that this run was trained on .*give the run's own base"
+    ):
+        run_analysis(run, tmp_path, base=str(other), jobs=2)
+    with pytest.raises(UsageError, match="--jobs is 0"):
+        run_analysis(run, tmp_path, jobs=0)
+
+
+def test_trainer_runs_and_full_checkpoints(tmp_path: Path, base: Path) -> None:
+    done = run_analysis(trainer_run(tmp_path / "trl", base), tmp_path)
+    assert set(done.tables.modules["step"]) == {2, 10}
+    assert done.tables.series["zero_advantage_share"].tolist() == [0.5] * 10
+    old = load_file(base / "model.safetensors")
+    new = write_model(tmp_path / "full", {k: v + 1e-3 * randn(*v.shape).float() for k, v in old.items()})
+    with pytest.raises(BaseModelError, match="does not say which base"):
+        run_analysis(new, tmp_path)
+    full = run_analysis(new, tmp_path, base=str(base))
+    assert full.verdict["coverage"]["text"] == "6/6 matrices, 0 skipped, and 2 vectors"
+    vectors = full.tables.modules[full.tables.modules["in_features"].isna()]
+    assert vectors["kind"].tolist() == ["input_layernorm"] * 2
+    assert vectors["effective_rank"].isna().all() and (vectors["delta_fro"] > 0).all()
+
+
+def test_skips_are_counted_with_their_reason(tmp_path: Path, base: Path) -> None:
+    run = write_adapter(tmp_path / "run", lora_config(str(base)), small_factors(layers=3))
+    found = run_analysis(run, tmp_path).verdict["coverage"]
+    assert found["text"] == "6/9 matrices, 3 skipped"
+    assert {skip["reason"] for skip in found["skipped"]} == {"the base has no such parameter"}
+
+
+def test_a_fault_leaves_no_report_and_no_tables(tmp_path: Path, base: Path) -> None:
+    run = write_adapter(tmp_path / "run", lora_config(str(base), init_lora_weights="pissa"), small_factors())
+    with pytest.raises(MissingInitialError):
+        run_analysis(run, tmp_path)
+    assert not (run / "spectra" / "tables").exists()
+    with pytest.raises(RunNotFoundError):
+        run_analysis(tmp_path / "absent", tmp_path)
+
+
+def test_a_gaussian_update_is_neither_principal_nor_off_principal(tmp_path: Path, base: Path) -> None:
+    old = load_file(base / "model.safetensors")
+    new = write_model(
+        tmp_path / "noise", {k: v.double() + 1e-6 * randn(*v.shape, seed=i) for i, (k, v) in enumerate(old.items())}
+    )
+    done = run_analysis(new, tmp_path, base=str(base))
+    z = done.tables.projection["z"].dropna()
+    assert len(z) > 100
+    # Shares of one matrix are dependent; the largest of 6 matrices' z stays within what chance allows.
+    assert z.abs().max() < 5
+    assert z.abs().median() < 1
+    places = [e for e in done.verdict["evidence"] if e["metric"].endswith("_lift")]
+    assert len(places) == 4
+    assert all("indistinguishable from a random direction" in e["says"] for e in places)
+
+
+def test_nan_updates_are_diverging_not_a_crash(tmp_path: Path, base: Path) -> None:
+    run = own_run(tmp_path / "run", base)
+    weights = RunLayout(run).snapshot(4) / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    key = next(key for key in sorted(tensors) if "lora_A" in key)
+    tensors[key][0, 0] = torch.nan
+    save_file(tensors, weights)
+    verdict = run_analysis(run, tmp_path).verdict
+    assert verdict["verdict"] == "diverging"
+    assert verdict["evidence"][0]["first_step"] == 4
+    assert json.loads((run / "spectra" / "verdict.json").read_text()) == verdict
+    assert [m for m, v in verdict["modules"].items() if v["verdict"] == "diverging"] == [
+        key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+    ]
+
+
+def test_a_broken_basis_in_the_cache_is_made_again(tmp_path: Path, base: Path) -> None:
+    run = own_run(tmp_path / "run", base)
+    first = run_analysis(run, tmp_path, out=tmp_path / "one")
+    for file in (tmp_path / "cache" / "bases").rglob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:50])
+    second = run_analysis(run, tmp_path, out=tmp_path / "two")
+    assert (second.bases_reused, second.bases_computed) == (0, 6)
+    assert_same(first.tables, second.tables)

@@ -1,0 +1,83 @@
+"""Every number of the tables against the dense float64 oracle."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from spectra.analysis.measure import kind_of, layer_of, measure_matrix, measure_vector
+from spectra.linalg.decompose import decompose
+from spectra.linalg.operators import Dense, LowRank, Operator, RowScaled, Sum
+from tests import oracles
+from tests.builders import matrix, randn
+
+SHAPES = [(40, 40), (40, 72), (72, 40)]
+
+
+def dora(weight: torch.Tensor) -> Operator:
+    low = LowRank(1e-2 * randn(weight.shape[0], 3, seed=5), randn(3, weight.shape[1], seed=6))
+    factors = 1 + 1e-2 * randn(weight.shape[0], seed=7)
+    return Sum(RowScaled(factors - 1, Dense(weight)), RowScaled(factors, low))
+
+
+UPDATES: dict[str, Any] = {
+    "low rank": lambda weight: LowRank(randn(weight.shape[0], 4), 1e-4 * randn(4, weight.shape[1], seed=1)),
+    "rank one": lambda weight: LowRank(randn(weight.shape[0], 1), 1e-4 * randn(1, weight.shape[1], seed=1)),
+    "dense": lambda weight: Dense(1e-5 * randn(*weight.shape, seed=2)),
+    "dora": dora,
+    "zero": lambda weight: LowRank(torch.zeros(weight.shape[0], 4), randn(4, weight.shape[1])),
+}
+
+
+def assert_rows(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    assert len(found) == len(expected)
+    for mine, theirs in zip(found, expected, strict=True):
+        for column, value in theirs.items():
+            if isinstance(value, str):
+                assert mine[column] == value
+            else:
+                assert mine[column] == pytest.approx(value, rel=1e-6, abs=1e-12, nan_ok=True), column
+
+
+@pytest.mark.parametrize("condition", [20.0, 1e5])
+@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_number(shape: tuple[int, int], name: str, condition: float) -> None:
+    weight = matrix(*shape, condition=condition)
+    update = UPDATES[name](weight)
+    dense, base = update.dense().numpy(), weight.numpy()
+    found = measure_matrix(weight, decompose(weight), update)
+    row = oracles.modules_row(dense, base)
+    rank = row.pop("numerical_rank")
+    assert_rows(found.modules, [row])
+    assert found.modules[0]["numerical_rank"] == (0 if name == "zero" else min(rank, update.rank_bound))
+    by = ("side", "subspace", "fraction")
+    theirs = sorted(oracles.projection_rows(dense, base), key=lambda r: [r[c] for c in by])
+    assert_rows(sorted(found.projection, key=lambda r: [r[c] for c in by]), theirs)
+    assert_rows(found.profile, oracles.profile_rows(dense, base))
+    sigma = [r["sigma"] for r in found.spectrum]
+    np.testing.assert_allclose(sigma, oracles.spectrum_sigma(dense)[: len(sigma)], rtol=1e-9, atol=1e-15)
+
+
+def test_not_finite() -> None:
+    weight = matrix(8, 12)
+    a = randn(2, 12)
+    a[1, 3] = math.nan
+    found = measure_matrix(weight, decompose(weight), LowRank(randn(8, 2), a))
+    assert "delta_fro" not in found.modules[0]
+    assert (found.projection, found.profile, found.spectrum) == ([], [], [])
+
+
+def test_vectors() -> None:
+    row = measure_vector(2 * torch.ones(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)).modules[0]
+    assert row == {"out_features": 4, "in_features": None, "delta_fro": 2.0, "weight_fro": 4.0, "relative_fro": 0.5}
+    zero = measure_vector(torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)).modules[0]
+    assert math.isnan(zero["relative_fro"])
+
+
+def test_names() -> None:
+    assert layer_of("transformer.h.11.attn.c_attn") == 11
+    assert layer_of("model.norm") is None
+    assert kind_of("lm_head") == "lm_head"
