@@ -1,0 +1,1 @@
+"""The run-directory format: what is where, written atomically and read strictly."""

@@ -1,0 +1,139 @@
+"""The manifest: facts about a run that its tensors do not tell."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from spectra.errors import CorruptFileError
+from spectra.runs.atomic import read_json, write_json
+from spectra.runs.layout import SCHEMA_VERSION
+
+_PACKAGES = (
+    "spectra-rlvr",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "safetensors",
+    "numpy",
+    "math-verify",
+)
+
+
+@dataclass(frozen=True)
+class BaseIdentity:
+    """Which base weights a run started from.
+
+    Attributes
+    ----------
+    name
+        ``embedded``, a hub id, or a directory.
+    revision
+        Commit of a hub id.
+    fingerprints
+        Digest of every base tensor, by parameter name: ``spectra.weights.tensors.digest``.
+    """
+
+    name: str
+    revision: str | None
+    fingerprints: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a reader needs to trust a run.
+
+    Attributes
+    ----------
+    created
+        ISO time of the start, UTC.
+    versions
+        Version of each package that shapes the result.
+    git
+        Commit and whether the tree was dirty, or None outside a repository.
+    base
+        The base weights.
+    method, algorithm
+        Names as in the recipe.
+    seed
+        Seed of the run.
+    hardware
+        Machine, cores, device.
+    trainable
+        Shape of each parameter that trains, by name.
+    """
+
+    created: str
+    versions: Mapping[str, str]
+    git: Mapping[str, Any] | None
+    base: BaseIdentity
+    method: str
+    algorithm: str
+    seed: int
+    hardware: Mapping[str, Any]
+    trainable: Mapping[str, list[int]]
+
+    def write(self, path: Path) -> None:
+        """Write atomically, with the schema version."""
+        write_json(path, {"schema_version": SCHEMA_VERSION, **asdict(self)})
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest":
+        """Read strictly.
+
+        Raises
+        ------
+        CorruptFileError
+            If the file is not a manifest of a version that this release reads.
+        """
+        value = read_json(path)
+        version = value.pop("schema_version", None)
+        if version != SCHEMA_VERSION:
+            raise CorruptFileError(
+                f"has schema version {version}, this release reads {SCHEMA_VERSION}", where=path, cure="update spectra"
+            )
+        try:
+            return cls(**{**value, "base": BaseIdentity(**value["base"])})
+        except (TypeError, KeyError) as error:
+            raise CorruptFileError(f"is not a manifest ({error})", where=path, cure="restore the file") from error
+
+
+def now() -> str:
+    """Return the present time, UTC, in ISO format to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def describe_environment() -> tuple[dict[str, str], dict[str, Any] | None, dict[str, Any]]:
+    """Return the versions of packages, the state of git in the working directory, and the hardware."""
+    return _versions(), _git(), _hardware()
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git() -> dict[str, Any] | None:
+    def run(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": run("rev-parse", "HEAD"), "dirty": bool(run("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _hardware() -> dict[str, Any]:
+    return {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}

@@ -1,0 +1,107 @@
+"""Training curves: what a run logged, on one step axis, under one set of names.
+
+Our own runs append to ``metrics.jsonl``; HF Trainer and TRL runs keep ``log_history`` in ``trainer_state.json``.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from spectra.errors import CorruptFileError
+from spectra.runs.atomic import read_json, write_text
+
+# Names that TRL and the HF Trainer log, and ours. Every other number keeps its own name.
+CANONICAL: Mapping[str, str] = {
+    "frac_reward_zero_std": "zero_advantage_share",
+    "completions/mean_length": "completion_length",
+    "completions/clipped_ratio": "clipped_completions",
+    "clip_ratio/low_mean": "clip_low",
+    "clip_ratio/high_mean": "clip_high",
+    "eval/accuracy": "eval_accuracy",
+}
+
+
+def canonical(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the finite and non-finite numbers of a logged record as floats under canonical names.
+
+    >>> canonical({"frac_reward_zero_std": 0.5, "reward": "0.25", "note": "x"})
+    {'zero_advantage_share': 0.5, 'reward': 0.25}
+    """
+    out: dict[str, float] = {}
+    for key, value in record.items():
+        try:
+            out[CANONICAL.get(key, key)] = float(value)
+        except (TypeError, ValueError):
+            continue
+    return out
+
+
+def append_metrics(path: Path, record: Mapping[str, float | int]) -> None:
+    """Append one record as a JSON line, flushed to disk. ``record`` has at least ``step``.
+
+    A number that JSON cannot hold (NaN, ∞) is written as a string and read back as the number.
+    """
+    values = {key: value if math.isfinite(value) else str(float(value)) for key, value in record.items()}
+    values["step"] = int(record["step"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(values, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def truncate_metrics(path: Path, last_step: int) -> None:
+    """Drop a torn last line and every record after ``last_step``: a resumed run writes those again."""
+    if path.exists():
+        kept = [record for record in _read_lines(path) if int(record["step"]) <= last_step]
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def read_metrics(path: Path) -> pd.DataFrame:
+    """Read ``metrics.jsonl``: one row a step, later records of the same step completing earlier ones.
+
+    Raises
+    ------
+    CorruptFileError
+        If a line other than a torn last one is not a JSON object with a ``step``.
+    """
+    return _frame(_read_lines(path)) if path.exists() else _frame([])
+
+
+def read_trainer_state(path: Path) -> pd.DataFrame:
+    """Read the logged history of an HF Trainer or TRL run."""
+    history = read_json(path).get("log_history", [])
+    return _frame([record for record in history if isinstance(record, dict) and "step" in record])
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").split("\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            records.append({**record, "step": int(record["step"])})
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):  # no newline after it: a crash tore it while it was written
+                continue
+            raise CorruptFileError(
+                "is not a JSON object with a step", where=f"{path}:{number}", cure="remove or repair that line"
+            ) from error
+    return records
+
+
+def _frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    by_step: dict[int, dict[str, float]] = {}
+    for record in records:
+        by_step.setdefault(int(record["step"]), {}).update(canonical(record))
+    rows = [{**row, "step": step} for step, row in sorted(by_step.items())]
+    frame = pd.DataFrame(rows, columns=None if rows else ["step"])
+    columns = ["step", *[column for column in frame.columns if column != "step"]]
+    return frame[columns].astype({"step": "int64"})
