@@ -176,7 +176,7 @@ def merged_minus_base_float64(base_dir: Path, adapter_dir: Path, initial_dir: Pa
     model = _load_base(base_dir)
     original = _weights(model)
     if initial_dir is not None:
-        initial, _ = _merge_as_plain_lora(model, initial_dir)
+        initial, _ = _merge_as_plain_lora(model, initial_dir, use_dora=False)  # s·B0·A0 alone, without magnitudes
         model = _load_base(base_dir)
         _set_weights(model, {name: original[name] - (initial[name] - original[name]) for name in original})
         merged, names = _merge_as_plain_lora(model, adapter_dir)
@@ -291,11 +291,11 @@ def _merge(model: Any, adapter_dir: Path) -> tuple[dict[str, Matrix], list[str]]
     return _weights(adapted.merge_and_unload()), names
 
 
-def _merge_as_plain_lora(model: Any, adapter_dir: Path) -> tuple[dict[str, Matrix], list[str]]:
+def _merge_as_plain_lora(model: Any, adapter_dir: Path, **settings: Any) -> tuple[dict[str, Matrix], list[str]]:
     """Merge a copy of the adapter whose config no longer asks peft to redo the initialisation on the base."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "adapter"
         shutil.copytree(adapter_dir, copy)
         config = json.loads((copy / "adapter_config.json").read_text())
-        (copy / "adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": True}))
+        (copy / "adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": True} | settings))
         return _merge(model, copy)

@@ -26,15 +26,15 @@ def problem_scores(file: Path) -> pd.Series:
     Raises
     ------
     CorruptFileError
-        If a line lacks ``problem_id`` or ``correct``.
+        If a line lacks ``problem`` or ``correct``.
     """
     scores: dict[str, list[bool]] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             record = json.loads(line)
-            scores.setdefault(str(record["problem_id"]), []).append(bool(record["correct"]))
+            scores.setdefault(str(record["problem"]), []).append(bool(record["correct"]))
         except (ValueError, TypeError, KeyError) as error:
             raise CorruptFileError(
-                "is no generation with problem_id and correct", where=f"{file}:{number}", cure="evaluate again"
+                "is no generation with problem and correct", where=f"{file}:{number}", cure="evaluate again"
             ) from error
     return pd.Series({problem: sum(marks) / len(marks) for problem, marks in scores.items()}, dtype="float64")

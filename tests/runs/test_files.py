@@ -131,13 +131,13 @@ def test_evaluations(tmp_path: Path) -> None:
     file = RunLayout(tmp_path).evaluation("carry", 20)
     file.parent.mkdir(parents=True)
     rows = [
-        {"problem_id": "a", "correct": True},
-        {"problem_id": "a", "correct": False},
-        {"problem_id": 7, "correct": True},
+        {"problem": "a", "correct": True},
+        {"problem": "a", "correct": False},
+        {"problem": 7, "correct": True},
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert evaluations(tmp_path) == {"carry": {20: file}}
     assert problem_scores(file).to_dict() == {"a": 0.5, "7": 1.0}
-    file.write_text('{"problem_id": "a"}\n')
+    file.write_text('{"problem": "a"}\n')
     with pytest.raises(CorruptFileError, match=r"step_000020\.jsonl:1"):
         problem_scores(file)
