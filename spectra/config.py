@@ -1,0 +1,305 @@
+"""Strict configuration: YAML into a pydantic model, where every fault names its file, line and key, and the cure.
+
+A recipe that says something spectra does not know is an error, never a silent default: a misspelt learning rate must
+not train for an hour.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import platformdirs
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from spectra.errors import RecipeError
+
+Key = tuple[str | int, ...]
+
+
+class Section(BaseModel):
+    """Base of every configuration model: immutable, no unknown keys, no silent conversion (``"8"`` is not 8)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class KeyFault(ValueError):
+    """A fault of one key that only shows beside others; raise it in a pydantic validator.
+
+    Parameters
+    ----------
+    key
+        The key at fault, relative to the section whose validator raises.
+    message
+        What is wrong and what to do.
+    """
+
+    def __init__(self, key: str, message: str) -> None:
+        self.key = key
+        super().__init__(message)
+
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain values as they were written, and where each of them stands.
+
+    Attributes
+    ----------
+    value
+        Nested dicts, lists and scalars.
+    places
+        For each key path, the ``file:line`` or the override that set it.
+    origin
+        The file, for faults that have no line.
+    """
+
+    value: dict[str, Any]
+    places: Mapping[Key, str] = field(default_factory=dict)
+    origin: str = "recipe"
+
+    @classmethod
+    def read(cls, path: Path) -> "Document":
+        """Read one YAML file.
+
+        Raises
+        ------
+        RecipeError
+            If it is missing, not YAML, not a mapping, or says a key twice.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"cannot be read ({error})", where=path, cure="give the path of a YAML recipe") from error
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def parse(cls, text: str, origin: str) -> "Document":
+        """Read YAML text; ``origin`` is what errors call it. Raises as :meth:`read` does."""
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            value = {} if node is None else loader.construct_document(node)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark
+            where = origin if mark is None else f"{origin}:{mark.line + 1}"
+            raise RecipeError(f"is not YAML ({error.problem})", where=where, cure="mend the syntax") from error
+        except yaml.YAMLError as error:
+            raise RecipeError(f"is not YAML ({error})", where=origin, cure="mend the syntax") from error
+        finally:
+            loader.dispose()
+        if not isinstance(value, dict):
+            raise RecipeError("holds no mapping of keys to values", where=origin, cure="write `key: value` lines")
+        return cls(value, dict(_places(node, origin)), origin)
+
+    def at(self, *key: str) -> "Document":
+        """Return the part under ``key`` as a document of its own; empty where nothing stands."""
+        value: Any = self.value
+        for name in key:
+            value = value.get(name) if isinstance(value, dict) else None
+        if value is not None and not isinstance(value, dict):
+            where = self.place(key)
+            raise RecipeError(f"{'.'.join(key)} is {value!r}, not a mapping", where=where, cure="write keys under it")
+        places = {path[len(key) :]: place for path, place in self.places.items() if path[: len(key)] == key}
+        return Document(value or {}, places, self.origin)
+
+    def merged(self, other: "Document") -> "Document":
+        """Return this document with ``other`` laid over it, section by section."""
+        return Document(_merge(self.value, other.value), {**self.places, **other.places}, self.origin)
+
+    def overridden(self, overrides: Sequence[str]) -> "Document":
+        """Return this document with ``a.b=value`` overrides laid over it; values are YAML.
+
+        Raises
+        ------
+        RecipeError
+            If an override is not of that form.
+        """
+        document = self
+        for override in overrides:
+            document = document.merged(_override(override))
+        return document
+
+    def place(self, key: Key) -> str:
+        """Return where ``key``, or the nearest section around it, was written."""
+        for length in range(len(key), 0, -1):
+            if key[:length] in self.places:
+                return self.places[key[:length]]
+        return self.origin
+
+
+def load(model: type[SectionT], path: Path, overrides: Sequence[str] = ()) -> SectionT:
+    """Read a YAML file and ``a.b=value`` overrides into ``model``.
+
+    Raises
+    ------
+    RecipeError
+        For an unknown or repeated key, a value of the wrong type or out of range, or a malformed file.
+    """
+    return build(model, Document.read(path).overridden(overrides))
+
+
+def build(model: type[SectionT], document: Document) -> SectionT:
+    """Check a document against ``model``; raises :class:`RecipeError` naming the first fault."""
+    try:
+        return model.model_validate(document.value)
+    except ValidationError as error:
+        faults = error.errors()
+        # A misspelt key often leaves another one missing: the misspelling is the fault to report.
+        fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
+        raise _recipe_error(model, document, fault) from error
+
+
+def dump(section: BaseModel) -> str:
+    r"""Return complete YAML, defaults included, that loads back equal.
+
+    >>> class Learning(Section):
+    ...     rate: float = 1e-3
+    >>> dump(Learning())
+    'rate: 0.001\n'
+    """
+    return yaml.safe_dump(section.model_dump(), sort_keys=False, allow_unicode=True, width=120)
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one mapping of dotted keys.
+
+    >>> flatten({"a": {"b": 1}, "c": 2})
+    {'a.b': 1, 'c': 2}
+    """
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat.update(flatten(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item})
+    return flat
+
+
+def first_difference(old: BaseModel, new: BaseModel) -> tuple[str, Any, Any] | None:
+    """Return the first dotted key whose values differ, with both values, or None."""
+    ours, theirs = flatten(old.model_dump()), flatten(new.model_dump())
+    for key in [*ours, *[key for key in theirs if key not in ours]]:
+        if ours.get(key) != theirs.get(key):
+            return key, ours.get(key), theirs.get(key)
+    return None
+
+
+def nearest(name: str, allowed: Sequence[str]) -> str | None:
+    """Return the allowed name that looks most like ``name``, or None.
+
+    >>> nearest("learning_rat", ["learning_rate", "betas"])
+    'learning_rate'
+    """
+    matches = difflib.get_close_matches(name, allowed, n=1)
+    return matches[0] if matches else None
+
+
+def cache_dir() -> Path:
+    """Return where spectra caches: ``$SPECTRA_CACHE``, or the user's cache directory."""
+    chosen = os.environ.get("SPECTRA_CACHE")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("spectra"))
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses repeated keys and reads ``1e-3`` as a number, as YAML 1.2 does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is not text: quote it", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is said twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _places(node: yaml.Node | None, origin: str, key: Key = ()) -> Iterator[tuple[Key, str]]:
+    children: list[tuple[str | int, yaml.Node, yaml.Node]] = []
+    if isinstance(node, yaml.MappingNode):
+        children = [(name.value, name, value) for name, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        children = [(index, value, value) for index, value in enumerate(node.value)]
+    for name, mark, value in children:
+        yield (*key, name), f"{origin}:{mark.start_mark.line + 1}"
+        yield from _places(value, origin, (*key, name))
+
+
+def _merge(low: Any, high: Any) -> Any:
+    if isinstance(low, dict) and isinstance(high, dict):
+        return {**low, **{name: _merge(low.get(name), value) for name, value in high.items()}}
+    return high
+
+
+def _override(text: str) -> Document:
+    dotted, separator, written = text.partition("=")
+    names = dotted.strip().split(".")
+    if not separator or not all(names):
+        raise RecipeError(f"{text!r} is not an override", where="--set", cure="write --set section.key=value")
+    document = Document.parse(f"value: {written}", f"--set {text}")
+    value = document.value["value"]
+    for name in reversed(names):
+        value = {name: value}
+    places: dict[Key, str] = {tuple(names[:length]): f"--set {text}" for length in range(1, len(names) + 1)}
+    return Document(value, places, "--set")
+
+
+def _recipe_error(model: type[BaseModel], document: Document, fault: Any) -> RecipeError:
+    key: Key = fault["loc"]
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, KeyFault):
+        key = (*key, *cause.key.split("."))
+    dotted = ".".join(str(part) for part in key)
+    where = document.place(key)
+    if fault["type"] == "extra_forbidden":
+        return RecipeError(f"unknown key {dotted!r}", where=where, cure=_suggestion(model, key))
+    if fault["type"] == "missing":
+        return RecipeError(f"key {dotted!r} is missing", where=where, cure="add it")
+    if isinstance(cause, ValueError):
+        return RecipeError(f"{dotted}: {cause}" if dotted else str(cause), where=where)
+    expected = fault["msg"].removeprefix("Input should be ")
+    return RecipeError(f"{dotted} is {fault['input']!r}", where=where, cure=f"it should be {expected}")
+
+
+def _suggestion(model: type[BaseModel], key: Key) -> str:
+    siblings = list(_section_at(model, key[:-1]).model_fields)
+    name = str(key[-1])
+    near = nearest(name, siblings)
+    if near is None:
+        elsewhere = {path.rsplit(".", 1)[-1]: path for path in _paths(model)}
+        far = nearest(name, list(elsewhere))
+        near = None if far is None else elsewhere[far]
+    return f"valid keys are {', '.join(siblings)}" if near is None else f"did you mean {near!r}?"
+
+
+def _section_at(model: type[BaseModel], key: Key) -> type[BaseModel]:
+    for name in key:
+        model = _subsection(model.model_fields[str(name)].annotation) or model
+    return model
+
+
+def _subsection(annotation: Any) -> type[BaseModel] | None:
+    candidates = [annotation, *get_args(annotation)]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+def _paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, info in model.model_fields.items():
+        section = _subsection(info.annotation)
+        yield f"{prefix}{name}"
+        if section is not None:
+            yield from _paths(section, f"{prefix}{name}.")
