@@ -1,0 +1,1 @@
+"""The training wing: recipe → model, method, trainer, snapshots."""

@@ -1,0 +1,150 @@
+"""What happens beside training, one concern a callback.
+
+The trainer asks a callback for every event by name; these classes answer the events that concern them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from spectra.errors import SpectraError
+from spectra.runs.atomic import write_text
+from spectra.runs.layout import RunLayout
+from spectra.runs.series import append_metrics, canonical
+from spectra.training.embedded.task import Problem
+from spectra.training.progress import Reporter
+from spectra.training.recipe import Recipe
+from spectra.training.snapshots import save_snapshot
+
+
+class DivergedError(SpectraError, ArithmeticError):
+    """A gradient is no longer finite."""
+
+
+class Callback:
+    """Answers every trainer event by doing nothing. Duck-typed, so that importing it needs no transformers."""
+
+    def __getattr__(self, event: str) -> Callable[..., None]:
+        if not event.startswith("on_"):
+            raise AttributeError(event)
+        return _nothing
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+class Snapshots(Callback):
+    """Saves ΔW on the recipe's schedule, step 0 before the first optimizer step.
+
+    The last snapshot is written when everything else of the run is: it is the sign that the run is finished.
+    """
+
+    def __init__(self, recipe: Recipe, layout: RunLayout) -> None:
+        self._steps = set(recipe.snapshots.schedule(recipe.steps)) - {recipe.steps}
+        self._recipe, self._layout = recipe, layout
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
+        """Save step 0 of a run that starts."""
+        if state.global_step == 0:
+            self._save(model, 0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
+        """Save a scheduled step."""
+        if state.global_step in self._steps:
+            self._save(model, state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
+        """Save the last step."""
+        self._save(model, state.global_step)
+
+    def _save(self, model: Any, step: int) -> None:
+        save_snapshot(model, self._layout, step, self._recipe.model.base, self._recipe.model.revision)
+
+
+class Evaluation(Callback):
+    """Measures accuracy on held-out problems without touching the random streams that training draws from."""
+
+    def __init__(self, recipe: Recipe, layout: RunLayout, tokenizer: Any, problems: Sequence[Problem]) -> None:
+        self._recipe, self._layout = recipe, layout
+        self._tokenizer, self._problems = tokenizer, problems
+        self._accuracy: float | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
+        """Evaluate the base; step 0 has no training metrics, so its record is written here."""
+        if state.global_step == 0 and self._recipe.evaluation.due(0, self._recipe.steps):
+            append_metrics(self._layout.metrics, {"step": 0, "eval_accuracy": self._evaluate(model, 0)})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
+        """Evaluate a step that is due."""
+        if self._recipe.evaluation.due(state.global_step, self._recipe.steps):
+            self._accuracy = self._evaluate(model, state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, *, logs: dict[str, Any], **kwargs: Any) -> None:
+        """Add the accuracy to the step's record."""
+        if self._accuracy is not None:
+            logs["eval_accuracy"], self._accuracy = self._accuracy, None
+
+    def _evaluate(self, model: Any, step: int) -> float:
+        from spectra.training.embedded.evaluate import accuracy, generate_and_verify
+
+        generations = generate_and_verify(
+            model,
+            self._tokenizer,
+            self._problems,
+            samples=self._recipe.evaluation.samples,
+            temperature=self._recipe.evaluation.temperature,
+            max_new_tokens=self._recipe.algorithm.max_completion_length,
+            seed=self._recipe.seed,
+        )
+        write_json_lines(self._layout.evaluation(self._recipe.task.name, step), [asdict(row) for row in generations])
+        return accuracy(generations)
+
+
+class Metrics(Callback):
+    """Appends each step's numbers to ``metrics.jsonl``, as floats under canonical names."""
+
+    def __init__(self, layout: RunLayout) -> None:
+        self._path = layout.metrics
+
+    def on_log(self, args: Any, state: Any, control: Any, *, logs: dict[str, Any], **kwargs: Any) -> None:
+        """Write one step's record; the trainer's summary of the whole run is not one."""
+        if "train_runtime" not in logs:
+            append_metrics(self._path, {"step": state.global_step, **canonical(logs)})
+
+
+class ProgressReports(Callback):
+    """Tells the reporter how far the run is."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+
+    def on_log(self, args: Any, state: Any, control: Any, *, logs: dict[str, Any], **kwargs: Any) -> None:
+        """Report one step."""
+        if "train_runtime" not in logs:
+            self._reporter.step(state.global_step, state.max_steps, canonical(logs))
+
+
+class DivergenceStop(Callback):
+    """Stops before a gradient that is not finite reaches the weights."""
+
+    def __init__(self, layout: RunLayout) -> None:
+        self._layout = layout
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
+        """Raise :class:`DivergedError` where a gradient holds NaN or ∞."""
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+                raise DivergedError(
+                    f"the gradient of {name} at step {state.global_step + 1} is not finite",
+                    where=self._layout.root,
+                    cure="lower optimizer.learning_rate and start again with --overwrite",
+                )
+
+
+def write_json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, atomically."""
+    import json
+
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -1,0 +1,79 @@
+"""What a person sees of a run: a bar on a terminal, plain lines in a log, nothing when quiet."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINES = 12  # a log shows about so many lines a run
+
+
+class Reporter:
+    """Says nothing."""
+
+    def say(self, line: str) -> None:
+        """Tell one fact about the run as a whole."""
+
+    def step(self, step: int, last: int, metrics: Mapping[str, float]) -> None:
+        """Tell how far the run is."""
+
+
+class PlainReporter(Reporter):
+    """Lines on standard error: standard output belongs to results."""
+
+    def say(self, line: str) -> None:
+        """Print the line."""
+        print(line, file=sys.stderr, flush=True)
+
+    def step(self, step: int, last: int, metrics: Mapping[str, float]) -> None:
+        """Print a line now and then, at every evaluation, and at the end."""
+        if step % max(1, last // LINES) == 0 or step == last or "eval_accuracy" in metrics:
+            self.say(f"step {step}/{last} {describe(metrics)}")
+
+
+class BarReporter(Reporter):
+    """A progress bar."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task: Any = None
+
+    def say(self, line: str) -> None:
+        """Print the line above the bar."""
+        self._bar.console.print(line, highlight=False, markup=False)
+
+    def step(self, step: int, last: int, metrics: Mapping[str, float]) -> None:
+        """Move the bar."""
+        if self._task is None:
+            self._task = self._bar.add_task("training", total=last, note="")
+        self._bar.update(self._task, completed=step, note=describe(metrics))
+
+
+def describe(metrics: Mapping[str, float]) -> str:
+    """Return the few numbers that tell whether a run learns.
+
+    >>> describe({"reward": 0.4125, "loss": 0.1, "eval_accuracy": 0.5})
+    'reward 0.41 accuracy 0.50'
+    """
+    shown = {"reward": "reward", "eval_accuracy": "accuracy"}
+    return " ".join(f"{label} {metrics[key]:.2f}" for key, label in shown.items() if key in metrics)
+
+
+def log_reporter(quiet: bool) -> Reporter:
+    """Return the reporter of lines, for where several runs speak at once."""
+    return Reporter() if quiet else PlainReporter()
+
+
+@contextmanager
+def reporting(quiet: bool) -> Iterator[Reporter]:
+    """Yield the reporter that suits where standard error goes."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield log_reporter(quiet)
+    else:
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        with Progress(*columns, console=console) as bar:
+            yield BarReporter(bar)

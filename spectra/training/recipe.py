@@ -1,0 +1,280 @@
+"""The recipe: everything that decides a training run, strict and complete.
+
+The defaults suit the base that ships with spectra: 60 steps of 32 prompts × 8 completions take about a minute a run.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from spectra.config import KeyFault, Section
+from spectra.training.methods import MethodRecipe, find_method
+from spectra.weights.base import EMBEDDED
+
+CARRY_ADDITION = "carry_addition"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # becomes a directory name
+
+
+class ModelRecipe(Section):
+    """The base model.
+
+    Attributes
+    ----------
+    base
+        ``embedded``, a local directory, or a hub id.
+    revision
+        Commit, tag or branch of a hub id.
+    dtype
+        Type of the base weights while training; adapters and snapshots are float32.
+    """
+
+    base: str = EMBEDDED
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class AlgorithmRecipe(Section):
+    """The objective and how its completions are sampled.
+
+    Attributes
+    ----------
+    name
+        ``grpo``: mean over completions of the mean over tokens. ``dapo``: mean over all tokens of the step, and a wider
+        upper clip; without DAPO's dynamic sampling.
+    epsilon_low, epsilon_high
+        The probability ratio is clipped to [1 − low, 1 + high]; ``epsilon_high`` is 0.2 for grpo and 0.28 for dapo.
+    beta
+        Weight of the KL divergence from the base; 0 leaves it out.
+    scale_rewards
+        Divide advantages by the standard deviation of the group, of the batch, or by nothing.
+    generations
+        Completions a prompt.
+    temperature
+        Sampling temperature.
+    max_completion_length
+        Tokens; longer completions are cut.
+    mask_truncated
+        Leave cut completions out of the loss.
+    """
+
+    name: Literal["grpo", "dapo"] = "dapo"
+    epsilon_low: float = Field(default=0.2, gt=0, lt=1)
+    epsilon_high: float = Field(gt=0)
+    beta: float = Field(default=0.0, ge=0)
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    generations: int = Field(default=8, ge=2)
+    temperature: float = Field(default=1.0, gt=0)
+    max_completion_length: int = Field(default=8, ge=1)
+    mask_truncated: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clip(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or value.get("epsilon_high") is not None:
+            return value
+        return {**value, "epsilon_high": 0.2 if value.get("name", "dapo") == "grpo" else 0.28}
+
+
+class OptimizerRecipe(Section):
+    """AdamW and its schedule.
+
+    Attributes
+    ----------
+    learning_rate, weight_decay, betas, epsilon
+        As in AdamW.
+    schedule
+        Shape of the learning rate after ``warmup`` steps of linear rise.
+    max_grad_norm
+        Gradients are scaled down to this norm.
+    """
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: list[float] = Field(default_factory=lambda: [0.9, 0.999], min_length=2, max_length=2)
+    epsilon: float = Field(default=1e-8, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+
+
+class TaskRecipe(Section):
+    """Problems with verifiable answers: the built-in task, or local files.
+
+    Attributes
+    ----------
+    name
+        ``carry_addition``, or a name of your own for ``data``.
+    data, heldout
+        Local ``.jsonl`` or ``.parquet`` files to train and to evaluate on, relative to the working directory.
+    prompt, answer
+        Their columns. A prompt is text or chat messages; an answer is the gold answer without a box.
+    data_sha256, heldout_sha256
+        Digests of the files; the run's own recipe holds them, so that changed data is noticed.
+    """
+
+    name: str = Field(default=CARRY_ADDITION, pattern=NAME_PATTERN)
+    data: str | None = None
+    heldout: str | None = None
+    prompt: str = "prompt"
+    answer: str = "answer"
+    data_sha256: str | None = None
+    heldout_sha256: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "TaskRecipe":
+        if self.data is None and self.name != CARRY_ADDITION:
+            raise KeyFault("name", f"no task {self.name!r}; choose {CARRY_ADDITION!r}, or give task.data a file")
+        if self.data is not None and self.name == CARRY_ADDITION:
+            raise KeyFault("name", f"{CARRY_ADDITION!r} is the built-in task; give your data another name")
+        if self.data is None and self.heldout is not None:
+            raise KeyFault("heldout", "needs task.data beside it; give both or neither")
+        return self
+
+
+class SnapshotRecipe(Section):
+    """When ΔW is saved: ``every`` so many steps, or at ``log_spaced`` many steps. Step 0 and the last are always saved.
+
+    Attributes
+    ----------
+    every
+        Distance in steps.
+    log_spaced
+        Number of steps after step 0, spaced by an even ratio: most of what happens to ΔW happens early.
+    """
+
+    every: int | None = Field(default=None, ge=1)
+    log_spaced: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one(self) -> "SnapshotRecipe":
+        if (self.every is None) == (self.log_spaced is None):
+            raise KeyFault("every", "give one of snapshots.every and snapshots.log_spaced, and null for the other")
+        return self
+
+    def schedule(self, last: int) -> list[int]:
+        """Return the steps to save, from 0 to ``last``.
+
+        >>> SnapshotRecipe(every=4).schedule(10)
+        [0, 4, 8, 10]
+        >>> SnapshotRecipe(log_spaced=4).schedule(64)
+        [0, 1, 4, 16, 64]
+        """
+        if self.every is not None:
+            return sorted({*range(0, last, self.every), last})
+        return [0, *log_spaced(last, self.log_spaced or 1)]
+
+
+class CheckpointRecipe(Section):
+    """Resumable trainer state.
+
+    Attributes
+    ----------
+    every
+        Distance in steps; null keeps none, and a killed run starts again.
+    keep
+        Number of the newest that stay.
+    """
+
+    every: int | None = Field(default=10, ge=1)
+    keep: int = Field(default=2, ge=1)
+
+
+class EvaluationRecipe(Section):
+    """Accuracy on held-out problems while training, at step 0, ``every`` so many steps, and the last.
+
+    Attributes
+    ----------
+    every
+        Distance in steps; null evaluates nothing.
+    problems
+        The first so many held-out problems.
+    samples
+        Completions a problem.
+    temperature
+        Sampling temperature.
+    """
+
+    every: int | None = Field(default=20, ge=1)
+    problems: int = Field(default=100, ge=1)
+    samples: int = Field(default=4, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+
+    def due(self, step: int, last: int) -> bool:
+        """Return whether ``step`` of a run of ``last`` steps is evaluated."""
+        return self.every is not None and (step % self.every == 0 or step == last)
+
+
+class Recipe(Section):
+    """One training run.
+
+    Attributes
+    ----------
+    name
+        Name of the run; the default output directory has it.
+    model, method, algorithm, optimizer, task, snapshots, checkpoints, evaluation
+        The sections, see each.
+    steps
+        Optimizer steps.
+    prompts_per_step
+        Prompts a step; each gets ``algorithm.generations`` completions.
+    micro_batch
+        Completions a forward pass; null takes the whole step at once. Less needs less memory.
+    seed
+        Seed of adapter initialisation, order of prompts and sampling.
+    """
+
+    name: str = Field(default="run", pattern=NAME_PATTERN)
+    model: ModelRecipe = Field(default_factory=ModelRecipe)
+    method: MethodRecipe = Field(default_factory=lambda: MethodRecipe.model_validate({}))
+    algorithm: AlgorithmRecipe = Field(default_factory=lambda: AlgorithmRecipe.model_validate({}))
+    optimizer: OptimizerRecipe = Field(default_factory=OptimizerRecipe)
+    task: TaskRecipe = Field(default_factory=TaskRecipe)
+    steps: int = Field(default=60, ge=1)
+    prompts_per_step: int = Field(default=32, ge=1)
+    micro_batch: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    snapshots: SnapshotRecipe = Field(default_factory=lambda: SnapshotRecipe(every=10))
+    checkpoints: CheckpointRecipe = Field(default_factory=CheckpointRecipe)
+    evaluation: EvaluationRecipe = Field(default_factory=EvaluationRecipe)
+
+    @property
+    def completions_per_step(self) -> int:
+        """Completions that one optimizer step learns from."""
+        return self.prompts_per_step * self.algorithm.generations
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes that one optimizer step adds up."""
+        return self.completions_per_step // (self.micro_batch or self.completions_per_step)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        total = self.completions_per_step
+        if self.micro_batch is not None and total % self.micro_batch:
+            parts = f"prompts_per_step × generations = {total}"
+            raise KeyFault("micro_batch", f"{self.micro_batch} does not divide {parts}; choose a divisor of it")
+        if find_method(self.method.name).moves_base and self.algorithm.beta > 0:
+            raise KeyFault(
+                "algorithm.beta",
+                f"must be 0 with {self.method.name}, which moves the base: the reference would be the residual model",
+            )
+        if (self.snapshots.log_spaced or 0) > self.steps:
+            raise KeyFault("snapshots.log_spaced", f"{self.snapshots.log_spaced} is more than steps = {self.steps}")
+        if self.evaluation.every is not None and self.task.data is not None and self.task.heldout is None:
+            raise KeyFault("evaluation.every", "needs held-out problems; give task.heldout, or set it to null")
+        return self
+
+
+def log_spaced(last: int, count: int) -> list[int]:
+    """Return ``count`` different steps in even ratios from 1 to ``last``; needs ``count`` ≤ ``last``.
+
+    >>> log_spaced(100, 5), log_spaced(5, 5), log_spaced(7, 1)
+    ([1, 3, 10, 32, 100], [1, 2, 3, 4, 5], [7])
+    """
+    steps: list[int] = []
+    for index in range(count):
+        ideal = last ** (index / (count - 1)) if count > 1 else last
+        # Early ideals lie closer than one step; moving them up never overshoots, as the ideals are convex in index.
+        steps.append(max(round(ideal), steps[-1] + 1 if steps else 1))
+    return steps

@@ -1,0 +1,196 @@
+"""One training run: start, go on, or leave alone, decided in one place."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+
+from spectra.config import dump, first_difference, load
+from spectra.errors import BaseModelError, RunExistsError
+from spectra.runs.atomic import write_text
+from spectra.runs.layout import RunLayout
+from spectra.runs.manifest import BaseIdentity, Manifest, describe_environment, now
+from spectra.runs.series import truncate_metrics
+from spectra.training.callbacks import Callback, DivergenceStop, Evaluation, Metrics, ProgressReports, Snapshots
+from spectra.training.checkpoints import newest_checkpoint
+from spectra.training.data import heldout_problems, pinned
+from spectra.training.model import Policy, build_policy
+from spectra.training.progress import Reporter, reporting
+from spectra.training.recipe import Recipe
+from spectra.training.trainer import build_trainer, quiet_libraries
+from spectra.weights.base import fingerprint
+
+
+class Plan(Enum):
+    """What ``train`` does with an output directory.
+
+    Attributes
+    ----------
+    START
+        Nothing of a run is there.
+    RESUME
+        The same run is there, unfinished.
+    LEAVE
+        The same run is there, finished.
+    """
+
+    START = "start"
+    RESUME = "resume"
+    LEAVE = "leave"
+
+
+def train(recipe: Recipe, out: Path, *, overwrite: bool = False, quiet: bool = False) -> Path:
+    """Train one run; called again with the same words, it finishes what was killed, and leaves what is finished.
+
+    Parameters
+    ----------
+    recipe
+        What to train.
+    out
+        The run directory.
+    overwrite
+        Remove a run that is there and start again.
+    quiet
+        Report nothing.
+
+    Returns
+    -------
+    Path
+        ``out``.
+
+    Raises
+    ------
+    RunExistsError
+        If ``out`` holds a run of another recipe, or something that is not a run.
+    BaseModelError
+        If the base cannot be loaded, or changed since the run began.
+    RecipeError
+        If the recipe asks for what the base or the data does not have.
+    DivergedError
+        If a gradient is not finite.
+    """
+    recipe = pinned(recipe)
+    layout = RunLayout(out)
+    with reporting(quiet) as reporter, quiet_libraries():
+        plan = decide(recipe, layout, overwrite=overwrite)
+        if plan is Plan.LEAVE:
+            reporter.say(f"{out}: already finished, nothing to do")
+        else:
+            with _alone(layout):
+                if overwrite:
+                    clear(layout)
+                _train(recipe, layout, plan, reporter)
+    return out
+
+
+def decide(recipe: Recipe, layout: RunLayout, *, overwrite: bool = False) -> Plan:
+    """Say what to do with a run directory, touching nothing.
+
+    Raises
+    ------
+    RunExistsError
+        If it holds a run of another recipe (unless ``overwrite``), or something that is not a run (always).
+    """
+    if not layout.recipe.exists():
+        foreign = _foreign(layout)
+        if foreign is not None:
+            cure = "choose another --out"
+            raise RunExistsError(f"holds {foreign.name!r}, and no run of spectra", where=layout.root, cure=cure)
+        return Plan.START
+    if overwrite:
+        return Plan.START
+    difference = first_difference(load(Recipe, layout.recipe), recipe)
+    if difference is not None:
+        key, there, here = difference
+        fault = f"holds a run with {key} = {there!r}, and the recipe says {here!r}"
+        raise RunExistsError(fault, where=layout.root, cure="choose another --out, or --overwrite that run")
+    return Plan.LEAVE if layout.snapshot(recipe.steps).exists() else Plan.RESUME
+
+
+def clear(layout: RunLayout) -> None:
+    """Remove what a run wrote, and nothing else that may lie in its directory. The recipe goes last."""
+    evaluations = layout.evaluation("benchmark", 0).parent.parent
+    for directory in (layout.checkpoints, evaluations, layout.analysis.root, layout.snapshots):
+        shutil.rmtree(directory, ignore_errors=True)
+    for file in (layout.metrics, layout.manifest, layout.recipe):
+        file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(layout: RunLayout) -> Iterator[None]:
+    """Hold the run directory against other processes; the system lets go when this one dies, however it dies."""
+    import fcntl
+
+    layout.root.mkdir(parents=True, exist_ok=True)
+    with (layout.root / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            cure = "wait for it, or choose another --out"
+            raise RunExistsError("another process is training this run", where=layout.root, cure=cure) from error
+        yield
+
+
+def _foreign(layout: RunLayout) -> Path | None:
+    """Return something in the directory that a run which has not begun would not have."""
+    ours = {layout.manifest, log_path(layout)}
+    entries = sorted(layout.root.iterdir()) if layout.root.exists() else []
+    return next((path for path in entries if path not in ours and not path.name.startswith(".")), None)
+
+
+def log_path(layout: RunLayout) -> Path:
+    """Return the file that holds what a run of a study said."""
+    return layout.root / "train.log"
+
+
+def _train(recipe: Recipe, layout: RunLayout, plan: Plan, reporter: Reporter) -> None:
+    problems = heldout_problems(recipe)
+    checkpoint = newest_checkpoint(layout) if plan is Plan.RESUME else None
+    policy = build_policy(recipe, initial=None if checkpoint is None else layout.snapshot(0))
+    if plan is Plan.START:
+        _describe(recipe, policy).write(layout.manifest)
+        write_text(layout.recipe, dump(recipe))
+    else:
+        _check_base(policy, layout)
+        truncate_metrics(layout.metrics, -1 if checkpoint is None else checkpoint[1])
+    callbacks: list[Callback] = [
+        DivergenceStop(layout),
+        Evaluation(recipe, layout, policy.tokenizer, problems),
+        Snapshots(recipe, layout),
+        Metrics(layout),
+        ProgressReports(reporter),
+    ]
+    reporter.say(_opening(recipe, layout, policy, 0 if checkpoint is None else checkpoint[1]))
+    trainer = build_trainer(recipe, policy, layout, callbacks)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint[0]))
+
+
+def _opening(recipe: Recipe, layout: RunLayout, policy: Policy, step: int) -> str:
+    size = f"{policy.trainable_count:,} weights train ({100 * policy.trainable_share:.2f} % of the base)"
+    start = f"going on from step {step}" if step else "starting"
+    return f"{layout.root}: {start}; {recipe.method.name}, {size}"
+
+
+def _describe(recipe: Recipe, policy: Policy) -> Manifest:
+    versions, git, hardware = describe_environment()
+    return Manifest(
+        created=now(),
+        versions=versions,
+        git=git,
+        base=BaseIdentity(recipe.model.base, recipe.model.revision, fingerprint(policy.base)),
+        method=recipe.method.name,
+        algorithm=recipe.algorithm.name,
+        seed=recipe.seed,
+        hardware=hardware,
+        trainable=policy.trainable,
+    )
+
+
+def _check_base(policy: Policy, layout: RunLayout) -> None:
+    then, today = Manifest.read(layout.manifest).base.fingerprints, fingerprint(policy.base)
+    changed = [name for name in {**then, **today} if then.get(name) != today.get(name)]
+    if changed:
+        raise BaseModelError(
+            f"the base changed since the run began ({changed[0]})", where=layout.root, cure="restore the base"
+        )

@@ -1,0 +1,43 @@
+"""The command reads a recipe with its overrides and trains where it is told."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectra.commands.train import train
+from spectra.errors import RecipeError
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+
+    def fake(recipe: Any, out: Path, **flags: bool) -> Path:
+        seen.update(recipe=recipe, out=out, **flags)
+        return out
+
+    monkeypatch.setattr("spectra.training.run.train", fake)
+    return seen
+
+
+def recipe(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_run_is_named_by_its_recipe(called: dict[str, Any], tmp_path: Path) -> None:
+    assert train(recipe(tmp_path, "name: mine\n"), overrides=["steps=3"]) == Path("runs/mine")
+    assert (called["recipe"].steps, called["overwrite"], called["quiet"]) == (3, False, False)
+
+
+def test_flags_reach_the_run(called: dict[str, Any], tmp_path: Path) -> None:
+    assert train(recipe(tmp_path, ""), out=tmp_path / "x", overwrite=True, quiet=True) == tmp_path / "x"
+    assert (called["out"], called["overwrite"], called["quiet"]) == (tmp_path / "x", True, True)
+
+
+def test_a_faulty_override_never_reaches_the_run(called: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="did you mean 'steps'"):
+        train(recipe(tmp_path, ""), overrides=["step=3"])
+    assert called == {}

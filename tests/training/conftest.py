@@ -1,0 +1,67 @@
+"""A base small enough to train in a second, in the format of any other."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectra.training.recipe import Recipe
+from tests.training.rewarded import digits
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a randomly initialised Llama: 2 layers, hidden 32, grouped keys and values."""
+    return make_base(tmp_path_factory.mktemp("base") / "tiny")
+
+
+def make_base(directory: Path, *, layers: int = 2, hidden: int = 32, intermediate: int = 48) -> Path:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from spectra.training.embedded.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        initializer_range=0.3,
+    )
+    LlamaForCausalLM(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def recipe_for(tiny_base: Path) -> Callable[..., Recipe]:
+    """Return a maker of recipes for two quick steps on the tiny base; keyword arguments replace sections."""
+
+    def make(**sections: Any) -> Recipe:
+        value: dict[str, Any] = {
+            "model": {"base": str(tiny_base)},
+            "steps": 2,
+            "prompts_per_step": 4,
+            "algorithm": {"generations": 4, "max_completion_length": 4},
+            "snapshots": {"every": 1},
+            "checkpoints": {"every": None},
+            "evaluation": {"every": 1, "problems": 4, "samples": 2},
+        }
+        return Recipe.model_validate({**value, **sections})
+
+    return make
+
+
+@pytest.fixture
+def easy_reward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reward that a random model earns now and then, so that gradients are not zero."""
+    monkeypatch.setattr("spectra.training.trainer.boxed_answer_reward", digits)

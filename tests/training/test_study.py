@@ -1,0 +1,152 @@
+"""A study: spelt out strictly, trained side by side, and one failure stops nothing else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectra.commands.study import study as study_command
+from spectra.errors import RecipeError
+from spectra.runs.layout import RunLayout
+from spectra.runs.manifest import Manifest
+from spectra.training.progress import Reporter
+from spectra.training.study import Study, StudyError, load_study, train_study
+
+SMALL = """\
+name: small
+common:
+  model: {base: BASE}
+  steps: 1
+  prompts_per_step: 2
+  algorithm: {generations: 2, max_completion_length: 3}
+  evaluation: {every: null}
+  optimizer:
+    learning_rate: 1e-3
+runs:
+  plain:
+  slow:
+    optimizer: {learning_rate: 1e-4}
+  broken:
+    method: {target_modules: [c_attn]}
+"""
+
+
+class Ear(Reporter):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def small(tmp_path: Path, tiny_base: Path) -> Path:
+    return write(tmp_path, SMALL.replace("BASE", str(tiny_base)))
+
+
+def test_runs_are_the_common_recipe_with_their_differences(small: Path) -> None:
+    study = load_study(small)
+    assert (study.name, study.workers, list(study.recipes)) == ("small", 2, ["plain", "slow", "broken"])
+    plain, slow, _ = study.recipes.values()
+    assert (plain.name, slow.name) == ("plain", "slow")
+    assert (plain.optimizer.learning_rate, slow.optimizer.learning_rate) == (1e-3, 1e-4)
+    assert slow.model_copy(update={"name": "plain", "optimizer": plain.optimizer}) == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: s\nruns: {a: }\nworker: 2\n", "study.yaml:3: unknown key 'worker'; did you mean 'workers'?"),
+        ("name: s\nruns:\n  a:\n    optimizer:\n      lr: 1.0\n", "study.yaml:5: unknown key 'optimizer.lr'"),
+        ("name: s\ncommon:\n  stepz: 1\nruns: {a: }\n", "study.yaml:3: unknown key 'stepz'; did you mean 'steps'?"),
+        ("name: s\nruns: {}\n", "study.yaml:2: runs is {}"),
+        ("runs: {a: }\n", "key 'name' is missing"),
+        ("name: s\nruns: {../a: }\n", "study.yaml:2: runs.../a"),
+        ("name: s\nruns: {a: 3}\n", "study.yaml:2: runs.a is 3"),
+        ("name: s\nruns: {a: {method: {name: full}, steps: 0}}\n", "study.yaml:2: steps is 0"),
+    ],
+)
+def test_faults_have_their_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_study(write(tmp_path, text))
+    assert message in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_failing_run_does_not_stop_the_others(small: Path, tmp_path: Path) -> None:
+    study, out, ear = load_study(small), tmp_path / "out", Ear()
+    with pytest.raises(StudyError, match=r"1 of 3 runs failed: broken \(method\.target_modules: .*'c_attn'") as caught:
+        train_study(study, out, ear)
+    assert caught.value.exit_code == 1
+    for name in ("plain", "slow"):
+        assert RunLayout(out / name).snapshot(1).exists()
+        assert "step 1/1 reward" in (out / name / "train.log").read_text()
+    assert any(line.startswith("[slow] step 1/1 reward") for line in ear.lines)
+    assert "c_attn" in (out / "broken" / "train.log").read_text()
+
+    mended = Study(study.name, study.workers, {name: study.recipes[name] for name in ("plain", "slow")})
+    again = Ear()
+    before = (out / "plain" / "train.log").read_text()
+    assert train_study(mended, out, again) == [out / "plain", out / "slow"]
+    assert sorted(again.lines) == ["[plain] already finished", "[slow] already finished"]
+    assert (out / "plain" / "train.log").read_text() == before
+
+
+def finished(out: Path, small: Path, digests: dict[str, dict[str, str]]) -> Study:
+    """A study whose runs are finished by hand, each on weights with the given digests."""
+    from spectra.config import dump
+
+    study = load_study(small)
+    recipes = {name: study.recipes[name] for name in digests}
+    for name, recipe in recipes.items():
+        layout = RunLayout(out / name)
+        layout.snapshot(1).mkdir(parents=True)
+        layout.recipe.write_text(dump(recipe))
+        base: dict[str, Any] = {"name": "embedded", "revision": None, "fingerprints": digests[name]}
+        facts = {"created": "", "versions": {}, "git": None, "method": "lora", "algorithm": "dapo", "seed": 0}
+        layout.manifest.write_text(
+            json.dumps({"schema_version": 1, "base": base, "hardware": {}, "trainable": {}, **facts})
+        )
+        Manifest.read(layout.manifest)
+    return Study("small", 2, recipes)
+
+
+def test_runs_that_began_from_different_weights_are_not_one_study(small: Path, tmp_path: Path) -> None:
+    same = finished(tmp_path / "same", small, {"plain": {"w": "1"}, "slow": {"w": "1"}})
+    assert len(train_study(same, tmp_path / "same", Reporter())) == 2
+    other = finished(tmp_path / "other", small, {"plain": {"w": "1"}, "slow": {"w": "2"}})
+    with pytest.raises(StudyError, match="runs plain and slow began from different weights of the base 'embedded'"):
+        train_study(other, tmp_path / "other", Reporter())
+
+
+def test_a_directory_of_another_recipe_fails_that_run_only(small: Path, tmp_path: Path) -> None:
+    study = finished(tmp_path, small, {"plain": {"w": "1"}, "slow": {"w": "1"}})
+    changed = {**study.recipes, "slow": study.recipes["slow"].model_copy(update={"seed": 9})}
+    ear = Ear()
+    with pytest.raises(StudyError, match=r"1 of 2 runs failed: slow \(.*seed = 0, and the recipe says 9"):
+        train_study(Study("small", 1, changed), tmp_path, ear)
+    assert "[plain] already finished" in ear.lines
+
+
+def test_a_worker_that_dies_without_a_word(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mute = tmp_path / "mute"
+    mute.write_text("#!/bin/sh\nexit 9\n")
+    mute.chmod(0o755)
+    monkeypatch.setattr("spectra.training.study.sys.executable", str(mute))
+    study = load_study(small)
+    with pytest.raises(StudyError, match=r"1 of 1 runs failed: plain \(it said nothing\)"):
+        train_study(Study("small", 1, {"plain": study.recipes["plain"]}), tmp_path / "out", Reporter())
+
+
+def test_the_command_writes_where_it_is_told(small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    text = small.read_text().partition("  slow:")[0]
+    finished(tmp_path / "out", small, {"plain": {"w": "1"}})
+    assert study_command(write(tmp_path, text), out=tmp_path / "out", quiet=True) == [tmp_path / "out" / "plain"]
+    assert capfd.readouterr() == ("", "")
