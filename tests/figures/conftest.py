@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from spectra.runs.tables import Tables
+from tests.figures.synthetic import Spec, make, off_principal, principal
+
+
+@pytest.fixture(scope="session")
+def lora() -> Tables:
+    return make(Spec())
+
+
+@pytest.fixture(scope="session")
+def full() -> Tables:
+    return make(Spec(rank=None, left=off_principal, right=off_principal, method="full", norms=True, embedding=True))
+
+
+@pytest.fixture(scope="session")
+def pissa() -> Tables:
+    """Locked into the principal directions; the reward collapses at step 40 while the norm runs away."""
+    return make(
+        Spec(
+            left=principal,
+            right=principal,
+            method="pissa",
+            relative=lambda step: 3e-3 * 1.07**step - 3e-3,
+            reward=lambda t: np.where(t < 40, 0.1 + 0.01 * t, 0.01),
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def untrained() -> Tables:
+    """Only step 0: ΔW = 0 everywhere, nothing logged."""
+    return make(Spec(steps=(0,)))

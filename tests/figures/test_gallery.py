@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+
+from spectra.figures import draw_all, draw_comparison
+from spectra.figures.gallery import in_order, run_plates
+from spectra.runs.layout import AnalysisLayout
+from spectra.runs.tables import Tables, empty
+from tests.figures.synthetic import Spec, comparison, make, verdict
+
+NAMES = {
+    "profile_left", "profile_right", "cumulative_left", "cumulative_right", "heatmap_relative_fro",
+    "heatmap_principal_lift", "trajectory",
+}  # fmt: skip
+
+
+def test_draw_all_writes_every_figure_and_the_same_bytes_again(tmp_path: Path) -> None:
+    tables = make(Spec(layers=1, steps=(0, 16)))
+    first, second = AnalysisLayout(tmp_path / "a"), AnalysisLayout(tmp_path / "b")
+    made = draw_all(tables, verdict(), first)
+    assert {path.stem for path in made} == NAMES
+    assert {path.suffix for path in made} == {".pdf", ".png"}
+    assert sorted(first.figures.iterdir()) == sorted(made)
+    assert [path.read_bytes() for path in made] == [path.read_bytes() for path in draw_all(tables, verdict(), second)]
+
+
+def test_the_trajectory_says_the_verdict_and_marks_its_onset(pissa: Tables) -> None:
+    plate = next(run_plates(pissa, verdict("reward_collapsed")))
+    axes = plate.figure.axes
+    assert axes[0].get_title(loc="right") == "verdict: reward collapsed, from step 40"
+    assert all(any(set(line.get_xdata()) == {40} for line in ax.lines) for ax in axes)
+
+
+def test_every_caption_says_how_to_read_it(lora: Tables) -> None:
+    for plate in run_plates(lora, verdict()):
+        assert len(plate.caption) > 100
+        assert plate.alt
+        if plate.name != "heatmap_relative_fro":
+            assert "chance" in plate.caption.lower()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Spec(steps=(0,)),
+        Spec(steps=(64,), layers=1, kinds=("q_proj",), rank=1),
+        Spec(steps=(0, 8), rank=None, norms=True, embedding=True),
+    ],
+    ids=["zero", "one-matrix-rank-1", "vectors-and-embedding"],
+)
+def test_every_figure_survives(spec: Spec) -> None:
+    assert {plate.name for plate in run_plates(make(spec), verdict("not_learning"))} == NAMES
+
+
+def test_every_figure_survives_vectors_alone(full: Tables) -> None:
+    norms = full.modules[full.modules["kind"] == "input_layernorm"]
+    alone = Tables(norms, *(empty(name) for name in ("projection", "profile", "spectrum", "series")))
+    assert {plate.name for plate in run_plates(alone, verdict())} == NAMES
+
+
+def test_draw_comparison_writes_into_the_directory(lora: Tables, pissa: Tables, tmp_path: Path) -> None:
+    made = draw_comparison({"lora": lora, "pissa": pissa}, comparison(["pissa", "lora"]), tmp_path / "out")
+    assert {path.parent for path in made} == {tmp_path / "out"}
+    assert {path.stem for path in made} == {"accuracy_against_size", "learning_curves", "overlay_left", "overlay_right"}
+
+
+def test_rows_follow_the_order_of_the_runs() -> None:
+    table = in_order(comparison(["b", "a"]), {"a": 0, "missing": 0, "b": 0})
+    assert table["run"].tolist() == ["a", "missing", "b"]
+    assert table["steps"].isna().tolist() == [False, True, False]
