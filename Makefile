@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo real-model test check bench clean
 .DEFAULT_GOAL := test
 
 install: $(VENV)/.installed
@@ -24,7 +24,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	$(BIN)/python -m training.demo
+	$(BIN)/spectra study training/demo.yaml --out runs/demo
+
+# SmolLM2-135M with a LoRA run made by plain TRL: every table number against dense float64. About a quarter of an hour.
+real-model: install
+	$(BIN)/python analysis/real_model/convert_gguf.py --out runs/smollm2/base
+	$(BIN)/python analysis/real_model/train_with_plain_trl.py --base runs/smollm2/base --out runs/smollm2/run
+	$(BIN)/spectra analyze runs/smollm2/run
+	$(BIN)/python analysis/real_model/check_against_dense.py runs/smollm2/base runs/smollm2/run --report reports/real_model.md
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile

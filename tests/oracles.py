@@ -66,7 +66,7 @@ def modules_row(delta: Matrix, weight: Matrix, basis: Basis | None = None) -> Ro
     sigma = spectrum_sigma(delta)
     row |= {"delta_spectral": float(sigma[0]), "relative_spectral": float(sigma[0] / basis.sigma[0])}
     if row["delta_fro"] == 0.0:
-        return row
+        return row | {"numerical_rank": 0}
     row["stable_rank"] = row["delta_fro"] ** 2 / row["delta_spectral"] ** 2
     row |= _spectrum_shape(sigma)
     row["numerical_rank"] = int(np.sum(sigma > max(delta.shape) * np.finfo(np.float64).eps * sigma[0]))

@@ -5,7 +5,8 @@
     spectra analyze runs/real/run --base runs/real/base
     python analysis/real_model/check_against_dense.py runs/real/base runs/real/run --report reports/dense_check.md
 
-ΔW is peft's ``merge_and_unload`` in float64 minus the original base; the numbers are those of ``tests/oracles.py``.
+ΔW is peft's ``merge_and_unload`` in float64 minus the original base, or checkpoint minus base for full fine-tuning.
+What is under the rounding of W + ΔW − W, eps·‖W‖_F, is no update. The numbers are those of ``tests/oracles.py``.
 Exit code 1 if a row is missing or too many, or if an error exceeds 1e-6 of the column's scale:
 
 share, update_share   the number itself, or what chance gives if that is more: a share is read against its null
@@ -15,6 +16,7 @@ base_share            the number itself, or 1/q: the last singular values of an 
 sigma                 the number itself; the rounding of W + ΔW − W, eps·‖W‖_F, is allowed on top
 numerical_rank        1: counts must be equal. The dense count leaves out what lies under that rounding, because only
                       the dense way makes it
+outside_*             the number itself, or what chance gives if that is more
 all others            the number itself
 
 The column of plain relative errors has no such scales: it shows what they forgive.
@@ -58,20 +60,29 @@ class ColumnError(NamedTuple):
 
 
 def snapshot_directories(run: Path) -> dict[int, Path]:
-    """Return the adapter of every step: HF Trainer checkpoints, or the snapshots of a spectra run."""
+    """Return the directory of every step: HF Trainer checkpoints, or the snapshots of a spectra run."""
     layout = RunLayout(run)
     found = {parse_checkpoint(path.name): path for path in run.glob("checkpoint-*")}
     found |= {parse_step(path.name): path for path in layout.snapshots.glob("step_*")}
-    steps = {step: path for step, path in found.items() if step is not None and (path / ADAPTER_CONFIG).exists()}
+    steps = {step: path for step, path in found.items() if step is not None}
     if not steps:
-        raise RunNotFoundError("holds no adapter snapshot", where=run, cure="give a run with checkpoint-N directories")
+        raise RunNotFoundError("holds no snapshot", where=run, cure="give a run with checkpoint-N directories")
     return dict(sorted(steps.items()))
 
 
 def initial_adapter(steps: dict[int, Path]) -> Path | None:
     """Return the step-0 adapter if this method moved the base at initialisation."""
-    config = json.loads((list(steps.values())[-1] / ADAPTER_CONFIG).read_text())
+    last = list(steps.values())[-1]
+    config = json.loads((last / ADAPTER_CONFIG).read_text())
     return steps.get(0) if str(config.get("init_lora_weights")).startswith(oracles.MOVES_BASE) else None
+
+
+def dense_updates(base: Path, path: Path, steps: dict[int, Path]) -> dict[str, oracles.Matrix]:
+    """Return ΔW of every changed parameter of one snapshot, in float64."""
+    if (path / ADAPTER_CONFIG).exists():
+        return oracles.merged_minus_base_float64(base, path, initial_adapter(steps))
+    old, new = oracles.base_weights_float64(base), oracles.base_weights_float64(path)
+    return {module: new[module] - old[module] for module in old}
 
 
 def dense_tables(base: Path, run: Path) -> dict[str, pd.DataFrame]:
@@ -81,18 +92,23 @@ def dense_tables(base: Path, run: Path) -> dict[str, pd.DataFrame]:
     weights = oracles.base_weights_float64(base)
     bases: dict[str, oracles.Basis] = {}
     for step, path in steps.items():
-        deltas = oracles.merged_minus_base_float64(base, path, initial_adapter(steps))
+        deltas = dense_updates(base, path, steps)
         for module, delta in deltas.items():
+            if delta.ndim == 1:
+                vector = oracles.modules_row(delta, weights[module]) | {"out_features": len(delta), "in_features": None}
+                rows["modules"] += [{"step": step, "module": module} | vector]
+                continue
             if module not in bases:
                 bases[module] = oracles.singular_basis(weights[module])
             for name, part in _module_tables(delta, weights[module], bases[module]).items():
                 rows[name] += [{"step": step, "module": module} | row for row in part]
-        print(f"step {step}: {len(deltas)} matrices recomputed", flush=True)
+        print(f"step {step}: {len(deltas)} modules recomputed", flush=True)
     return {name: pd.DataFrame(part) for name, part in rows.items()}
 
 
 def _module_tables(delta: oracles.Matrix, weight: oracles.Matrix, basis: oracles.Basis) -> dict[str, list[oracles.Row]]:
     floor = EPS * float(np.linalg.norm(weight))
+    delta = delta if float(np.linalg.norm(delta)) > floor else np.zeros_like(delta)
     sigma = oracles.spectrum_sigma(delta)
     row = oracles.modules_row(delta, weight, basis) | {"out_features": delta.shape[0], "in_features": delta.shape[1]}
     if sigma[0] > 0:
@@ -143,6 +159,9 @@ def _scale(column: str, true: oracles.Matrix, both: pd.DataFrame) -> oracles.Mat
     magnitude = np.abs(true)
     if column in ("share", "update_share"):
         magnitude = np.maximum(magnitude, both["expected_dense"])
+    elif column in ("outside_left", "outside_right"):
+        here, there = ("out_features", "in_features") if column == "outside_left" else ("in_features", "out_features")
+        magnitude = np.maximum(magnitude, np.clip(1 - both[f"{there}_dense"] / both[f"{here}_dense"], 0, 1))
     elif column == "lift":
         magnitude = np.maximum(magnitude, 1.0)
     elif column == "z":

@@ -71,9 +71,9 @@ def locate(tables: Tables, step: int, side: str, subspace: str = "principal", fr
     rows = tables.projection.query(
         "step == @step and side == @side and subspace == @subspace and fraction == @fraction"
     )
-    modules = tables.modules.query("step == @step")
+    modules = tables.resolved_modules().query("step == @step")
     rows = rows.merge(modules[["module", "out_features", "in_features", "participation_ratio"]], on="module")
-    rows = rows[rows["share"].notna()]
+    rows = rows[rows["participation_ratio"].notna()]
     if rows.empty:
         return None
     dimensions = rows["out_features" if side == "left" else "in_features"].astype(int)
@@ -84,4 +84,5 @@ def locate(tables: Tables, step: int, side: str, subspace: str = "principal", fr
 
 def matrices_at(tables: Tables, step: int) -> pd.DataFrame:
     """Return the rows of ``modules`` that are matrices at one step."""
-    return tables.modules[(tables.modules["step"] == step) & tables.modules["in_features"].notna()]
+    modules = tables.resolved_modules()
+    return modules[(modules["step"] == step) & modules["in_features"].notna()]

@@ -13,13 +13,11 @@ import numpy as np
 
 from spectra.analysis import curves
 from spectra.analysis.location import locate, matrices_at
-from spectra.runs.tables import Tables
+from spectra.runs.tables import FLOAT32_ROUNDING, Tables
 
 # An update as large as the base in operator norm has replaced the matrix's action on some direction.
 _SPECTRAL_LIMIT = 1.0
 _MATRICES_OVER_LIMIT = 0.1
-# Half a unit in the last place of float32: DoRA's magnitudes alone leave this much at step 0.
-_FLOAT32_ROUNDING = 2.0**-24
 _NO_GRADIENT = 0.95
 # A reward that starts here has nothing left to learn.
 _CEILING = 0.95
@@ -132,10 +130,10 @@ def _motion(tables: Tables) -> Finding:
     """Find weights that did not move at all."""
     step = tables.last_step
     largest = float(tables.modules[tables.modules["step"] == step]["relative_fro"].max())
-    if largest > _FLOAT32_ROUNDING:
+    if largest > FLOAT32_ROUNDING:
         return None, []
     says = f"no weight has moved: the largest ‖ΔW‖/‖W‖ at step {step} is {largest:.1g}, within float32 rounding"
-    return "not_learning", [Evidence("relative_fro", largest, 0.0, _FLOAT32_ROUNDING, step, says)]
+    return "not_learning", [Evidence("relative_fro", largest, 0.0, FLOAT32_ROUNDING, step, says)]
 
 
 def _gradient(tables: Tables) -> Finding:

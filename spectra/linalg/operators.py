@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from spectra.linalg.decompose import Factors, thin_svd
+from spectra.linalg.tolerance import rank_tolerance
 
 
 class Operator(ABC):
@@ -265,6 +266,15 @@ class Difference(Sum):
 
     def __init__(self, left: Operator, right: Operator) -> None:
         super().__init__(left, _negated(right))
+
+    def svd(self) -> Factors:
+        """Return the SVD; what is within rounding of the two terms is exactly zero.
+
+        Equal terms must give ΔW = 0, and not a matrix of rounding errors whose spectrum looks like one.
+        """
+        factors = super().svd()
+        floor = rank_tolerance(*self.shape, self.left.frobenius() + self.right.frobenius())
+        return Factors(factors.u, torch.where(factors.s > floor, factors.s, 0.0), factors.v)
 
 
 class Transposed(Operator):

@@ -6,7 +6,7 @@ Conventions that hold in every table:
 
 - A *share* is a part of the whole ‖ΔW‖²_F, between 0 and 1, never renormalised to the base's span.
 - q = min(out_features, in_features) is the number of singular directions of a base matrix.
-- Where ΔW = 0 the norms are 0 and every share, rank and z is NaN: undefined, not zero.
+- Where ΔW = 0 the norms and ``numerical_rank`` are 0; every share, z and shape is NaN: undefined, not zero.
 - Where ΔW is not finite its norms are NaN, and it has no row outside ``modules``.
 """
 
@@ -81,6 +81,21 @@ SCHEMAS: Mapping[str, Schema] = {
 }
 
 
+# ‖ΔW‖/‖W‖ up to which an update is the rounding of float32 factors (a few half units in the last place), such as
+# DoRA's magnitudes at step 0. Its numbers are exact, and its direction means nothing.
+FLOAT32_ROUNDING = 2.0**-22
+
+_SHAPE = [
+    "stable_rank",
+    "effective_rank",
+    "effective_rank_energy",
+    "participation_ratio",
+    "nuclear_ratio",
+    "top1_energy",
+    "numerical_rank",
+]
+
+
 @dataclass(frozen=True)
 class Tables:
     """The tables of one run, as DataFrames.
@@ -116,6 +131,13 @@ class Tables:
     def last_step(self) -> int:
         """The last analysed step."""
         return int(self.modules["step"].max())
+
+    def resolved_modules(self) -> pd.DataFrame:
+        """Return ``modules`` with the spectrum's shape missing where the update is nothing but rounding."""
+        rounding = self.modules["relative_fro"] <= FLOAT32_ROUNDING
+        rows = self.modules.copy()
+        rows[_SHAPE] = rows[_SHAPE].mask(rounding)
+        return rows
 
     def write(self, where: AnalysisLayout) -> None:
         """Write every table, each atomically."""

@@ -65,6 +65,13 @@ def test_svd_of_a_difference_that_cancels_keeps_small_values() -> None:
     torch.testing.assert_close(sigma, torch.linalg.svdvals(exact)[:8], rtol=1e-9, atol=0)
 
 
+def test_equal_terms_give_exactly_nothing() -> None:
+    b, a = randn(40, 4) * 30, randn(4, 30, seed=1)
+    difference = Difference(LowRank(b, a), LowRank(b.clone(), a.clone()))
+    assert difference.frobenius() == 0
+    assert Difference(Dense(W), Dense(W)).frobenius() == 0
+
+
 def test_factors_in_half_precision_are_widened_exactly() -> None:
     half = B.to(torch.bfloat16)
     assert LowRank(half, A).b.dtype == torch.float64

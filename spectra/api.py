@@ -1,0 +1,190 @@
+"""The Python face: open a run, take its updates and bases, analyse it. Made for notebooks.
+
+>>> import spectra
+>>> run = spectra.open("outputs/my-trl-run")  # doctest: +SKIP
+>>> dw = run.update("model.layers.3.self_attn.q_proj", step=64)  # doctest: +SKIP
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from spectra.analysis.analyze import Options, analyze
+from spectra.analysis.bases import BasisCache
+from spectra.analysis.digests import FileDigests
+from spectra.analysis.plan import Plan, make_plan
+from spectra.config import cache_dir
+from spectra.errors import UsageError
+from spectra.linalg.operators import Operator
+from spectra.runs.directory import Snapshot, open_run
+from spectra.runs.tables import Tables
+from spectra.weights.tensors import TensorStore, digest
+from spectra.weights.updates import Updates, open_updates, parameter_name
+
+if TYPE_CHECKING:
+    import os
+
+
+@dataclass(frozen=True)
+class SingularBasis:
+    """Singular values and vectors of a base matrix, W = left · diag(sigma) · rightᵀ.
+
+    Attributes
+    ----------
+    sigma
+        Q singular values, descending, float64.
+    left
+        Left singular vectors, O × Q.
+    right
+        Right singular vectors, I × Q.
+    """
+
+    sigma: Float64[Tensor, " q"]
+    left: Float64[Tensor, "o q"]
+    right: Float64[Tensor, "i q"]
+
+
+class Run:
+    """A run directory, opened.
+
+    Parameters
+    ----------
+    path
+        A run directory: ours, an HF Trainer or TRL one, one adapter, or one full checkpoint.
+    base
+        Base model to use instead of the one that the run names.
+    """
+
+    def __init__(self, path: Path, base: str | None = None) -> None:
+        self.directory = open_run(path)
+        self._base_name = base
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+        return self.directory.path
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps that have a snapshot, ascending."""
+        return [snapshot.step for snapshot in self.directory.snapshots]
+
+    @property
+    def method(self) -> str:
+        """What the run trains."""
+        return self._plan.method
+
+    @property
+    def modules(self) -> list[str]:
+        """Names of the changed matrices and vectors, at the last snapshot."""
+        return sorted(self._plan.modules[self.steps[-1]])
+
+    def update(self, module: str, step: int | None = None) -> Operator:
+        """Return ΔW of a matrix as an operator: ``.shape``, ``@ x``, ``.svdvals()``, ``.dense()``.
+
+        Parameters
+        ----------
+        module
+            Name of the base parameter without ``.weight``.
+        step
+            A snapshot's step; None is the last.
+
+        Raises
+        ------
+        UsageError
+            If there is no such step, or the snapshot does not change such a matrix.
+        """
+        snapshot = self._snapshot(step)
+        updates = self._updates(snapshot)
+        if module not in updates.matrices:
+            some = next(iter(sorted(updates.matrices)), "none")
+            raise UsageError(f"step {snapshot.step} changes no matrix {module!r}", cure=f"one that it changes: {some}")
+        return updates.matrices[module](self.weight(module))
+
+    def weight(self, module: str) -> Tensor:
+        """Return a base parameter in float64: O × I for a matrix.
+
+        Raises
+        ------
+        UsageError
+            If the base has no such parameter.
+        """
+        name = parameter_name(module, self._base.files)
+        if name is None:
+            raise UsageError(f"the base has no parameter {module!r}", where=self._plan.base)
+        return self._base[name].to(torch.float64)
+
+    def basis(self, module: str) -> SingularBasis:
+        """Return the singular basis of a base matrix, from the cache where it is there."""
+        weight = self.weight(module)
+        stored = self._base[parameter_name(module, self._base.files) or module]
+        basis, _ = BasisCache(cache_dir() / "bases").get(digest(stored), weight)
+        rows, columns = (torch.eye(size, dtype=torch.float64) for size in weight.shape)
+        return SingularBasis(basis.sigma, basis.left(weight, rows).T, basis.right(weight, columns).T)
+
+    def analyze(self, options: Options | None = None) -> Tables:
+        """Return the tables, measuring what is not on disk yet."""
+        return analyze(self.path, options or Options(base=self._base_name)).tables
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}: {self.directory.describe()}, {self.method}, {len(self.modules)} modules)"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "run": str(self.path),
+            "recognised as": self.directory.describe(),
+            "method": self.method,
+            "base": str(self._plan.base),
+            "modules": str(len(self.modules)),
+            "verdict": self._verdict(),
+        }
+        rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in facts.items())
+        return f"<table>{rows}</table>"
+
+    def _verdict(self) -> str:
+        from spectra.runs.atomic import read_json
+
+        where = self.directory.analysis.verdict
+        return str(read_json(where)["summary"]) if where.exists() else "not analysed yet: run.analyze()"
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return make_plan(self.directory, self._base_name, FileDigests(self.directory.analysis.digests))
+
+    @cached_property
+    def _base(self) -> TensorStore:
+        return TensorStore.open_model(self._plan.base)
+
+    def _snapshot(self, step: int | None) -> Snapshot:
+        found = {snapshot.step: snapshot for snapshot in self.directory.snapshots}
+        wanted = self.steps[-1] if step is None else step
+        if wanted not in found:
+            raise UsageError(f"there is no snapshot of step {wanted}", where=self.path, cure=f"steps: {self.steps}")
+        return found[wanted]
+
+    def _updates(self, snapshot: Snapshot) -> Updates:
+        return open_updates(snapshot, self._base, self.directory.initial)
+
+
+def open(path: "str | os.PathLike[str]", base: str | None = None) -> Run:
+    """Open a run directory.
+
+    Parameters
+    ----------
+    path
+        A run directory: ours, an HF Trainer or TRL one, one adapter, or one full checkpoint.
+    base
+        Base model to use instead of the one that the run names: a directory or a hub id.
+
+    Raises
+    ------
+    SpectraError
+        If nothing is recognised there.
+    """
+    return Run(Path(path), base)

@@ -1,0 +1,249 @@
+"""The command line: typer commands that open, call one function of ``spectra.commands``, and print.
+
+Nothing heavy is imported at module level: ``spectra --help`` needs no torch.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+
+import typer
+
+from spectra import __version__
+from spectra.errors import SpectraError
+
+if TYPE_CHECKING:
+    from spectra.analysis.analyze import Options
+
+app = typer.Typer(
+    name="spectra",
+    help="What did fine-tuning do to the weights, and is it healthy?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run directory, adapter, or full checkpoint.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or what `analyze --out` wrote.")]
+Base = Annotated[str | None, typer.Option(help="Base model: directory or hub id. Default: what the run names.")]
+Out = Annotated[Path | None, typer.Option(help="Where results go.")]
+Jobs = Annotated[int | None, typer.Option(help="Processes. Default: as many cores as the work is worth.")]
+Device = Annotated[str, typer.Option(help="Torch device of the arithmetic, such as cpu or cuda.")]
+Engine = Annotated[str, typer.Option(help="local or ray.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train by RLVR, and analyse what it did to the weights."""
+    if debug:
+        os.environ["SPECTRA_DEBUG"] = "1"
+    if version:
+        print(f"spectra {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change a value.")] = None,
+    out: Out = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again where a run is.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train one run by RLVR under one method; called again, it resumes."""
+    from spectra.commands.train import train as command
+
+    run = command(recipe, overrides=overrides or [], out=out, overwrite=overwrite, quiet=quiet)
+    _say(f"run: {run}", quiet)
+
+
+@app.command()
+def analyze(
+    runs: Runs,
+    base: Base = None,
+    out: Out = None,
+    jobs: Jobs = None,
+    device: Device = "cpu",
+    engine: Engine = "local",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write tables, verdict, figures and report of each run; called again, it reuses what is there."""
+    from spectra.commands.analyze import analyze as command
+
+    results = []
+    for run in runs:
+        # Several runs under one --out each get a directory of their own there.
+        where = out if out is None or len(runs) == 1 else out / run.resolve().name
+        with _progress(quiet or as_json) as progress:
+            done = command(run, _options(base, where, jobs, device, engine), progress=progress)
+        results.append({"run": str(run), "report": str(done.where.report_html), **done.verdict})
+        if not as_json:
+            _say(f"{run}: {done.run.describe()}", quiet)
+            _say(f"  coverage: {done.verdict['coverage']['text']}", quiet)
+            for skip in done.verdict["coverage"]["skipped"]:
+                _say(f"  skipped {skip['module']}: {skip['reason']}", quiet)
+            _say(f"  {done.reuse()}", quiet)
+            _say(f"  {done.verdict['summary']}", quiet)
+            _say(f"  report: {done.where.report_html}", quiet)
+    _say_json(results if len(results) > 1 else results[0], as_json)
+
+
+@app.command()
+def compare(
+    runs: Runs,
+    out: Out = None,
+    base: Base = None,
+    jobs: Jobs = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare runs: accuracy against trainable share, spectra overlaid, paired statistics."""
+    from spectra.commands.compare import compare as command
+
+    done = command(runs, out=out, options=_options(base, None, jobs, "cpu", "local"))
+    if as_json:
+        _say_json(_records(done.runs), as_json)
+    else:
+        _print_comparison(done.runs, quiet)
+        _say(f"report: {done.report}", quiet)
+
+
+@app.command()
+def study(
+    recipe: Annotated[Path, typer.Argument(metavar="STUDY.yaml")],
+    out: Out = None,
+    workers: Annotated[int | None, typer.Option(help="Runs at once. Default: what the study says.")] = None,
+    engine: Engine = "local",
+    quiet: Quiet = False,
+) -> None:
+    """Train a grid of runs, then compare them; called again, it finishes what is not finished."""
+    from spectra.commands.compare import compare as compare_command
+    from spectra.commands.study import study as command
+
+    runs = command(recipe, out=out, workers=workers, quiet=quiet)
+    done = compare_command(runs, options=_options(None, None, workers, "cpu", engine))
+    _print_comparison(done.runs, quiet)
+    _say(f"report: {done.report}", quiet)
+
+
+@app.command()
+def figures(run: Run, quiet: Quiet = False) -> None:
+    """Draw the figures of an analysed run again."""
+    from spectra.commands.draw import figures as command
+
+    for path in command(run):
+        _say(str(path), quiet)
+
+
+@app.command()
+def report(run: Run, quiet: Quiet = False) -> None:
+    """Write the report page of an analysed run again."""
+    from spectra.commands.draw import report as command
+
+    _say(str(command(run)[0]), quiet)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Explain one method.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what spectra trains, with each method's ΔW."""
+    from spectra.commands.methods import methods as command
+
+    found = command(name)
+    if as_json:
+        _say_json(found if name is None else found[0], as_json)
+    elif name is None:
+        _print_table([{**row, "ΔW": row["update"]} for row in found], ("name", "title", "trains", "ΔW", "source"))
+    else:
+        for key, value in found[0].items():
+            print(f"{key}: {value}")
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 done, 1 the run or data is faulty, 2 wrong usage."""
+    try:
+        app()
+    except SpectraError as error:
+        _fail(error)
+
+
+def _fail(error: SpectraError) -> NoReturn:
+    if os.environ.get("SPECTRA_DEBUG"):
+        raise error
+    print(f"spectra: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def _options(base: str | None, out: Path | None, jobs: int | None, device: str, engine: str) -> "Options":
+    from spectra.analysis.analyze import Options
+    from spectra.errors import UsageError
+
+    if engine not in ("local", "ray"):
+        raise UsageError(f"--engine is {engine!r}", cure="choose local or ray")
+    return Options(base=base, out=out, jobs=jobs, device=device, engine=cast(Any, engine))
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
+    """Give a progress bar on a terminal, and nothing in a log: an analysis says what it did at its end."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("matrices", total=None)
+        yield lambda done, total, module: bar.update(task, completed=done, total=total, description=module)
+
+
+def _say(line: str, quiet: bool) -> None:
+    if not quiet:
+        print(line, flush=True)
+
+
+def _say_json(value: Any, wanted: bool) -> None:
+    if wanted:
+        print(json.dumps(value, indent=2, allow_nan=False, default=str))
+
+
+def _records(frame: Any) -> list[dict[str, Any]]:
+    return cast(list[dict[str, Any]], json.loads(frame.to_json(orient="records")))
+
+
+def _print_comparison(frame: Any, quiet: bool) -> None:
+    if not quiet:
+        shown = ("run", "method", "learning_rate", "trainable_share", "accuracy_start", "accuracy_end", "relative_fro")
+        _print_table(_records(frame), (*shown, "lift_left", "lift_right", "verdict"))
+
+
+def _print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    # A log has no width: the table then takes what it needs.
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=200, highlight=False)
+    console.print(table, markup=False)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

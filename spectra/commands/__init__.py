@@ -1,0 +1,1 @@
+"""One plain function a verb; each imports its wing inside the function."""

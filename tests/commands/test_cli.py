@@ -1,0 +1,167 @@
+"""The command line as a person uses it: what it prints, its exit codes, and one clear line for each fault."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from spectra import __version__, cli
+from spectra.runs.layout import RunLayout
+from tests.builders import lora_config, own_run, small_base, small_factors, trainer_run, write_adapter
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("SPECTRA_DEBUG", raising=False)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["spectra", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+            raise SystemExit(0)
+        printed = capsys.readouterr()
+        code = stop.value.code
+        return (code if isinstance(code, int) else 0), printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_base(tmp_path_factory.mktemp("base"))
+
+
+def test_analyze_prints_coverage_verdict_and_report_and_then_reuse(tmp_path: Path, base: Path, call: Call) -> None:
+    run = own_run(tmp_path / "run", base)
+    code, out, err = call("analyze", run)
+    assert (code, err) == (0, "")
+    assert "6/6 matrices, 0 skipped" in out
+    assert "0 of 18 module snapshots reused, 18 computed; bases: 0 reused, 6 decomposed" in out
+    assert "Healthy" in out
+    analysis = RunLayout(run).analysis
+    assert analysis.report_html.exists() and analysis.report_markdown.exists()
+    assert {p.suffix for p in analysis.figures.iterdir()} == {".pdf", ".png"}
+    stamp = analysis.report_html.stat().st_mtime_ns
+    code, out, _ = call("analyze", run)
+    assert "18 of 18 module snapshots reused, 0 computed; bases: 0 reused, 0 decomposed" in out
+    assert analysis.report_html.stat().st_mtime_ns == stamp
+
+
+def test_json_out_and_quiet(tmp_path: Path, base: Path, call: Call) -> None:
+    run = trainer_run(tmp_path / "trl", base)
+    code, out, _ = call("analyze", run, "--json", "--out", tmp_path / "there")
+    found = json.loads(out)
+    assert (code, found["coverage"]["analysed"]) == (0, 6)
+    assert (tmp_path / "there" / "tables" / "modules.parquet").exists()
+    assert not (run / "spectra").exists()
+    assert call("analyze", run, "--quiet") == (0, "", "")
+
+
+def test_figures_and_report_draw_again_from_the_tables(tmp_path: Path, base: Path, call: Call) -> None:
+    run = own_run(tmp_path / "run", base)
+    code, _, err = call("report", run)
+    assert code == 1 and "run `spectra analyze` on the run first" in err
+    call("analyze", run)
+    figure = RunLayout(run).analysis.figures / "profile_left.pdf"
+    drawn, page = figure.read_bytes(), RunLayout(run).analysis.report_html.read_text()
+    figure.unlink()
+    assert call("figures", run)[0] == 0
+    assert figure.read_bytes() == drawn
+    RunLayout(run).analysis.report_html.unlink()
+    assert call("report", run)[0] == 0
+    assert RunLayout(run).analysis.report_html.read_text() == page
+
+
+def test_figures_need_no_torch(tmp_path: Path, base: Path, call: Call) -> None:
+    run = own_run(tmp_path / "run", base)
+    call("analyze", run)
+    code = (
+        "import sys; sys.modules['torch'] = None\n"  # importing it now fails
+        f"sys.argv = ['spectra', 'report', {str(run)!r}]\n"
+        "from spectra.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("report.html")
+
+
+def test_compare(tmp_path: Path, base: Path, call: Call) -> None:
+    a, b = own_run(tmp_path / "runs" / "a", base), own_run(tmp_path / "runs" / "b", base, steps=(0, 3), method="dora")
+    code, out, _ = call("compare", a, b)
+    assert code == 0
+    assert "lora" in out and "dora" in out and "healthy" in out
+    assert f"report: {tmp_path / 'runs' / 'report.html'}" in out
+    assert (tmp_path / "runs" / "comparison.parquet").exists()
+    code, out, _ = call("compare", a, b, "--json", "--out", tmp_path / "other")
+    assert [row["run"] for row in json.loads(out)] == ["a", "b"]
+    code, _, err = call("compare", a)
+    assert code == 2 and "needs two runs or more" in err
+    code, _, err = call("compare", a, a)
+    assert code == 2 and "named twice" in err
+
+
+FAULTS: dict[str, tuple[list[str], int, str]] = {
+    "no such run": (["analyze", "absent"], 1, "absent: no such directory; give the directory of a run"),
+    "no such base": (["analyze", "RUN", "--base", "./absent"], 1, "./absent: no such base model directory"),
+    "pissa without its start": (["analyze", "PISSA"], 1, "needs the adapter of step 0"),
+    "another base": (["analyze", "RUN", "--base", "OTHER"], 1, "is not the tensor that this run was trained on"),
+    "no such engine": (["analyze", "RUN", "--engine", "dask"], 2, "choose local or ray"),
+    "no jobs": (["analyze", "RUN", "--jobs", "0"], 2, "give 1 or more"),
+    "no such recipe": (["train", "absent.yaml"], 2, "absent.yaml"),
+    "no such method": (["methods", "lorra"], 2, "lora"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_faults_are_one_line_with_the_cure(tmp_path: Path, base: Path, call: Call, case: str) -> None:
+    words, expected, says = FAULTS[case]
+    places = {
+        "RUN": own_run(tmp_path / "run", base),
+        "OTHER": small_base(tmp_path / "other", seed=3),
+        "PISSA": write_adapter(tmp_path / "pissa", lora_config(str(base), init_lora_weights="pissa"), small_factors()),
+    }
+    code, out, err = call(*(places.get(word, word) for word in words))
+    assert (code, out) == (expected, "")
+    assert err.count("\n") == 1 and err.startswith("spectra: ")
+    assert says in err
+
+
+def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["spectra", "--debug", "analyze", str(tmp_path / "absent")])
+    monkeypatch.setenv("SPECTRA_DEBUG", "")
+    with pytest.raises(FileNotFoundError):
+        cli.main()
+
+
+def test_wrong_usage_exits_with_2(call: Call) -> None:
+    assert call("analyze")[0] == 2
+    assert call("analyse", "x")[0] == 2
+
+
+def test_methods(call: Call) -> None:
+    code, out, _ = call("methods")
+    assert code == 0
+    for name in ("full", "lora", "rank1", "dora", "pissa", "rslora"):
+        assert name in out
+    code, out, _ = call("methods", "dora")
+    assert "update: m / ‖W_0 + s·B·A‖_row" in out and "2402.09353" in out
+    assert {row["name"] for row in json.loads(call("methods", "--json")[1])} >= {"full", "lora", "pissa"}
+
+
+def test_every_command_is_helped_and_in_the_readme() -> None:
+    runner = CliRunner()
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    names = [command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+    assert len(names) >= 7
+    for name in names:
+        shown = runner.invoke(cli.app, [name, "--help"])
+        assert shown.exit_code == 0 and "Usage" in shown.output
+        assert f"spectra {name}" in readme
+    assert __version__ in runner.invoke(cli.app, ["--version"]).output

@@ -1,0 +1,29 @@
+"""What every test shares: one thread, a cache of its own, and benchmarks only when asked for."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before torch is imported: two BLAS threads on two shared cores are slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-benchmarks", action="store_true", help="run tests/benchmarks")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    benchmarks = Path(__file__).parent / "benchmarks"
+    return True if benchmarks in collection_path.parents and not config.getoption("--run-benchmarks") else None
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep decomposed bases of tests out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPECTRA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
