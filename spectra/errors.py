@@ -72,3 +72,11 @@ class UnsupportedMethodError(SpectraError, NotImplementedError):
 
 class MissingDependencyError(SpectraError, ImportError):
     """An optional package is needed for this command."""
+
+
+class DivergedError(SpectraError, ArithmeticError):
+    """A gradient is no longer finite."""
+
+
+class StudyError(SpectraError, RuntimeError):
+    """Some runs of a study failed; the others are done."""

@@ -11,7 +11,7 @@ from spectra.runs.layout import RunLayout, parse_step
 
 def evaluations(run: Path) -> dict[str, dict[int, Path]]:
     """Return the files of each benchmark by step."""
-    parent = RunLayout(run).evaluation("benchmark", 0).parent.parent
+    parent = RunLayout(run).evaluations
     found: dict[str, dict[int, Path]] = {}
     for file in sorted(parent.glob("*/*.jsonl")):
         step = parse_step(file.stem)

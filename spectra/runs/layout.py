@@ -92,9 +92,24 @@ class RunLayout:
         """Directory of the trainer's own resumable state."""
         return self.root / "checkpoints"
 
+    @property
+    def evaluations(self) -> Path:
+        """Directory of evaluations, one directory a benchmark."""
+        return self.root / "evals"
+
     def evaluation(self, benchmark: str, step: int) -> Path:
-        """Return the file of one evaluation: one object a generation, plus scores."""
-        return self.root / "evals" / benchmark / f"{step_name(step)}.jsonl"
+        """Return the file of one evaluation: one object a generation."""
+        return self.evaluations / benchmark / f"{step_name(step)}.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What a run of a study said."""
+        return self.root / "train.log"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains."""
+        return self.root / ".lock"
 
     @property
     def analysis(self) -> "AnalysisLayout":

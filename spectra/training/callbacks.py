@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from spectra.errors import SpectraError
+from spectra.errors import DivergedError
 from spectra.runs.atomic import write_text
 from spectra.runs.layout import RunLayout
 from spectra.runs.series import append_metrics, canonical
@@ -16,10 +16,6 @@ from spectra.training.embedded.task import Problem
 from spectra.training.progress import Reporter
 from spectra.training.recipe import Recipe
 from spectra.training.snapshots import save_snapshot
-
-
-class DivergedError(SpectraError, ArithmeticError):
-    """A gradient is no longer finite."""
 
 
 class Callback:
@@ -87,7 +83,7 @@ class Evaluation(Callback):
             logs["eval_accuracy"], self._accuracy = self._accuracy, None
 
     def _evaluate(self, model: Any, step: int) -> float:
-        from spectra.training.embedded.evaluate import accuracy, generate_and_verify
+        from spectra.training.evaluate import accuracy, generate_and_verify
 
         generations = generate_and_verify(
             model,

@@ -110,8 +110,7 @@ def decide(recipe: Recipe, layout: RunLayout, *, overwrite: bool = False) -> Pla
 
 def clear(layout: RunLayout) -> None:
     """Remove what a run wrote, and nothing else that may lie in its directory. The recipe goes last."""
-    evaluations = layout.evaluation("benchmark", 0).parent.parent
-    for directory in (layout.checkpoints, evaluations, layout.analysis.root, layout.snapshots):
+    for directory in (layout.checkpoints, layout.evaluations, layout.analysis.root, layout.snapshots):
         shutil.rmtree(directory, ignore_errors=True)
     for file in (layout.metrics, layout.manifest, layout.recipe):
         file.unlink(missing_ok=True)
@@ -123,7 +122,7 @@ def _alone(layout: RunLayout) -> Iterator[None]:
     import fcntl
 
     layout.root.mkdir(parents=True, exist_ok=True)
-    with (layout.root / ".lock").open("w") as lock:
+    with layout.lock.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -134,14 +133,9 @@ def _alone(layout: RunLayout) -> Iterator[None]:
 
 def _foreign(layout: RunLayout) -> Path | None:
     """Return something in the directory that a run which has not begun would not have."""
-    ours = {layout.manifest, log_path(layout)}
+    ours = {layout.manifest, layout.log}
     entries = sorted(layout.root.iterdir()) if layout.root.exists() else []
     return next((path for path in entries if path not in ours and not path.name.startswith(".")), None)
-
-
-def log_path(layout: RunLayout) -> Path:
-    """Return the file that holds what a run of a study said."""
-    return layout.root / "train.log"
 
 
 def _train(recipe: Recipe, layout: RunLayout, plan: Plan, reporter: Reporter) -> None:

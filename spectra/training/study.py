@@ -13,13 +13,13 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from spectra.config import Document, Section, build, dump
-from spectra.errors import SpectraError
+from spectra.errors import SpectraError, StudyError
 from spectra.runs.layout import RunLayout
 from spectra.runs.manifest import Manifest
 from spectra.training.data import pinned
 from spectra.training.progress import Reporter
 from spectra.training.recipe import NAME_PATTERN, Recipe
-from spectra.training.run import Plan, decide, log_path
+from spectra.training.run import Plan, decide
 
 RunName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
@@ -43,10 +43,6 @@ class StudyRecipe(Section):
     common: dict[str, Any] = Field(default_factory=dict)
     runs: dict[RunName, dict[str, Any] | None] = Field(min_length=1)
     workers: int = Field(default=2, ge=1)
-
-
-class StudyError(SpectraError, RuntimeError):
-    """Some runs of a study failed; the others are done."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +151,7 @@ class _Run:
         except SpectraError as error:
             self._say(f"failed: {error}")
             return str(error)
-        return self._work(log_path(layout))
+        return self._work(layout.log)
 
     def stop(self) -> None:
         """Stop the process, now or before it begins."""

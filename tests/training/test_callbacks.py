@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from spectra.errors import DivergedError
 from spectra.runs.layout import RunLayout
-from spectra.training.callbacks import Callback, DivergedError, DivergenceStop, Metrics, ProgressReports, Snapshots
+from spectra.training.callbacks import Callback, DivergenceStop, Metrics, ProgressReports, Snapshots
 from spectra.training.progress import PlainReporter, Reporter, describe, log_reporter, reporting
 from spectra.training.recipe import Recipe
 

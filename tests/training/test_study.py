@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from spectra.commands.study import study as study_command
-from spectra.errors import RecipeError
+from spectra.errors import RecipeError, StudyError
 from spectra.runs.layout import RunLayout
 from spectra.runs.manifest import Manifest
 from spectra.training.progress import Reporter
-from spectra.training.study import Study, StudyError, load_study, train_study
+from spectra.training.study import Study, load_study, train_study
 
 SMALL = """\
 name: small

@@ -4,8 +4,8 @@ import json
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from spectra.training.embedded.evaluate import Generation, accuracy, generate_and_verify, pass_at_k
 from spectra.training.embedded.task import Split, problems
+from spectra.training.evaluate import Generation, accuracy, generate_and_verify, pass_at_k
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from spectra.errors import UsageError
 from spectra.training.embedded import WEIGHTS
-from spectra.training.embedded.evaluate import Generation, accuracy, generate_and_verify, pass_at_k
 from spectra.training.embedded.task import Problem, problems
 from spectra.training.embedded.tokenizer import build_tokenizer
+from spectra.training.evaluate import Generation, accuracy, generate_and_verify, pass_at_k
 
 
 @pytest.fixture(scope="module")
