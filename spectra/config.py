@@ -164,7 +164,8 @@ def dump(section: BaseModel) -> str:
     >>> dump(Learning())
     'rate: 0.001\n'
     """
-    return yaml.safe_dump(section.model_dump(), sort_keys=False, allow_unicode=True, width=120)
+    # ASCII only: PyYAML writes some control characters, such as U+0085, so that it cannot read them back.
+    return yaml.safe_dump(section.model_dump(), sort_keys=False, width=120)
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -135,7 +135,8 @@ def test_no_update_has_norms_and_nothing_else(rng: np.random.Generator) -> None:
     zero, weight = np.zeros((6, 4)), rng.normal(size=(6, 4))
     row = oracles.modules_row(zero, weight)
     assert [row[name] for name in ("delta_fro", "delta_spectral", "relative_fro", "relative_spectral")] == [0.0] * 4
-    assert all(np.isnan(row[name]) for name in oracles.SPECTRAL_COLUMNS)
+    assert row.pop("numerical_rank") == 0
+    assert all(np.isnan(row[name]) for name in oracles.SPECTRAL_COLUMNS if name in row)
     projection = pd.DataFrame(oracles.projection_rows(zero, weight))
     assert projection[["share", "lift", "z"]].isna().all(axis=None)
     assert projection["expected"].notna().all()
