@@ -1,6 +1,6 @@
 """The report of several runs side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,33 @@ from spectra.figures.report import RunReport
 from spectra.runs.atomic import write_text
 from spectra.runs.layout import AnalysisLayout
 
-_SHARES = ("trainable_share", "accuracy_start", "accuracy_end", "accuracy_low", "accuracy_high")
-_HEADERS = {
-    "trainable_share": "trainable",
-    "accuracy_low": "accuracy, 95 % from",
-    "accuracy_high": "to",
-    "relative_fro": "‖ΔW‖/‖W‖",
-    "lift_left": "principal lift, left",
-    "lift_right": "principal lift, right",
-    "z_left": "z, left",
-    "z_right": "z, right",
-    "onset_step": "from step",
+Columns = Mapping[str, Callable[[Mapping[str, Any]], str]]
+
+# Numbers that are read together share a cell, so that each table fits a page without scrolling.
+_REACHED: Columns = {
+    "run": lambda row: str(row["run"]),
+    "method": lambda row: str(row["method"]),
+    "learning rate": lambda row: formats.number(row["learning_rate"]),
+    "parameters that train": lambda row: (
+        f"{formats.number(row['trainable_parameters'])} ({formats.share(row['trainable_share'])})"
+    ),
+    "steps": lambda row: formats.number(row["steps"]),
+    "reward": lambda row: f"{formats.number(row['reward_start'])} → {formats.number(row['reward_end'])}",
+    "accuracy (95 %)": lambda row: (
+        f"{formats.share(row['accuracy_start'])} → {formats.share(row['accuracy_end'])} "
+        f"({formats.share(row['accuracy_low'])} to {formats.share(row['accuracy_high'])})"
+    ),
 }
+_UPDATE: Columns = {
+    "run": lambda row: str(row["run"]),
+    "‖ΔW‖/‖W‖": lambda row: formats.number(row["relative_fro"]),
+    "effective rank": lambda row: formats.number(row["effective_rank"]),
+    "principal lift, left": lambda row: formats.lift(row["lift_left"], row["z_left"]),
+    "principal lift, right": lambda row: formats.lift(row["lift_right"], row["z_right"]),
+    "verdict": lambda row: f"{formats.sign(row['verdict'])} {formats.words(row['verdict'])}",
+    "from step": lambda row: formats.number(row["onset_step"]),
+}
+_TEXT = ("run", "method", "verdict")
 
 
 def write_comparison_report(
@@ -42,7 +57,7 @@ def write_comparison_report(
     runs
         Name of the run → what the page says about it; the order sets the styles.
     comparison
-        One row a run; ``run`` holds the names. Every column is shown.
+        One row a run; ``run`` holds the names. Every number is shown.
     out_dir
         The directory; made if it is missing. The Markdown page refers to the PNG files of ``draw_comparison`` there.
     facts
@@ -61,7 +76,8 @@ def write_comparison_report(
     context = {
         "title": f"{len(runs)} runs side by side",
         "runs": runs,
-        "table": _cells(ordered),
+        "reached": _written(ordered, _REACHED),
+        "update": _written(ordered, _UPDATE),
         "further": {title: _cells(frame) for title, frame in (further or {}).items()},
         "pictures": pictures(comparison_plates(tables, ordered)),
         "facts": facts or {},
@@ -74,15 +90,15 @@ def write_comparison_report(
     return [out.report_html, out.report_markdown]
 
 
+def _written(comparison: pd.DataFrame, columns: Columns) -> dict[str, Any]:
+    """Return some columns of the comparison as written cells: headers, rows, and which columns are text."""
+    records = [{str(name): value for name, value in record.items()} for record in comparison.to_dict("records")]
+    rows = [[write(record) for write in columns.values()] for record in records]
+    return {"headers": list(columns), "rows": rows, "text": [name in _TEXT for name in columns]}
+
+
 def _cells(frame: pd.DataFrame) -> dict[str, Any]:
     """Return a table as written cells: headers, rows, and which columns are text."""
-    rows = [[_cell(str(name), value) for name, value in row.items()] for row in frame.to_dict("records")]
+    rows = [[formats.number(value) for value in row.values()] for row in frame.to_dict("records")]
     text = [not pd.api.types.is_numeric_dtype(dtype) for dtype in frame.infer_objects().dtypes]
-    headers = [_HEADERS.get(str(name), formats.words(str(name))) for name in frame.columns]
-    return {"headers": headers, "rows": rows, "text": text}
-
-
-def _cell(column: str, value: Any) -> str:
-    if column == "verdict" and isinstance(value, str):
-        return f"{formats.sign(value)} {formats.words(value)}"
-    return formats.share(value) if column in _SHARES else formats.number(value)
+    return {"headers": [formats.words(str(name)) for name in frame.columns], "rows": rows, "text": text}

@@ -188,9 +188,10 @@ def test_comparison_shows_every_column_and_run(side_by_side: tuple[str, str]) ->
 
 def test_comparison_markdown_has_whole_tables(side_by_side: tuple[str, str]) -> None:
     text = side_by_side[1]
-    methods = text[text.index("## Methods") : text.index("### Paired")].strip().splitlines()[2:]
-    assert len({line.count("|") for line in methods}) == 1
-    assert len(methods) == 4
+    for title, end in (("## Methods", "## Updates"), ("## Updates", "### Paired")):
+        rows = text[text.index(title) : text.index(end)].strip().splitlines()[2:]
+        assert len({line.count("|") for line in rows}) == 1
+        assert len(rows) == 4
     assert "(overlay_left.png)" in text
     assert "lora \\<r=32\\>" in text
 
