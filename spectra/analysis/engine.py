@@ -72,7 +72,7 @@ def _run_ray(tasks: Sequence[ModuleTask], jobs: int) -> Iterator[ModuleResult]:
         import ray
     except ImportError as error:
         raise MissingDependencyError(
-            "--engine ray needs Ray", cure="`pip install 'spectra-rlvr[ray]'`, or --engine local"
+            f"--engine ray needs Ray ({error})", cure="`pip install 'spectra-rlvr[ray]'`, or --engine local"
         ) from error
     if not ray.is_initialized():
         ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, configure_logging=False)
