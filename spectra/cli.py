@@ -6,6 +6,7 @@ Nothing heavy is imported at module level: ``spectra --help`` needs no torch.
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -171,6 +172,17 @@ def methods(
             print(f"{key}: {value}")
 
 
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Empty it; every entry can be made again.")] = False,
+) -> None:
+    """Show the cache of decomposed bases, or empty it."""
+    from spectra.commands.cache import cache as command
+
+    found = command(clear=clear)
+    print(f"{found.directory}: {found.matrices} matrices, {found.size / 1e6:.1f} MB")
+
+
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 the run or data is faulty, 2 wrong usage."""
     try:
@@ -197,9 +209,12 @@ def _options(base: str | None, out: Path | None, jobs: int | None, device: str, 
 
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
-    """Give a progress bar on a terminal, and nothing in a log: an analysis says what it did at its end."""
-    if quiet or not sys.stderr.isatty():
+    """Give a progress bar on a terminal, and a plain line now and then in a log."""
+    if quiet:
         yield None
+        return
+    if not sys.stderr.isatty():
+        yield _PlainProgress()
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -207,6 +222,20 @@ def _progress(quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("matrices", total=None)
         yield lambda done, total, module: bar.update(task, completed=done, total=total, description=module)
+
+
+class _PlainProgress:
+    """Prints how far it is, at most every half minute: a short analysis says nothing before its end."""
+
+    _PAUSE = 30.0
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + self._PAUSE
+
+    def __call__(self, done: int, total: int, module: str) -> None:
+        if time.monotonic() >= self._next:
+            print(f"{done}/{total} modules, last {module}", file=sys.stderr, flush=True)
+            self._next = time.monotonic() + self._PAUSE
 
 
 def _say(line: str, quiet: bool) -> None:

@@ -140,6 +140,25 @@ def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         cli.main()
 
 
+def test_cache(tmp_path: Path, base: Path, call: Call) -> None:
+    assert "0 matrices" in call("cache")[1]
+    call("analyze", own_run(tmp_path / "run", base))
+    assert f"{tmp_path / 'cache' / 'bases'}: 6 matrices" in call("cache")[1]
+    assert "0 matrices, 0.0 MB" in call("cache", "--clear")[1]
+
+
+def test_a_long_analysis_in_a_log_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 10.0, 31.0, 31.0, 40.0])
+    monkeypatch.setattr("spectra.cli.time.monotonic", lambda: next(clock))
+    with cli._progress(quiet=False) as progress:
+        assert progress is not None
+        for done in range(1, 4):
+            progress(done, 9, "q_proj")
+    assert capsys.readouterr().err == "2/9 modules, last q_proj\n"
+
+
 def test_wrong_usage_exits_with_2(call: Call) -> None:
     assert call("analyze")[0] == 2
     assert call("analyse", "x")[0] == 2
