@@ -5,7 +5,7 @@
 >>> dw = run.update("model.layers.3.self_attn.q_proj", step=64)  # doctest: +SKIP
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from spectra.analysis.analyze import Options, analyze
 from spectra.analysis.bases import BasisCache
-from spectra.analysis.digests import FileDigests
 from spectra.analysis.plan import Plan, make_plan
 from spectra.config import cache_dir
 from spectra.errors import UsageError
@@ -130,7 +129,8 @@ class Run:
 
     def analyze(self, options: Options | None = None) -> Tables:
         """Return the tables, measuring what is not on disk yet."""
-        return analyze(self.path, options or Options(base=self._base_name)).tables
+        options = options or Options()
+        return analyze(self.path, replace(options, base=options.base or self._base_name)).tables
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}: {self.directory.describe()}, {self.method}, {len(self.modules)} modules)"
@@ -155,7 +155,7 @@ class Run:
 
     @cached_property
     def _plan(self) -> Plan:
-        return make_plan(self.directory, self._base_name, FileDigests(self.directory.analysis.digests))
+        return make_plan(self.directory, self._base_name)
 
     @cached_property
     def _base(self) -> TensorStore:

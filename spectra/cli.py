@@ -18,7 +18,7 @@ from spectra import __version__
 from spectra.errors import SpectraError
 
 if TYPE_CHECKING:
-    from spectra.analysis.analyze import Options
+    from spectra.analysis.analyze import Analysis, Options
 
 app = typer.Typer(
     name="spectra",
@@ -80,23 +80,28 @@ def analyze(
 ) -> None:
     """Write tables, verdict, figures and report of each run; called again, it reuses what is there."""
     from spectra.commands.analyze import analyze as command
+    from spectra.commands.compare import name_runs
 
-    results = []
-    for run in runs:
+    results: list[dict[str, Any]] = []
+    faults: list[SpectraError] = []
+    for name, run in name_runs(runs).items():
         # Several runs under one --out each get a directory of their own there.
-        where = out if out is None or len(runs) == 1 else out / run.resolve().name
-        with _progress(quiet or as_json) as progress:
-            done = command(run, _options(base, where, jobs, device, engine), progress=progress)
+        where = out if out is None or len(runs) == 1 else out / name
+        options = _options(base, where, jobs, device, engine)
+        try:
+            with _progress(quiet or as_json) as progress:
+                done = command(run, options, progress=progress)
+        except SpectraError as error:  # the others are analysed all the same
+            faults.append(error)
+            continue
         results.append({"run": str(run), "report": str(done.where.report_html), **done.verdict})
-        if not as_json:
-            _say(f"{run}: {done.run.describe()}", quiet)
-            _say(f"  coverage: {done.verdict['coverage']['text']}", quiet)
-            for skip in done.verdict["coverage"]["skipped"]:
-                _say(f"  skipped {skip['module']}: {skip['reason']}", quiet)
-            _say(f"  {done.reuse()}", quiet)
-            _say(f"  {done.verdict['summary']}", quiet)
-            _say(f"  report: {done.where.report_html}", quiet)
-    _say_json(results if len(results) > 1 else results[0], as_json)
+        _say_analysis(run, done, quiet or as_json)
+    if results:
+        _say_json(results if len(runs) > 1 else results[0], as_json)
+    for fault in faults[:-1]:
+        print(f"spectra: {fault}", file=sys.stderr)
+    if faults:
+        raise faults[-1]
 
 
 @app.command()
@@ -128,11 +133,16 @@ def study(
     quiet: Quiet = False,
 ) -> None:
     """Train a grid of runs, then compare them; called again, it finishes what is not finished."""
+    from spectra.commands.analyze import analyze as analyze_command
     from spectra.commands.compare import compare as compare_command
     from spectra.commands.study import study as command
 
     runs = command(recipe, out=out, workers=workers, quiet=quiet)
-    done = compare_command(runs, options=_options(None, None, workers, "cpu", engine))
+    options = _options(None, None, workers, "cpu", engine)
+    if len(runs) == 1:
+        _say_analysis(runs[0], analyze_command(runs[0], options), quiet)
+        return
+    done = compare_command(runs, out=runs[0].parent, options=options)
     _print_comparison(done.runs, quiet)
     _say(f"report: {done.report}", quiet)
 
@@ -189,6 +199,9 @@ def main() -> None:
         app()
     except SpectraError as error:
         _fail(error)
+    except OSError as error:  # a full disk, a directory that may not be written
+        where = error.filename or "a file"
+        _fail(SpectraError(error.strerror or str(error), where=where, cure="choose another --out, or make room"))
 
 
 def _fail(error: SpectraError) -> NoReturn:
@@ -200,11 +213,25 @@ def _fail(error: SpectraError) -> NoReturn:
 
 def _options(base: str | None, out: Path | None, jobs: int | None, device: str, engine: str) -> "Options":
     from spectra.analysis.analyze import Options
+    from spectra.analysis.engine import check_device
     from spectra.errors import UsageError
 
     if engine not in ("local", "ray"):
         raise UsageError(f"--engine is {engine!r}", cure="choose local or ray")
+    check_device(device)
     return Options(base=base, out=out, jobs=jobs, device=device, engine=cast(Any, engine))
+
+
+def _say_analysis(run: Path, done: "Analysis", quiet: bool) -> None:
+    _say(f"{run}: {done.run.describe()}", quiet)
+    _say(f"  coverage: {done.verdict['coverage']['text']}", quiet)
+    for skip in done.verdict["coverage"]["skipped"]:
+        _say(f"  skipped {skip['module']}: {skip['reason']}", quiet)
+    for ignored in done.verdict["coverage"]["ignored"]:
+        _say(f"  ignored {ignored['snapshot']}: {ignored['reason']}", quiet)
+    _say(f"  {done.reuse()}", quiet)
+    _say(f"  {done.verdict['summary']}", quiet)
+    _say(f"  report: {done.where.report_html}", quiet)
 
 
 @contextmanager

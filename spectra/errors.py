@@ -80,3 +80,7 @@ class DivergedError(SpectraError, ArithmeticError):
 
 class StudyError(SpectraError, RuntimeError):
     """Some runs of a study failed; the others are done."""
+
+
+class EngineError(SpectraError, RuntimeError):
+    """The processes that compute failed, and not the data."""

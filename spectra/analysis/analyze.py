@@ -11,14 +11,15 @@ import pandas as pd
 from spectra.analysis import tasks as task_module
 from spectra.analysis.digests import FileDigests
 from spectra.analysis.engine import EngineName, choose_jobs, run_tasks
-from spectra.analysis.plan import Plan, make_plan
+from spectra.analysis.plan import Plan, content_keys, make_plan
 from spectra.analysis.store import RowStore
 from spectra.analysis.verdicts import judge
 from spectra.config import cache_dir
 from spectra.errors import CorruptFileError
-from spectra.runs.atomic import write_json
+from spectra.runs.atomic import read_json, write_json
 from spectra.runs.directory import RunDirectory, open_run
 from spectra.runs.layout import AnalysisLayout
+from spectra.runs.lock import exclusive
 from spectra.runs.tables import Tables, conform, read_table, write_table
 
 # A kill loses at most this many seconds of finished rows.
@@ -74,8 +75,8 @@ class Analysis:
         What the report names: run, base, method, steps, versions.
     plan
         What there was to do.
-    rows_reused, rows_computed
-        Module × snapshot pairs whose rows were reused or computed.
+    rows_reused, rows_computed, rows_dropped
+        Module × snapshot pairs whose rows were reused, computed, or dropped since their snapshot changed or is gone.
     bases_reused, bases_computed
         Base decompositions taken from the cache or made.
     changed
@@ -90,15 +91,17 @@ class Analysis:
     plan: Plan
     rows_reused: int
     rows_computed: int
+    rows_dropped: int
     bases_reused: int
     bases_computed: int
     changed: bool
 
     def reuse(self) -> str:
         """Return one line that says what was reused."""
+        gone = f", {self.rows_dropped} of snapshots that changed or are gone dropped" if self.rows_dropped else ""
         return (
             f"tables: {self.rows_reused} of {self.rows_reused + self.rows_computed} module snapshots reused, "
-            f"{self.rows_computed} computed; bases: {self.bases_reused} reused, {self.bases_computed} decomposed"
+            f"{self.rows_computed} computed{gone}; bases: {self.bases_reused} reused, {self.bases_computed} decomposed"
         )
 
 
@@ -122,19 +125,42 @@ def analyze(path: Path, options: Options | None = None, progress: Progress | Non
     options = options or Options()
     run = open_run(path)
     where = run.analysis if options.out is None else AnalysisLayout(options.out)
+    plan = make_plan(run, options.base)
+    with exclusive(where.lock, "analysing into this directory"):
+        return _analyze(plan, where, options, progress)
+
+
+def _analyze(plan: Plan, where: AnalysisLayout, options: Options, progress: Progress | None) -> Analysis:
+    run = plan.run
     digests = FileDigests(where.digests)
-    plan = make_plan(run, options.base, digests)
+    keys = content_keys(plan, digests)
     digests.save()
-    store = RowStore(where, plan.keys)
+    store = RowStore(where, keys)
     reused = len(store.done() & plan.pairs)
     bases = _measure(plan, store, options, progress)
     computed = len(plan.pairs) - reused
     changed = bool(computed or store.dropped or store.has_parts or _series_changed(where, run.series()))
     tables = _finish(store, run, where) if changed else Tables.read(where)
     facts = _facts(plan)
-    verdict = {**judge(tables, coverage(plan)), "facts": facts}
-    write_json(where.verdict, verdict)
-    return Analysis(run, where, tables, verdict, facts, plan, reused, computed, bases[0], bases[1], changed)
+    only_start = run.initial is not None and len(run.snapshots) == 1
+    verdict = {**judge(tables, coverage(plan), only_start=only_start), "facts": facts}
+    if changed or not where.verdict.exists() or read_json(where.verdict) != verdict:
+        where.report_html.unlink(missing_ok=True)  # a page of other numbers must not outlive them
+        write_json(where.verdict, verdict)
+    return Analysis(
+        run=run,
+        where=where,
+        tables=tables,
+        verdict=verdict,
+        facts=facts,
+        plan=plan,
+        rows_reused=reused,
+        rows_computed=computed,
+        rows_dropped=store.dropped,
+        bases_reused=bases[0],
+        bases_computed=bases[1],
+        changed=changed,
+    )
 
 
 def coverage(plan: Plan) -> dict[str, Any]:
@@ -178,6 +204,7 @@ def _measure(plan: Plan, store: RowStore, options: Options, progress: Progress |
 
 
 def _finish(store: RowStore, run: RunDirectory, where: AnalysisLayout) -> Tables:
+    where.report_html.unlink(missing_ok=True)
     frames = store.finish()
     tables = Tables(**frames, series=conform("series", run.series()))
     write_table(tables.series, where.table("series"))

@@ -36,7 +36,11 @@ class Comparison:
 def compare(analyses: Mapping[str, Analysis]) -> Comparison:
     """Compare analysed runs, by the name that each shall have."""
     scores = {name: _scores(analysis) for name, analysis in analyses.items()}
-    rows = [_row(name, analysis, scores[name]) for name, analysis in analyses.items()]
+    common = set.intersection(*(set(found) for found in scores.values())) if scores else set()
+    benchmark = min(common, default=None)  # numbers of different benchmarks never share a column
+    rows = [_row(name, analysis, scores[name].get(benchmark or "")) for name, analysis in analyses.items()]
+    for row in rows:
+        row["benchmark"] = benchmark
     return Comparison(pd.DataFrame(rows), _pairs(scores))
 
 
@@ -52,11 +56,10 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _row(name: str, analysis: Analysis, scores: dict[str, tuple[pd.Series, pd.Series]]) -> dict[str, Any]:
+def _row(name: str, analysis: Analysis, scores: tuple[pd.Series, pd.Series] | None) -> dict[str, Any]:
     plan, tables = analysis.plan, analysis.tables
     matrices = matrices_at(tables, tables.last_step)
     rate = curves.curve(tables.series, "learning_rate")
-    deciding = analysis.verdict["evidence"][0] if analysis.verdict["verdict"] != "healthy" else {}
     return {
         "run": name,
         "method": plan.method,
@@ -70,7 +73,7 @@ def _row(name: str, analysis: Analysis, scores: dict[str, tuple[pd.Series, pd.Se
         "effective_rank": float(matrices["effective_rank"].median()),
         **_place(analysis),
         "verdict": analysis.verdict["verdict"],
-        "onset_step": deciding.get("first_step"),
+        "onset_step": analysis.verdict["onset_step"],
     }
 
 
@@ -80,11 +83,11 @@ def _reward(series: pd.DataFrame) -> dict[str, float]:
     return {"reward_start": start, "reward_end": end}
 
 
-def _accuracy(scores: dict[str, tuple[pd.Series, pd.Series]]) -> dict[str, float]:
-    """Return the accuracy on the first benchmark at the first and the last evaluation."""
-    if not scores:
+def _accuracy(scores: tuple[pd.Series, pd.Series] | None) -> dict[str, float]:
+    """Return the accuracy at the first and the last evaluation, with the last one's interval."""
+    if scores is None:
         return dict.fromkeys(("accuracy_start", "accuracy_end", "accuracy_low", "accuracy_high"), math.nan)
-    first, last = next(iter(scores.values()))
+    first, last = scores
     low, high = wilson(float(last.mean()), len(last))
     return {
         "accuracy_start": float(first.mean()),

@@ -4,12 +4,13 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Literal
 
 import torch
 
 from spectra.analysis.tasks import ModuleResult, ModuleTask, run_task
-from spectra.errors import MissingDependencyError, UsageError
+from spectra.errors import EngineError, MissingDependencyError, UsageError
 
 EngineName = Literal["local", "ray"]
 
@@ -32,6 +33,23 @@ def choose_jobs(tasks: Sequence[ModuleTask], jobs: int | None) -> int:
     # An SVD of an O × I matrix is about 10·O·I·min(O, I) operations; min ≤ √size.
     operations = sum(10 * task.size**1.5 * (1 + len(task.snapshots)) for task in tasks)
     return max(1, min(os.cpu_count() or 1, int(operations / _WORTH_A_PROCESS), len(tasks)))
+
+
+def check_device(device: str) -> None:
+    """Fail in one line where torch cannot compute in float64 on a device.
+
+    Raises
+    ------
+    UsageError
+        If there is no such device, or it has no float64.
+    """
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"--device {device} cannot be used ({reason})", cure="choose cpu, or cuda where it is"
+        ) from error
 
 
 def run_tasks(tasks: Sequence[ModuleTask], *, jobs: int, engine: EngineName) -> Iterator[ModuleResult]:
@@ -58,6 +76,12 @@ def _run_processes(tasks: Sequence[ModuleTask], jobs: int) -> Iterator[ModuleRes
         try:
             for future in as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise EngineError(
+                "a worker process died: too little memory, or a script that calls this outside `if __name__ == "
+                "'__main__':`",
+                cure="use --jobs 1 (Options(jobs=1)), or guard the script; finished rows are kept",
+            ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -9,6 +9,8 @@ from spectra.runs.tables import Tables
 
 # At this many standard deviations of the Haar null a mean over matrices is called more, or less, than chance.
 SIGNIFICANT = 3.0
+# Nearer to chance than this is said to be near chance, however many matrices make the null narrow.
+RELEVANT = 0.1
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,13 @@ class Location:
         return self.null.z(self.share)
 
     def words(self) -> str:
-        """Return the finding in words."""
-        name = f"{self.side} {self.subspace} {self.fraction:.0%}"
+        """Return the finding in words; z takes the matrices' orientations as independent."""
+        name = f"{self.side} {self.subspace} {self.fraction:.0%}: {self.lift:.2f} × chance"
         if abs(self.z) < SIGNIFICANT:
-            return f"{name}: {self.lift:.2f} × chance, indistinguishable from a random direction (z {self.z:+.1f})"
-        return f"{name}: {self.lift:.2f} × chance, {'more' if self.z > 0 else 'less'} than chance (z {self.z:+.1f})"
+            return f"{name}, indistinguishable from a random direction (z {self.z:+.1f})"
+        if abs(self.lift - 1) < RELEVANT:
+            return f"{name}, within {RELEVANT:.0%} of chance (z {self.z:+.1f})"
+        return f"{name}, {'more' if self.z > 0 else 'less'} than chance (z {self.z:+.1f})"
 
 
 def locate(tables: Tables, step: int, side: str, subspace: str = "principal", fraction: float = 0.1) -> Location | None:

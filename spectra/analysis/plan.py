@@ -38,8 +38,6 @@ class Plan:
         What is not analysed, with the reason.
     method
         The run's method.
-    keys
-        For each step, the key of the content that its rows depend on.
     trainable_parameters, total_parameters
         Numbers that train, and numbers in the base.
     """
@@ -50,7 +48,6 @@ class Plan:
     matrices: frozenset[str]
     skipped: Mapping[str, str]
     method: str
-    keys: Mapping[int, str]
     trainable_parameters: int
     total_parameters: int
 
@@ -83,8 +80,8 @@ class Plan:
         )
 
 
-def make_plan(run: RunDirectory, base: str | None, digests: FileDigests) -> Plan:
-    """Plan the analysis of a run.
+def make_plan(run: RunDirectory, base: str | None) -> Plan:
+    """Plan the analysis of a run. Reads headers only.
 
     Parameters
     ----------
@@ -92,8 +89,6 @@ def make_plan(run: RunDirectory, base: str | None, digests: FileDigests) -> Plan
         The run as recognised.
     base
         The base that the user named, or None to take the run's own.
-    digests
-        Digests of weight files.
 
     Raises
     ------
@@ -104,9 +99,6 @@ def make_plan(run: RunDirectory, base: str | None, digests: FileDigests) -> Plan
     store = TensorStore.open_model(base_dir)
     opened = {s.step: open_updates(s, store, run.initial) for s in run.snapshots}
     last = opened[run.snapshots[-1].step]
-    base_key = [digests.of(path) for path in sorted(set(store.files.values()))]
-    start_key = [] if run.initial is None else _contents(run.initial, digests)
-    settings = [VERSION, ALGORITHM, str(FRACTIONS), str(BINS), *base_key, *start_key]
     return Plan(
         run=run,
         base=base_dir,
@@ -114,10 +106,17 @@ def make_plan(run: RunDirectory, base: str | None, digests: FileDigests) -> Plan
         matrices=frozenset(module for updates in opened.values() for module in updates.matrices),
         skipped={module: why for updates in opened.values() for module, why in updates.skipped.items()},
         method=last.method if run.manifest is None else run.manifest.method,
-        keys={s.step: content_key(*settings, *_contents(s.path, digests)) for s in run.snapshots},
         trainable_parameters=last.size if run.manifest is None else sum(map(prod, run.manifest.trainable.values())),
         total_parameters=sum(map(prod, store.shapes.values())),
     )
+
+
+def content_keys(plan: Plan, digests: FileDigests) -> dict[int, str]:
+    """Return, for each step, the key of the content that its rows depend on: weights, base, start and settings."""
+    base = [digests.of(path) for path in sorted(set(TensorStore.open_model(plan.base).files.values()))]
+    start = [] if plan.run.initial is None else _contents(plan.run.initial, digests)
+    settings = [VERSION, ALGORITHM, str(FRACTIONS), str(BINS), *base, *start]
+    return {s.step: content_key(*settings, *_contents(s.path, digests)) for s in plan.run.snapshots}
 
 
 def _find_base(run: RunDirectory, base: str | None) -> Path:
@@ -127,8 +126,10 @@ def _find_base(run: RunDirectory, base: str | None) -> Path:
         raise BaseModelError(
             "does not say which base it was trained on", where=run.path, cure="give it with --base DIR_OR_HUB_ID"
         )
+    beside = [run.path / run.base_name, run.path.parent / run.base_name]  # a relative path, as seen from the run
+    found = next((path for path in beside if not Path(run.base_name).is_dir() and path.is_dir()), None)
     try:
-        return resolve_base(run.base_name, run.base_revision)
+        return resolve_base(run.base_name if found is None else str(found), run.base_revision)
     except BaseModelError as error:
         raise BaseModelError(
             f"its base {run.base_name!r} cannot be had ({error.what})", where=run.path, cure="give it with --base"

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from spectra.analysis.bases import BasisCache
 from spectra.analysis.measure import Measurement, Row, kind_of, layer_of, measure_matrix, measure_vector
@@ -17,6 +18,9 @@ from spectra.errors import BaseModelError
 from spectra.runs.directory import Snapshot
 from spectra.weights.tensors import TensorStore, digest
 from spectra.weights.updates import Updates, open_updates, parameter_name
+
+# Dtypes whose numbers are the weights themselves; float8 and integers need a scale that is stored elsewhere.
+_PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ def run_task(task: ModuleTask) -> ModuleResult:
     stored = store[parameter]
     found = digest(stored)
     _check_identity(task, parameter, found)
+    _check_numbers(task, parameter, stored)
     weight = stored.to(task.device, torch.float64)
     basis, reused = BasisCache(task.cache).get(found, weight) if weight.ndim == 2 else (None, None)
     rows: dict[str, list[Row]] = {"modules": [], "projection": [], "profile": [], "spectrum": []}
@@ -119,6 +124,17 @@ def _base(directory: Path) -> TensorStore:
 @cache
 def _updates(snapshot: Snapshot, base: Path, initial: Path | None) -> Updates:
     return open_updates(snapshot, _base(base), initial)
+
+
+def _check_numbers(task: ModuleTask, parameter: str, stored: Tensor) -> None:
+    if stored.dtype not in _PLAIN:
+        raise BaseModelError(
+            f"{parameter} is stored as {stored.dtype}, which is quantised or scaled",
+            where=task.base,
+            cure="give the full-precision base with --base",
+        )
+    if not bool(torch.isfinite(stored).all()):
+        raise BaseModelError(f"{parameter} holds NaN or infinity", where=task.base, cure="download the base again")
 
 
 def forget() -> None:

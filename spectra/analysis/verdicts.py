@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
+import pandas as pd
 
 from spectra.analysis import curves
 from spectra.analysis.location import locate, matrices_at
@@ -21,7 +21,9 @@ _MATRICES_OVER_LIMIT = 0.1
 _NO_GRADIENT = 0.95
 # A reward that starts here has nothing left to learn.
 _CEILING = 0.95
-_RISE = 2.0
+_RISE = 3.0
+_FALL = -5.0
+_LAST_LOGGED = 3
 _STEPS_TO_JUDGE = 20
 
 ACTIONS = {
@@ -63,19 +65,30 @@ class Evidence:
 Finding = tuple[str | None, list[Evidence]]
 
 
-def judge(tables: Tables, coverage: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of ``verdict.json``."""
-    findings = [rule(tables) for rule in RULES]
+def judge(tables: Tables, coverage: dict[str, Any], *, only_start: bool = False) -> dict[str, Any]:
+    """Return the content of ``verdict.json``.
+
+    Parameters
+    ----------
+    tables
+        The run's tables.
+    coverage
+        What was analysed.
+    only_start
+        Whether step 0 is the only snapshot of a run that has just begun.
+    """
+    findings = [rule(tables) for rule in (RULES if not only_start else ())]
     verdict = next((name for name, _ in findings if name is not None), "healthy")
     deciding = [e for name, found in findings if name == verdict for e in found]
     others = [e for name, found in findings if name != verdict for e in found]
     return {
         "verdict": verdict,
-        "summary": _summary(verdict, deciding, tables),
+        "summary": _ONLY_START if only_start else _summary(verdict, deciding, tables),
         "action": ACTIONS[verdict],
+        "onset_step": deciding[0].first_step if deciding and verdict != "healthy" else None,
         "evidence": [_plain(e) for e in deciding + others],
         "coverage": coverage,
-        "modules": _modules(tables),
+        "modules": {} if only_start else _modules(tables),
     }
 
 
@@ -87,26 +100,39 @@ def _not_finite(tables: Tables) -> Finding:
         count = int(broken[broken["step"] == broken["step"].max()]["module"].nunique())
         says = f"the update of {count} modules holds NaN or infinity since step {step}"
         return "diverging", [Evidence("non_finite_modules", float(count), 0.0, 1.0, step, says)]
-    for name in ("grad_norm", "loss"):
-        if name in tables.series.columns:
-            bad = tables.series[np.isinf(tables.series[name])]
-            if len(bad):
-                step = int(bad["step"].iloc[0])
-                says = f"{name} is infinite since step {step}"
-                return "diverging", [Evidence(name, None, None, None, step, says)]
-    return None, []
+    return _broken_log(tables)
+
+
+def _broken_log(tables: Tables) -> Finding:
+    """Find a log that ends in numbers that are not finite; one that recovered is only mentioned."""
+    if "non_finite" not in tables.series.columns:
+        return None, []
+    broken = tables.series["non_finite"].fillna(0) > 0
+    step = int(tables.series["step"][broken].iloc[0])
+    says = f"{int(broken.sum())} logged steps have a loss, gradient or reward that is not finite, first step {step}"
+    evidence = [Evidence("non_finite_steps", float(broken.sum()), 0.0, None, step, says)]
+    return ("diverging" if bool(broken.tail(_LAST_LOGGED).any()) else None), evidence
 
 
 def _reward_collapse(tables: Tables) -> Finding:
     """Find a reward that fell under half of its best."""
     found = curves.collapse(curves.curve(tables.series, "reward"))
     if found is None:
-        return None, []
+        return _reward_fall(tables)
     says = (
         f"reward fell from {found.best:.2f} (best window) to {found.end:.2f} (last window), under half of its best "
         f"since step {found.onset} (z {found.z:.0f})"
     )
     return "reward_collapsed", [Evidence("reward", found.end, found.best, found.threshold, found.onset, says)]
+
+
+def _reward_fall(tables: Tables) -> Finding:
+    """Find a reward that ends well below where it began, short of half: training makes the policy worse."""
+    found = curves.change(curves.curve(tables.series, "reward"))
+    if found is None or found.z > _FALL:
+        return None, []
+    says = f"reward fell from {found.start:.2f} (first window) to {found.end:.2f} (last window), z {found.z:.0f}"
+    return "reward_collapsed", [Evidence("reward", found.end, found.start, None, None, says)]
 
 
 def _size(tables: Tables) -> Finding:
@@ -145,7 +171,7 @@ def _gradient(tables: Tables) -> Finding:
     says = f"{share:.0%} of the groups had equal rewards and gave no gradient"
     evidence = [Evidence("zero_advantage_share", share, None, _NO_GRADIENT, None, says)]
     reward = curves.curve(tables.series, "reward")
-    solved = not reward.empty and float(reward.mean()) >= _CEILING
+    solved = _is_share(reward) and float(reward.mean()) >= _CEILING
     return ("not_learning" if share >= _NO_GRADIENT and not solved else None), evidence
 
 
@@ -160,9 +186,15 @@ def _learning(tables: Tables) -> Finding:
     says = f"reward went from {found.start:.2f} (first window) to {found.end:.2f} (last window), z {found.z:+.1f}"
     if found.steps < _STEPS_TO_JUDGE:
         says += f"; {found.steps} steps are too few to judge by"
-    judged = found.steps >= _STEPS_TO_JUDGE and found.start < _CEILING
+    solved = _is_share(reward) and found.start >= _CEILING
+    judged = found.steps >= _STEPS_TO_JUDGE and not solved
     verdict = "not_learning" if judged and found.z < _RISE else None
     return verdict, [Evidence("reward_change", size, 0.0, None, None, says)]
+
+
+def _is_share(reward: pd.Series) -> bool:
+    """Return whether rewards lie between 0 and 1, so that 1 is known to be the most."""
+    return not reward.empty and float(reward.min()) >= 0 and float(reward.max()) <= 1
 
 
 def _location(tables: Tables) -> Finding:
@@ -183,6 +215,9 @@ RULES: tuple[Callable[[Tables], Finding], ...] = (
     _learning,
     _location,
 )
+
+
+_ONLY_START = "Only step 0 is saved: nothing to judge yet."
 
 
 def _summary(verdict: str, deciding: list[Evidence], tables: Tables) -> str:

@@ -31,6 +31,6 @@ def analyze(
     from spectra.commands.draw import draw
 
     done = analyze_run(run, options, progress)
-    if done.changed or not done.where.report_html.exists():
+    if not done.where.report_html.exists():
         draw(done.tables, done.verdict, done.facts, done.where)
     return done

@@ -38,7 +38,7 @@ def compare(runs: Sequence[Path], *, out: Path | None = None, options: "Options 
     runs
         Two or more runs.
     out
-        Where the page, its figures and tables go; the runs' common directory if None, else ``comparison``.
+        Where the page, its figures and tables go; ``comparison`` beside the runs if None.
     options
         How to analyse.
 
@@ -81,6 +81,6 @@ def name_runs(runs: Sequence[Path]) -> dict[str, Path]:
 
 
 def default_out(runs: Sequence[Path]) -> Path:
-    """Return the directory that holds all runs, or ``comparison`` where they lie apart."""
+    """Return ``comparison`` beside the runs, or in the working directory where they lie apart."""
     parents = {path.resolve().parent for path in runs}
-    return runs[0].parent if len(parents) == 1 else Path("comparison")
+    return (runs[0].parent if len(parents) == 1 else Path()) / "comparison"

@@ -210,11 +210,11 @@ def _lift_plate(tables: Tables) -> Plate:
 
 def _mark_verdict(axes: list[Axes], verdict: Mapping[str, Any]) -> None:
     """Write the verdict in words above the top panel, and its first step as a line through all."""
-    onsets = [item["first_step"] for item in verdict.get("evidence", []) if item.get("first_step") is not None]
+    onset = verdict.get("onset_step")
     words = str(verdict.get("verdict", "")).replace("_", " ")
     with styled():
         if words:
-            axes[0].set_title(f"verdict: {words}" + (f", from step {min(onsets)}" if onsets else ""), loc="right")
-        if onsets and words != "healthy":
+            axes[0].set_title(f"verdict: {words}" + (f", from step {onset}" if onset is not None else ""), loc="right")
+        if onset is not None:
             for ax in axes:
-                ax.axvline(min(onsets), color=MUTED, linestyle=(0, (1, 2)), linewidth=0.8, zorder=0.6)
+                ax.axvline(onset, color=MUTED, linestyle=(0, (1, 2)), linewidth=0.8, zorder=0.6)

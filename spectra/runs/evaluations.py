@@ -37,4 +37,6 @@ def problem_scores(file: Path) -> pd.Series:
             raise CorruptFileError(
                 "is no generation with problem and correct", where=f"{file}:{number}", cure="evaluate again"
             ) from error
+    if not scores:
+        raise CorruptFileError("holds no generation", where=file, cure="evaluate again")
     return pd.Series({problem: sum(marks) / len(marks) for problem, marks in scores.items()}, dtype="float64")

@@ -143,6 +143,11 @@ class AnalysisLayout:
         return self.root / "state.json"
 
     @property
+    def lock(self) -> Path:
+        """Held by the process that analyses."""
+        return self.root / ".lock"
+
+    @property
     def digests(self) -> Path:
         """Digests of the run's weight files, valid while their size and time stay."""
         return self.root / "digests.json"

@@ -26,6 +26,10 @@ CANONICAL: Mapping[str, str] = {
 }
 
 
+# Of these a value that is not finite means that training broke; others, such as a mean over nothing, may well be NaN.
+_WATCHED = ("loss", "grad_norm", "reward", "entropy", "kl")
+
+
 def canonical(record: Mapping[str, Any]) -> dict[str, float]:
     """Return the finite and non-finite numbers of a logged record as floats under canonical names.
 
@@ -75,7 +79,7 @@ def read_metrics(path: Path) -> pd.DataFrame:
 
 def read_trainer_state(path: Path) -> pd.DataFrame:
     """Read the logged history of an HF Trainer or TRL run."""
-    history = read_json(path).get("log_history", [])
+    history = read_json(path).get("log_history") or []
     return _frame([record for record in history if isinstance(record, dict) and "step" in record])
 
 
@@ -101,7 +105,12 @@ def _frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     by_step: dict[int, dict[str, float]] = {}
     for record in records:
         by_step.setdefault(int(record["step"]), {}).update(canonical(record))
-    rows = [{**row, "step": step} for step, row in sorted(by_step.items())]
+    rows: list[dict[str, float]] = [{**row, "step": step} for step, row in sorted(by_step.items())]
+    for row in rows:
+        # In a table NaN stands for "not logged" too, so what was logged as not finite is counted.
+        broken = sum(not math.isfinite(row[name]) for name in _WATCHED if name in row)
+        if broken:
+            row["non_finite"] = float(broken)
     frame = pd.DataFrame(rows, columns=None if rows else ["step"])
     columns = ["step", *[column for column in frame.columns if column != "step"]]
     return frame[columns].astype({"step": "int64"})

@@ -70,7 +70,8 @@ PROFILE: Schema = {
     "expected": "float64",
 }
 SPECTRUM: Schema = {"step": "int64", "module": "str", "index": "int64", "sigma": "float64"}
-SERIES: Schema = {"step": "int64"}  # further columns are what the run logged, see ``spectra.runs.series``
+# Further columns are what the run logged, see ``spectra.runs.series``; ``non_finite`` counts what was logged as NaN, ∞.
+SERIES: Schema = {"step": "int64"}
 
 SCHEMAS: Mapping[str, Schema] = {
     "modules": MODULES,

@@ -3,6 +3,7 @@
 The trainer asks a callback for every event by name; these classes answer the events that concern them.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -132,6 +133,8 @@ class DivergenceStop(Callback):
         """Raise :class:`DivergedError` where a gradient holds NaN or ∞."""
         for name, parameter in model.named_parameters():
             if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+                # The step's own record is never written: without this the log would end as if nothing had happened.
+                append_metrics(self._layout.metrics, {"step": state.global_step + 1, "grad_norm": math.nan})
                 raise DivergedError(
                     f"the gradient of {name} at step {state.global_step + 1} is not finite",
                     where=self._layout.root,

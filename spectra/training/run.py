@@ -1,8 +1,6 @@
 """One training run: start, go on, or leave alone, decided in one place."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 
@@ -10,6 +8,7 @@ from spectra.config import dump, first_difference, load
 from spectra.errors import BaseModelError, RunExistsError
 from spectra.runs.atomic import write_text
 from spectra.runs.layout import RunLayout
+from spectra.runs.lock import exclusive
 from spectra.runs.manifest import BaseIdentity, Manifest, describe_environment, now
 from spectra.runs.series import truncate_metrics
 from spectra.training.callbacks import Callback, DivergenceStop, Evaluation, Metrics, ProgressReports, Snapshots
@@ -77,7 +76,7 @@ def train(recipe: Recipe, out: Path, *, overwrite: bool = False, quiet: bool = F
         if plan is Plan.LEAVE:
             reporter.say(f"{out}: already finished, nothing to do")
         else:
-            with _alone(layout):
+            with exclusive(layout.lock, "training this run"):
                 if overwrite:
                     clear(layout)
                 _train(recipe, layout, plan, reporter)
@@ -114,21 +113,6 @@ def clear(layout: RunLayout) -> None:
         shutil.rmtree(directory, ignore_errors=True)
     for file in (layout.metrics, layout.manifest, layout.recipe):
         file.unlink(missing_ok=True)
-
-
-@contextmanager
-def _alone(layout: RunLayout) -> Iterator[None]:
-    """Hold the run directory against other processes; the system lets go when this one dies, however it dies."""
-    import fcntl
-
-    layout.root.mkdir(parents=True, exist_ok=True)
-    with layout.lock.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            cure = "wait for it, or choose another --out"
-            raise RunExistsError("another process is training this run", where=layout.root, cure=cure) from error
-        yield
 
 
 def _foreign(layout: RunLayout) -> Path | None:

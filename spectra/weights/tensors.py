@@ -5,6 +5,7 @@ Never unpickles: ``pytorch_model.bin`` is refused with the way to convert it.
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ class TensorStore(Mapping[str, Tensor]):
         return cls(files, directory)
 
     def __getitem__(self, name: str) -> Tensor:
-        with _opened(self._file(name)) as file:
+        with _opened(self._file(name)) as file, self._named(name):
             tensor: Tensor = file.get_tensor(name)
             return tensor
 
@@ -101,8 +102,20 @@ class TensorStore(Mapping[str, Tensor]):
         for path in sorted(set(self.files.values())):
             with _opened(path) as file:
                 for name in (name for name, holder in self.files.items() if holder == path):
-                    found[name] = tuple(file.get_slice(name).get_shape())
+                    with self._named(name):
+                        found[name] = tuple(file.get_slice(name).get_shape())
         return found
+
+    @contextmanager
+    def _named(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except SafetensorError as error:
+            raise CorruptFileError(
+                f"does not hold {name}, which its index names ({error})",
+                where=self.files[name],
+                cure="download it again",
+            ) from error
 
     def _file(self, name: str) -> Path:
         if name not in self.files:

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from spectra.analysis import engine, tasks
 from spectra.analysis.analyze import Analysis, Options, analyze
-from spectra.errors import BaseModelError, MissingInitialError, RunNotFoundError, UsageError
+from spectra.errors import BaseModelError, MissingInitialError, RunExistsError, RunNotFoundError, UsageError
 from spectra.runs.layout import AnalysisLayout, RunLayout
+from spectra.runs.lock import exclusive
 from spectra.runs.tables import SCHEMAS, Tables
 from tests import oracles
 from tests.builders import (
@@ -91,7 +92,9 @@ def test_a_removed_snapshot_leaves_the_tables(tmp_path: Path, base: Path) -> Non
     run = own_run(tmp_path / "run", base)
     run_analysis(run, tmp_path)
     shutil.rmtree(RunLayout(run).snapshot(4))
-    assert set(run_analysis(run, tmp_path).tables.modules["step"]) == {0, 2}
+    done = run_analysis(run, tmp_path)
+    assert set(done.tables.modules["step"]) == {0, 2}
+    assert "6 of snapshots that changed or are gone dropped" in done.reuse()
 
 
 def test_a_killed_analysis_keeps_what_was_finished(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +117,41 @@ def test_a_killed_analysis_keeps_what_was_finished(tmp_path: Path, base: Path, m
     assert (done.rows_reused, done.rows_computed) == (12, 6)
     assert not AnalysisLayout(run / "spectra").parts.exists()
     assert_same(done.tables, whole.tables)
+
+
+def test_a_report_of_other_numbers_does_not_outlive_them(tmp_path: Path, base: Path) -> None:
+    run = own_run(tmp_path / "run", base)
+    where = run_analysis(run, tmp_path).where
+    where.report_html.write_text("the page")
+    run_analysis(run, tmp_path)
+    assert where.report_html.exists()
+    write_adapter(RunLayout(run).snapshot(6), lora_config(str(base)), small_factors(scale=6e-3))
+    run_analysis(run, tmp_path)  # a kill before the page is drawn leaves none, so that the next call draws it
+    assert not where.report_html.exists()
+
+
+def test_two_analyses_of_one_directory_exclude_each_other(tmp_path: Path, base: Path) -> None:
+    run = own_run(tmp_path / "run", base)
+    with exclusive(RunLayout(run).analysis.lock, "analysing"), pytest.raises(RunExistsError, match="another process"):
+        run_analysis(run, tmp_path)
+
+
+def test_bases_whose_numbers_are_not_weights_are_refused(tmp_path: Path, base: Path) -> None:
+    tensors = load_file(base / "model.safetensors")
+    run = write_adapter(tmp_path / "run", lora_config("b"), small_factors())
+    fp8 = write_model(tmp_path / "fp8", {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()})
+    with pytest.raises(BaseModelError, match="float8_e4m3fn, which is quantised or scaled; give the full-precision"):
+        run_analysis(run, tmp_path, base=str(fp8))
+    tensors["model.layers.0.self_attn.q_proj.weight"][0, 0] = torch.nan
+    broken = write_model(tmp_path / "broken", tensors)
+    with pytest.raises(BaseModelError, match=r"layers\.0\.self_attn\.q_proj\.weight holds NaN"):
+        run_analysis(run, tmp_path, base=str(broken))
+
+
+def test_a_relative_base_is_found_beside_the_run(tmp_path: Path) -> None:
+    small_base(tmp_path / "models" / "base")
+    run = write_adapter(tmp_path / "run", lora_config("models/base"), small_factors())
+    assert run_analysis(run, tmp_path).verdict["coverage"]["analysed"] == 6
 
 
 def test_processes_give_the_same_tables(tmp_path: Path, base: Path) -> None:

@@ -25,6 +25,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
 def series(reward: Any, **more: Any) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     values = np.asarray(reward) + 0.02 * rng.normal(size=len(reward))
+    values = np.minimum(values, max(1.0, np.max(reward)))
     return pd.DataFrame({"step": range(1, len(values) + 1), "reward": values, **more})
 
 
@@ -38,7 +39,9 @@ CASES: dict[str, tuple[Any, dict[str, float], str]] = {
     "a rise that stays": ([0.3] * 10 + [0.8] * 50, {}, "healthy"),
     "at the ceiling from the start": ([0.99] * 60, {"zero_advantage_share": 0.97}, "healthy"),
     "flat": ([0.3] * 60, {}, "not_learning"),
-    "falling a little": (np.linspace(0.8, 0.6, 60), {}, "not_learning"),
+    "falling": (np.linspace(0.8, 0.55, 60), {}, "reward_collapsed"),
+    "flat above one": ([1.2] * 60, {}, "not_learning"),
+    "a collapse after one outlier": ([-5] + [0.8] * 29 + [0.2] * 30, {}, "reward_collapsed"),
     "no gradient": ([0.0] * 60, {"zero_advantage_share": 1.0}, "not_learning"),
     "a collapse": ([0.3] * 10 + [0.7] * 20 + [0.01] * 30, {}, "reward_collapsed"),
     "a collapse from the start": ([0.3] * 8 + [0.0] * 52, {"zero_advantage_share": 0.97}, "reward_collapsed"),
@@ -99,8 +102,20 @@ def test_weights_that_did_not_move_are_not_learning(grown: Any) -> None:
     assert {module["verdict"] for module in found["modules"].values()} == {"not_learning"}
 
 
-def test_not_finite_logs_are_diverging(tables: Tables) -> None:
-    curve = series(np.linspace(0.3, 0.8, 60), grad_norm=[1.0] * 40 + [np.inf] * 20)
+def test_a_log_that_ends_in_numbers_that_are_not_finite_is_diverging(tables: Tables) -> None:
+    curve = series(np.linspace(0.3, 0.8, 60), non_finite=[np.nan] * 40 + [1.0] * 20)
     found = verdict(tables, curve)
     assert found["verdict"] == "diverging"
-    assert found["evidence"][0]["first_step"] == 41
+    assert found["onset_step"] == found["evidence"][0]["first_step"] == 41
+
+
+def test_one_skipped_step_is_mentioned_and_no_fault(tables: Tables) -> None:
+    curve = series(np.linspace(0.3, 0.8, 60), non_finite=[np.nan] * 20 + [1.0] + [np.nan] * 39)
+    found = verdict(tables, curve)
+    assert (found["verdict"], found["onset_step"]) == ("healthy", None)
+    assert any(e["metric"] == "non_finite_steps" and e["first_step"] == 21 for e in found["evidence"])
+
+
+def test_a_run_that_has_just_begun_is_not_judged(tables: Tables) -> None:
+    found = judge(tables, {"text": ""}, only_start=True)
+    assert (found["verdict"], found["summary"]) == ("healthy", "Only step 0 is saved: nothing to judge yet.")

@@ -97,8 +97,8 @@ def test_compare(tmp_path: Path, base: Path, call: Call) -> None:
     code, out, _ = call("compare", a, b)
     assert code == 0
     assert "lora" in out and "dora" in out and "healthy" in out
-    assert f"report: {tmp_path / 'runs' / 'report.html'}" in out
-    assert (tmp_path / "runs" / "comparison.parquet").exists()
+    assert f"report: {tmp_path / 'runs' / 'comparison' / 'report.html'}" in out
+    assert (tmp_path / "runs" / "comparison" / "comparison.parquet").exists()
     code, out, _ = call("compare", a, b, "--json", "--out", tmp_path / "other")
     assert [row["run"] for row in json.loads(out)] == ["a", "b"]
     code, _, err = call("compare", a)
@@ -113,6 +113,8 @@ FAULTS: dict[str, tuple[list[str], int, str]] = {
     "pissa without its start": (["analyze", "PISSA"], 1, "needs the adapter of step 0"),
     "another base": (["analyze", "RUN", "--base", "OTHER"], 1, "is not the tensor that this run was trained on"),
     "no such engine": (["analyze", "RUN", "--engine", "dask"], 2, "choose local or ray"),
+    "no such device": (["analyze", "RUN", "--device", "abacus"], 2, "choose cpu"),
+    "an output that cannot be made": (["analyze", "RUN", "--out", "/proc/nowhere"], 1, "choose another --out"),
     "no jobs": (["analyze", "RUN", "--jobs", "0"], 2, "give 1 or more"),
     "no such recipe": (["train", "absent.yaml"], 2, "absent.yaml"),
     "no such method": (["methods", "lorra"], 2, "lora"),
@@ -131,6 +133,16 @@ def test_faults_are_one_line_with_the_cure(tmp_path: Path, base: Path, call: Cal
     assert (code, out) == (expected, "")
     assert err.count("\n") == 1 and err.startswith("spectra: ")
     assert says in err
+
+
+def test_one_bad_run_does_not_stop_the_others(tmp_path: Path, base: Path, call: Call) -> None:
+    one, two = own_run(tmp_path / "a" / "run", base), own_run(tmp_path / "b" / "run", base)
+    code, out, err = call("analyze", tmp_path / "absent", one, two, "--out", tmp_path / "out", "--json")
+    assert code == 1 and "absent: no such directory" in err
+    assert [row["run"] for row in json.loads(out)] == [str(one), str(two)]
+    # Runs of the same name do not overwrite each other.
+    assert {p.parent.name for p in (tmp_path / "out").rglob("verdict.json")} == {"run"}
+    assert len(list((tmp_path / "out").rglob("verdict.json"))) == 2
 
 
 def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

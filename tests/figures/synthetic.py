@@ -153,6 +153,7 @@ def verdict(word: str = "healthy") -> dict:
         if sick
         else "ΔW grows steadily, keeps its rank, and the reward rises.",
         "action": "Lower the learning rate and start again from step 32." if sick else "Nothing to do.",
+        "onset_step": 40 if sick else None,
         "evidence": [
             {"metric": "relative_fro", "value": 0.213 if sick else 2.1e-3, "null": None, "threshold": 0.02,
              "first_step": 40 if sick else None, "says": "median ‖ΔW‖/‖W‖ of the last snapshot"},
