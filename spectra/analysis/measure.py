@@ -73,14 +73,14 @@ def measure_matrix(weight: Float64[Tensor, "o i"], basis: Basis, update: Operato
     """
     if not _is_finite(update):
         return Measurement([_not_finite_row(basis, update)])
-    factors = update.svd()
-    aligned = align(basis, weight, factors)
-    concentration = float((spectrum.energy_shares(factors.s) ** 2).sum())
+    aligned = align(basis, weight, update)
+    sigma = aligned.sigma
+    concentration = float((spectrum.energy_shares(sigma) ** 2).sum())
     return Measurement(
-        [_module_row(basis, update, factors.s, aligned)],
+        [_module_row(basis, update, sigma, aligned)],
         [row for k_fraction in FRACTIONS for row in _projection_rows(aligned, basis, concentration, k_fraction)],
         _profile_rows(aligned, basis),
-        [{"index": index, "sigma": sigma} for index, sigma in enumerate(factors.s.tolist())],
+        [{"index": index, "sigma": sigma} for index, sigma in enumerate(sigma.tolist())],
     )
 
 
@@ -139,8 +139,8 @@ def _projection_rows(aligned: Alignment, basis: Basis, concentration: float, fra
     out = []
     for subspace, chosen in (("principal", slice(0, k)), ("minor", slice(directions - k, directions))):
         shares = {
-            "left": float(aligned.left_profile()[chosen].sum()),
-            "right": float(aligned.right_profile()[chosen].sum()),
+            "left": float(aligned.left_profile[chosen].sum()),
+            "right": float(aligned.right_profile[chosen].sum()),
             "joint": aligned.joint_share(chosen),
         }
         for side, null in nulls.items():
@@ -154,8 +154,8 @@ def _profile_rows(aligned: Alignment, basis: Basis) -> list[Row]:
     edges = bin_edges(len(basis.sigma), BINS)
     base = binned(spectrum.energy_shares(basis.sigma), edges)
     sides = {
-        "left": (binned(aligned.left_profile(), edges), basis.shape[0]),
-        "right": (binned(aligned.right_profile(), edges), basis.shape[1]),
+        "left": (binned(aligned.left_profile, edges), basis.shape[0]),
+        "right": (binned(aligned.right_profile, edges), basis.shape[1]),
     }
     return [
         {

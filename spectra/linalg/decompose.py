@@ -5,11 +5,15 @@ smaller side and σ are kept; the longer side's vectors are implied, v_j = Wᵀu
 formed, so a projection of R columns costs products with R columns.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+
+# Rows that a streamed QR takes at a time: much less than a long side, and enough to keep BLAS busy.
+_BLOCK = 512
 
 # Below this multiple of σ₁ an implied vector loses more than eps·1e7 ≈ 2e-9 to division by σ_j: those are stored.
 _IMPLIED_LIMIT = 1e-7
@@ -49,6 +53,28 @@ def thin_svd(matrix: Float64[Tensor, "o i"]) -> Factors:
     q, r = torch.linalg.qr(matrix)
     u, s, vh = torch.linalg.svd(r)
     return Factors(q @ u, s, vh.T)
+
+
+def small_side_svd(
+    block: Callable[[int, int], Float64[Tensor, "k small"]], long: int
+) -> tuple[Float64[Tensor, "small r"], Float64[Tensor, " r"]]:
+    """Return the small side's singular vectors and σ of a matrix that is seen a block of its long side at a time.
+
+    A streamed QR (each block stacked under the R of those before, as in TSQR) and the SVD of the last R: backward
+    stable, and nothing of the whole matrix's size is formed.
+
+    Parameters
+    ----------
+    block
+        From start and stop along the long side to that block, with the small side as its columns.
+    long
+        Length of the long side.
+    """
+    r = block(0, min(_BLOCK, long))
+    for start in range(_BLOCK, long, _BLOCK):
+        r = torch.linalg.qr(torch.cat([r, block(start, min(start + _BLOCK, long))]), mode="r")[1]
+    _, s, vh = torch.linalg.svd(r, full_matrices=False)
+    return vh.T, s
 
 
 @dataclass(frozen=True)
@@ -94,8 +120,12 @@ class Basis:
 
 def decompose(matrix: Float64[Tensor, "o i"]) -> Basis:
     """Return the singular basis of a base matrix, O × I, in float64."""
-    factors = thin_svd(matrix)
     rows, columns = matrix.shape
-    small, long = (factors.u, factors.v) if rows <= columns else (factors.v, factors.u)
-    kept = int((factors.s > _IMPLIED_LIMIT * factors.s[0]).sum()) if len(factors.s) else 0
-    return Basis(small.contiguous(), factors.s, long[:, kept:].contiguous(), (rows, columns))
+    tall = matrix if rows > columns else matrix.T
+    small, sigma = small_side_svd(lambda start, stop: tall[start:stop], len(tall))
+    if float(sigma[-1]) > _IMPLIED_LIMIT * float(sigma[0]):
+        return Basis(small.contiguous(), sigma, tall.new_empty(len(tall), 0), (rows, columns))
+    # Both sides from one SVD: those of tiny σ are not determined by the other side.
+    factors = thin_svd(tall)
+    kept = int((factors.s > _IMPLIED_LIMIT * factors.s[0]).sum())
+    return Basis(factors.v.contiguous(), factors.s, factors.u[:, kept:].contiguous(), (rows, columns))

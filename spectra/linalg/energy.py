@@ -4,43 +4,47 @@ With W = UΣVᵀ and ΔW = P diag(s) Zᵀ, the energies need only the Q × R coo
 whole ‖ΔW‖²_F; what lies outside the base's column or row space is reported, not hidden by renormalising.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from spectra.linalg.decompose import Basis, Factors
+from spectra.linalg.decompose import Basis, small_side_svd
+from spectra.linalg.operators import Operator
+
+# Columns that are projected at a time: a long side by this many is small beside the base matrix.
+_CHUNK = 128
 
 
 @dataclass(frozen=True)
 class Alignment:
     """Coordinates of an update in the base's singular basis.
 
+    With ΔW = P diag(s) Zᵀ, one of the two factors below carries the weights s/‖s‖: left·rightᵀ = UᵀΔWV/‖ΔW‖.
+
     Attributes
     ----------
+    sigma
+        Singular values s of ΔW, R.
     left
-        UᵀP diag(s)/‖s‖, Q × R.
+        UᵀP, Q × R, weighted or not.
     right
-        VᵀZ, Q × R: the weights s are on the left side only.
-    shares
-        p_r = s_r²/Σs², R.
+        VᵀZ, Q × R, weighted where ``left`` is not.
+    left_profile
+        ‖u_iᵀΔW‖²/‖ΔW‖² for each base direction i, Q.
+    right_profile
+        ‖ΔW v_j‖²/‖ΔW‖² for each base direction j, Q.
     shape
         (O, I).
     """
 
+    sigma: Float64[Tensor, " r"]
     left: Float64[Tensor, "q r"]
     right: Float64[Tensor, "q r"]
-    shares: Float64[Tensor, " r"]
+    left_profile: Float64[Tensor, " q"]
+    right_profile: Float64[Tensor, " q"]
     shape: tuple[int, int]
-
-    def left_profile(self) -> Float64[Tensor, " q"]:
-        """Return ‖u_iᵀΔW‖²/‖ΔW‖² for each base direction i."""
-        return (self.left**2).sum(1)
-
-    def right_profile(self) -> Float64[Tensor, " q"]:
-        """Return ‖ΔW v_j‖²/‖ΔW‖² for each base direction j."""
-        return self.right**2 @ self.shares
 
     def joint_share(self, directions: slice) -> float:
         """Return ‖U_KᵀΔW V_K‖²/‖ΔW‖² for a range K of directions on both sides."""
@@ -48,18 +52,51 @@ class Alignment:
 
     def outside_left(self) -> float:
         """Return the share of energy outside the base's column space: 0 unless O > I."""
-        return _rest(self.left_profile(), self.shape[0] > self.shape[1])
+        return _rest(self.left_profile, self.shape[0] > self.shape[1])
 
     def outside_right(self) -> float:
         """Return the share of energy outside the base's row space: 0 unless I > O."""
-        return _rest(self.right_profile(), self.shape[1] > self.shape[0])
+        return _rest(self.right_profile, self.shape[1] > self.shape[0])
 
 
-def align(basis: Basis, matrix: Float64[Tensor, "o i"], update: Factors) -> Alignment:
-    """Return the coordinates of an update, given by its SVD, in the basis of the base matrix ``matrix``."""
-    weights = update.s / torch.linalg.vector_norm(update.s)
-    left = basis.left(matrix, update.u * weights)
-    return Alignment(left, basis.right(matrix, update.v), weights**2, basis.shape)
+def align(basis: Basis, matrix: Float64[Tensor, "o i"], update: Operator) -> Alignment:
+    """Return the coordinates of an update in the basis of the base matrix ``matrix``.
+
+    A factored update costs products with its rank's number of columns. One of full rank is streamed along its long
+    side: nothing of the base's size is formed beside the base.
+    """
+    if update.rank_bound < min(update.shape):
+        return _align_factored(basis, matrix, update)
+    return _align_streamed(basis, matrix, update)
+
+
+def _align_factored(basis: Basis, matrix: Tensor, update: Operator) -> Alignment:
+    factors = update.svd()
+    weights = factors.s / torch.linalg.vector_norm(factors.s)
+    left, right = basis.left(matrix, factors.u), basis.right(matrix, factors.v)
+    return Alignment(factors.s, left * weights, right, left**2 @ weights**2, right**2 @ weights**2, basis.shape)
+
+
+def _align_streamed(basis: Basis, matrix: Tensor, update: Operator) -> Alignment:
+    rows, columns = update.shape
+    if rows > columns:  # the same with the sides exchanged
+        # The stored vectors are those of the small side, whichever it is called.
+        flipped = _align_streamed(replace(basis, shape=(columns, rows)), matrix.T, update.T)
+        return Alignment(
+            flipped.sigma,
+            flipped.right,
+            flipped.left,
+            flipped.right_profile,
+            flipped.left_profile,
+            (rows, columns),
+        )
+    vectors, sigma = small_side_svd(lambda start, stop: update.columns(start, stop).T, columns)
+    norm = torch.linalg.vector_norm(sigma)
+    left = basis.left(matrix, vectors)
+    # The long side's vectors times s are the image of the small side's, so nothing is divided by a tiny s.
+    parts = [vectors[:, start : start + _CHUNK] for start in range(0, vectors.shape[1], _CHUNK)]
+    right = torch.cat([basis.right(matrix, update.rmatmul(part)) for part in parts], dim=1) / norm
+    return Alignment(sigma, left, right, left**2 @ (sigma / norm) ** 2, (right**2).sum(1), (rows, columns))
 
 
 def bin_edges(directions: int, bins: int) -> list[int]:

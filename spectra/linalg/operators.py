@@ -54,6 +54,19 @@ class Operator(ABC):
         """Return the O × I matrix."""
         return self.matmul(torch.eye(self.shape[1], dtype=torch.float64, device=self.device))
 
+    def rows(self, start: int, stop: int) -> Float64[Tensor, "k i"]:
+        """Return some rows as a matrix."""
+        return self.rmatmul(self._unit_vectors(self.shape[0], start, stop)).T
+
+    def columns(self, start: int, stop: int) -> Float64[Tensor, "o k"]:
+        """Return some columns as a matrix."""
+        return self.matmul(self._unit_vectors(self.shape[1], start, stop))
+
+    def _unit_vectors(self, size: int, start: int, stop: int) -> Tensor:
+        chosen = torch.zeros(size, stop - start, dtype=torch.float64, device=self.device)
+        chosen[start:stop].fill_diagonal_(1)
+        return chosen
+
     def svd(self) -> Factors:
         """Return a thin SVD with at most ``rank_bound`` (never more than min(O, I)) triplets."""
         return thin_svd(self.dense())
@@ -106,6 +119,14 @@ class Dense(Operator):
         """Return the matrix itself."""
         return self.matrix
 
+    def rows(self, start: int, stop: int) -> Float64[Tensor, "k i"]:
+        """Return some rows, without a copy."""
+        return self.matrix[start:stop]
+
+    def columns(self, start: int, stop: int) -> Float64[Tensor, "o k"]:
+        """Return some columns, without a copy."""
+        return self.matrix[:, start:stop]
+
     def frobenius(self) -> float:
         """Return ‖ΔW‖_F from the entries."""
         return float(torch.linalg.vector_norm(self.matrix))
@@ -154,6 +175,14 @@ class LowRank(Operator):
     def dense(self) -> Float64[Tensor, "o i"]:
         """Return B A."""
         return self.b @ self.a
+
+    def rows(self, start: int, stop: int) -> Float64[Tensor, "k i"]:
+        """Return some rows of B A."""
+        return self.b[start:stop] @ self.a
+
+    def columns(self, start: int, stop: int) -> Float64[Tensor, "o k"]:
+        """Return some columns of B A."""
+        return self.b @ self.a[:, start:stop]
 
     def svd(self) -> Factors:
         """Return the SVD from thin QRs of B and Aᵀ and an R × R SVD: no O × I matrix is formed."""
@@ -205,6 +234,14 @@ class RowScaled(Operator):
         """Return the scaled matrix."""
         return self.scales[:, None] * self.inner.dense()
 
+    def rows(self, start: int, stop: int) -> Float64[Tensor, "k i"]:
+        """Return some scaled rows."""
+        return self.scales[start:stop, None] * self.inner.rows(start, stop)
+
+    def columns(self, start: int, stop: int) -> Float64[Tensor, "o k"]:
+        """Return some scaled columns."""
+        return self.scales[:, None] * self.inner.columns(start, stop)
+
 
 class Sum(Operator):
     """left + right.
@@ -247,6 +284,14 @@ class Sum(Operator):
     def dense(self) -> Float64[Tensor, "o i"]:
         """Return the dense sum."""
         return self.left.dense() + self.right.dense()
+
+    def rows(self, start: int, stop: int) -> Float64[Tensor, "k i"]:
+        """Return some rows of the sum."""
+        return self.left.rows(start, stop) + self.right.rows(start, stop)
+
+    def columns(self, start: int, stop: int) -> Float64[Tensor, "o k"]:
+        """Return some columns of the sum."""
+        return self.left.columns(start, stop) + self.right.columns(start, stop)
 
     def svd(self) -> Factors:
         """Return the SVD; two low-rank terms stay factored: [B₁ B₂]·[A₁; A₂] has rank at most R₁ + R₂."""
@@ -315,6 +360,14 @@ class Transposed(Operator):
     def dense(self) -> Float64[Tensor, "i o"]:
         """Return the dense transpose."""
         return self.inner.dense().T
+
+    def rows(self, start: int, stop: int) -> Float64[Tensor, "k o"]:
+        """Return some columns of the inner operator, transposed."""
+        return self.inner.columns(start, stop).T
+
+    def columns(self, start: int, stop: int) -> Float64[Tensor, "i k"]:
+        """Return some rows of the inner operator, transposed."""
+        return self.inner.rows(start, stop).T
 
     def svd(self) -> Factors:
         """Return the inner SVD with its sides exchanged."""

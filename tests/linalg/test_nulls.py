@@ -43,12 +43,11 @@ def test_z_of_random_updates_is_calibrated(kind: str) -> None:
     basis = decompose(weight)
     zs: dict[str, list[float]] = {"left": [], "right": [], "joint": []}
     for seed in range(400):
-        factors = random_update(kind, seed).svd()
-        aligned = align(basis, weight, factors)
-        concentration = float((spectrum.energy_shares(factors.s) ** 2).sum())
+        aligned = align(basis, weight, random_update(kind, seed))
+        concentration = float((spectrum.energy_shares(aligned.sigma) ** 2).sum())
         top = slice(0, 5)
-        zs["left"].append(haar_share(5, 24, concentration).z(float(aligned.left_profile()[top].sum())))
-        zs["right"].append(haar_share(5, 40, concentration).z(float(aligned.right_profile()[top].sum())))
+        zs["left"].append(haar_share(5, 24, concentration).z(float(aligned.left_profile[top].sum())))
+        zs["right"].append(haar_share(5, 40, concentration).z(float(aligned.right_profile[top].sum())))
         zs["joint"].append(haar_joint_share(5, 24, 40, concentration).z(aligned.joint_share(top)))
     for values in zs.values():
         # 400 draws: four standard errors of the mean, and of the variance of a nearly normal z.

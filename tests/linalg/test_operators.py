@@ -41,6 +41,13 @@ def test_products_and_dense(case: str) -> None:
     torch.testing.assert_close(operator.T.dense(), dense.T)
     torch.testing.assert_close(operator.T @ y, dense.T @ y)
     torch.testing.assert_close(operator.T.T.dense(), dense)
+    for part in (operator, operator.T):
+        whole = part.dense()
+        torch.testing.assert_close(part.rows(1, 4), whole[1:4])
+        torch.testing.assert_close(part.columns(2, 4), whole[:, 2:4])
+        # What a new operator inherits.
+        torch.testing.assert_close(Operator.rows(part, 1, 4), whole[1:4])
+        torch.testing.assert_close(Operator.columns(part, 2, 4), whole[:, 2:4])
 
 
 @pytest.mark.parametrize("case", CASES)
