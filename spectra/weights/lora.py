@@ -19,7 +19,8 @@ from torch import Tensor
 
 from spectra.errors import CorruptFileError, MissingInitialError, UnsupportedMethodError
 from spectra.linalg.operators import Dense, Difference, LowRank, Operator, RowScaled, Sum
-from spectra.weights.adapters import Adapter, UpdateFunction
+from spectra.weights.adapters import Adapter, Changes, Reader
+from spectra.weights.tensors import TensorStore
 
 _MAGNITUDE = "lora_magnitude_vector"
 # Initialisations that leave W + s·BA = W at the start, so that ΔW = s·BA needs no step 0.
@@ -61,7 +62,7 @@ def method_name(config: Mapping[str, Any]) -> str:
     return "-".join(names) or "lora"
 
 
-def update_functions(adapter: Adapter, initial: Path | None) -> dict[str, UpdateFunction]:
+def changes(adapter: Adapter, initial: Path | None, base: TensorStore) -> Changes:
     """Return, for each module of a LoRA-family adapter, the function from base weight to ΔW.
 
     Parameters
@@ -70,6 +71,8 @@ def update_functions(adapter: Adapter, initial: Path | None) -> dict[str, Update
         The adapter.
     initial
         Directory of the step-0 adapter, needed by methods that move the base.
+    base
+        The original base weights; their shapes are checked when an update is read.
 
     Raises
     ------
@@ -80,7 +83,7 @@ def update_functions(adapter: Adapter, initial: Path | None) -> dict[str, Update
     """
     _refuse_unread(adapter)
     start = _open_initial(adapter, initial) if moves_base(adapter.config) else None
-    return {module: _Update(adapter, start, module) for module in adapter.parts}
+    return Changes({module: _Update(adapter, start, module) for module in adapter.parts})
 
 
 class _Update:
@@ -169,10 +172,14 @@ def _open_initial(adapter: Adapter, initial: Path | None) -> Adapter:
             cure="save it before training (`model.save_pretrained(run/'checkpoint-0')` right after get_peft_model), or "
             "convert the adapter with peft's path_initial_model_for_weight_conversion",
         )
-    start = Adapter.open(initial)
+    start = Adapter.open(initial, LORA)
     absent = sorted(set(adapter.parts) - set(start.parts))
     if absent:
         raise MissingInitialError(
             f"the step-0 adapter lacks {absent[0]}", where=initial, cure="give the step 0 of this very run"
         )
     return start
+
+
+LORA = Reader(parts=("lora_A", "lora_B", _MAGNITUDE), method=method_name, changes=changes)
+READERS = {"LORA": LORA}

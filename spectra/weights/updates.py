@@ -1,6 +1,6 @@
 """The update of one snapshot: which modules it changes, and ΔW of each as an operator, read when asked for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -10,21 +10,15 @@ from torch import Tensor
 
 from spectra.errors import BaseModelError, UnsupportedMethodError
 from spectra.linalg.operators import Dense, Operator
+from spectra.runs.atomic import read_json
 from spectra.runs.directory import Snapshot
+from spectra.runs.layout import ADAPTER_CONFIG
 from spectra.weights import lora
-from spectra.weights.adapters import Adapter, UpdateFunction
+from spectra.weights.adapters import Adapter, Reader, UpdateFunction, VectorFunction
 from spectra.weights.tensors import TensorStore
 
-
-@dataclass(frozen=True)
-class _Reader:
-    """How one peft_type is read: the name of what a configuration trains, and its functions from base to ΔW."""
-
-    name: Callable[[Mapping[str, object]], str]
-    functions: Callable[[Adapter, Path | None], dict[str, UpdateFunction]]
-
-
-_READERS: Mapping[str, _Reader] = {"LORA": _Reader(lora.method_name, lora.update_functions)}
+# One entry a peft_type; each module of this package gives those that it can read.
+READERS: Mapping[str, Reader] = {**lora.READERS}
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,7 @@ class Updates:
 
     method: str
     matrices: Mapping[str, UpdateFunction]
-    vectors: Mapping[str, Callable[[Tensor], Tensor]]
+    vectors: Mapping[str, VectorFunction]
     skipped: Mapping[str, str]
     size: int
 
@@ -94,20 +88,29 @@ def open_updates(snapshot: Snapshot, base: TensorStore, initial: Path | None) ->
 
 
 def _open_adapter(path: Path, base: TensorStore, initial: Path | None) -> Updates:
-    adapter = Adapter.open(path)
-    kind = str(adapter.config.get("peft_type"))
-    if kind not in _READERS:
+    kind = str(read_json(path / ADAPTER_CONFIG).get("peft_type"))
+    if kind not in READERS:
         raise UnsupportedMethodError(
             f"adapters of type {kind} are not read exactly yet",
             where=path,
-            cure=f"supported: {', '.join(sorted(_READERS))}; or merge it in float32 and analyse the full checkpoint",
+            cure=f"supported: {', '.join(sorted(READERS))}; or merge it in float32 and analyse the full checkpoint",
         )
-    reader = _READERS[kind]
-    found = reader.functions(adapter, initial)
-    skipped = {module: "the base has no such parameter" for module in found if f"{module}.weight" not in base}
-    matrices = {module: function for module, function in found.items() if module not in skipped}
+    reader = READERS[kind]
+    adapter = Adapter.open(path, reader)
+    found = reader.changes(adapter, initial, base)
+    absent = {
+        module: "the base has no such parameter"
+        for module in [*found.matrices, *found.vectors]
+        if parameter_name(module, base.files) is None
+    }
     whole, vectors, unmatched = _replaced(adapter.whole, adapter.store, base)
-    return Updates(reader.name(adapter.config), {**matrices, **whole}, vectors, {**skipped, **unmatched}, adapter.size)
+    return Updates(
+        method=reader.method(adapter.config),
+        matrices={module: function for module, function in found.matrices.items() if module not in absent} | whole,
+        vectors={module: function for module, function in found.vectors.items() if module not in absent} | vectors,
+        skipped={**found.skipped, **absent, **unmatched},
+        size=adapter.size,
+    )
 
 
 def _open_full(snapshot: Snapshot, base: TensorStore) -> Updates:
@@ -118,10 +121,10 @@ def _open_full(snapshot: Snapshot, base: TensorStore) -> Updates:
 
 def _replaced(
     keys: Mapping[str, str], store: Mapping[str, Tensor], base: TensorStore
-) -> tuple[dict[str, UpdateFunction], dict[str, Callable[[Tensor], Tensor]], dict[str, str]]:
+) -> tuple[dict[str, UpdateFunction], dict[str, VectorFunction], dict[str, str]]:
     """Sort tensors that replace base parameters (parameter name → key in ``store``) into matrices, vectors, skips."""
     matrices: dict[str, UpdateFunction] = {}
-    vectors: dict[str, Callable[[Tensor], Tensor]] = {}
+    vectors: dict[str, VectorFunction] = {}
     skipped: dict[str, str] = {}
     for parameter, key in keys.items():
         module, shape = module_name(parameter), base.shapes.get(parameter)
