@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectra.errors import CorruptFileError
+from spectra.errors import CorruptFileError, UnsupportedMethodError
 from spectra.linalg.operators import Operator
 from spectra.runs.atomic import read_json
 from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS
@@ -29,6 +30,10 @@ VectorFunction = Callable[[Tensor], Tensor]
 
 _MODEL_PREFIX = "base_model.model."
 _SHARED_PREFIX = "base_model."
+# Copies of frozen weights: of an embedding that the method adapts, and what a replaced module was before.
+_FROZEN = (".base_layer.weight", ".original_module.weight", ".original_module.bias")
+# What peft wraps around a module, in the names of a state that peft did not save itself.
+_WRAPPER = re.compile(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Reader:
     changes
         From the adapter, the step-0 adapter's directory (None where there is none) and the base to what it changes.
     shared
-        Names of tensors that all modules share, such as ``vera_A``.
+        Names of tensors that all modules share, such as ``vera_A``; of ``frod_V.self_attn_q_proj``, the first word.
     """
 
     parts: tuple[str, ...]
@@ -124,12 +129,12 @@ class Adapter:
         for key in store:
             name = key.removeprefix(_MODEL_PREFIX)
             match = pattern.fullmatch(name)
-            if match is not None:
-                parts[match["module"]][match["part"] + (match["index"] or "")] = key
-            elif (stem := _stem(key.removeprefix(_SHARED_PREFIX))) in reader.shared:
+            if (stem := _stem(key.removeprefix(_SHARED_PREFIX))).partition(".")[0] in reader.shared:
                 shared[stem] = key
-            else:
-                whole[name] = key
+            elif match is not None:
+                parts[match["module"]][match["part"] + (match["index"] or "")] = key
+            elif not name.endswith(_FROZEN):
+                whole[_WRAPPER.sub("", name)] = key
         return cls(path, config, dict(parts), shared, whole, store)
 
     @property
@@ -151,6 +156,60 @@ class Adapter:
         if key is None:
             raise CorruptFileError(f"has no {part} for {module}", where=self.path, cure="save the adapter again")
         return self.store[key]
+
+
+def per_module(
+    formula: Callable[[Adapter, str, Tensor], Operator], *refused: str
+) -> Callable[[Adapter, Path | None, TensorStore], Changes]:
+    """Return a reader's ``changes`` for a method whose modules each have a matrix, read by the same formula.
+
+    Parameters
+    ----------
+    formula
+        From the adapter, a module's name and its base weight in float64 to ΔW.
+    refused
+        Options that the formula does not have: an adapter that sets one is refused by name.
+    """
+
+    def changes(adapter: Adapter, initial: Path | None, base: TensorStore) -> Changes:
+        refuse_options(adapter, *refused)
+        return Changes({module: partial(formula, adapter, module) for module in adapter.parts})
+
+    return changes
+
+
+def refuse_options(adapter: Adapter, *options: str) -> None:
+    """Refuse an adapter that sets one of these options.
+
+    Raises
+    ------
+    UnsupportedMethodError
+        Naming the first option that is set.
+    """
+    for option in options:
+        if adapter.config.get(option) not in (None, False, 0, "none", [], {}):
+            raise UnsupportedMethodError(
+                f"the adapter sets {option}, which spectra does not read exactly yet",
+                where=adapter.path,
+                cure="merge it in float32 and analyse the full checkpoint with --base",
+            )
+
+
+def require_shape(adapter: Adapter, module: str, weight: Tensor, shape: tuple[int | None, int | None]) -> None:
+    """Check that a module's base weight has the shape that the adapter's tensors say; None fits any size.
+
+    Raises
+    ------
+    CorruptFileError
+        If it has another one.
+    """
+    if any(size not in (None, actual) for size, actual in zip(shape, weight.shape, strict=True)):
+        expected = " × ".join("any" if size is None else str(size) for size in shape)
+        raise CorruptFileError(
+            f"{module}: the update is {expected}, the base weight {weight.shape[0]} × {weight.shape[1]}",
+            where=adapter.path,
+            cure="give the base that the adapter was trained on with --base",
+        )
 
 
 def _pattern(reader: Reader) -> re.Pattern[str]:

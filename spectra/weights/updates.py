@@ -13,12 +13,44 @@ from spectra.linalg.operators import Dense, Operator
 from spectra.runs.atomic import read_json
 from spectra.runs.directory import Snapshot
 from spectra.runs.layout import ADAPTER_CONFIG
-from spectra.weights import lora
+from spectra.weights import (
+    adalora,
+    blocks,
+    conditioned,
+    frod,
+    kronecker,
+    lora,
+    projections,
+    rotations,
+    scalings,
+    singular,
+    sparse,
+    tokens,
+)
 from spectra.weights.adapters import Adapter, Reader, UpdateFunction, VectorFunction
+from spectra.weights.quantized import require_full_precision
+from spectra.weights.refused import REFUSED
 from spectra.weights.tensors import TensorStore
 
 # One entry a peft_type; each module of this package gives those that it can read.
-READERS: Mapping[str, Reader] = {**lora.READERS}
+READERS: Mapping[str, Reader] = {
+    **lora.READERS,
+    **adalora.READERS,
+    **projections.READERS,
+    **blocks.READERS,
+    **kronecker.READERS,
+    **sparse.READERS,
+    **tokens.READERS,
+    **scalings.READERS,
+    **rotations.READERS,
+    **singular.READERS,
+    **conditioned.READERS,
+    **frod.READERS,
+}
+
+# Names of output heads, and of the input embeddings that they may be tied to.
+_HEADS = ("lm_head", "embed_out")
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 
 
 @dataclass(frozen=True)
@@ -48,8 +80,14 @@ class Updates:
 
 
 def parameter_name(module: str, base: Mapping[str, object]) -> str | None:
-    """Return the base parameter that a module name stands for, or None: ``x`` is ``x.weight``, a bias is itself."""
-    return next((name for name in (f"{module}.weight", module) if name in base), None)
+    """Return the base parameter that a module name stands for, or None: ``x`` is ``x.weight``, a bias is itself.
+
+    A checkpoint stores tied embeddings once, under the input's name: its output head is that matrix.
+    """
+    found = next((name for name in (f"{module}.weight", module) if name in base), None)
+    if found is None and module in _HEADS:
+        return next((name for name in base if name.endswith(_EMBEDDINGS)), None)
+    return found
 
 
 def module_name(parameter: str) -> str:
@@ -72,10 +110,11 @@ def open_updates(snapshot: Snapshot, base: TensorStore, initial: Path | None) ->
     Raises
     ------
     BaseModelError
-        If nothing in the snapshot matches the base.
+        If nothing in the snapshot matches the base, or the base is quantised.
     UnsupportedMethodError
         If the adapter's method cannot be read exactly.
     """
+    require_full_precision(base)
     updates = _open_adapter(snapshot.path, base, initial) if snapshot.kind == "adapter" else _open_full(snapshot, base)
     if not updates.matrices and not updates.vectors:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(updates.skipped.items())[:1])
@@ -89,6 +128,8 @@ def open_updates(snapshot: Snapshot, base: TensorStore, initial: Path | None) ->
 
 def _open_adapter(path: Path, base: TensorStore, initial: Path | None) -> Updates:
     kind = str(read_json(path / ADAPTER_CONFIG).get("peft_type"))
+    if kind in REFUSED:
+        raise UnsupportedMethodError(f"{kind} leaves no weight update to analyse: {REFUSED[kind]}", where=path)
     if kind not in READERS:
         raise UnsupportedMethodError(
             f"adapters of type {kind} are not read exactly yet",
@@ -127,7 +168,8 @@ def _replaced(
     vectors: dict[str, VectorFunction] = {}
     skipped: dict[str, str] = {}
     for parameter, key in keys.items():
-        module, shape = module_name(parameter), base.shapes.get(parameter)
+        module = module_name(parameter)
+        shape = base.shapes.get(parameter_name(module, base.files) or parameter)
         if shape is None:
             skipped[module] = "the base has no such parameter"
         elif len(shape) == 2:
