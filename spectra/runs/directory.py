@@ -4,22 +4,20 @@ Nothing here reads a tensor. The reader names what it recognised; where it canno
 mend it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import pandas as pd
 
 from spectra.errors import CorruptFileError, RunNotFoundError
 from spectra.runs.atomic import read_json
+from spectra.runs.foreign import check_scale, find_openrlhf, find_verl, find_verl_step, read_verl_series
 from spectra.runs.layout import (
     ADAPTER_CONFIG,
-    ADAPTER_PICKLE,
     ADAPTER_WEIGHTS,
     MODEL_CONFIG,
-    MODEL_INDEX,
-    MODEL_WEIGHTS,
     TRAINER_STATE,
     AnalysisLayout,
     RunLayout,
@@ -28,37 +26,30 @@ from spectra.runs.layout import (
 )
 from spectra.runs.manifest import Manifest
 from spectra.runs.series import read_metrics, read_trainer_state
+from spectra.runs.snapshots import (
+    NOTHING,
+    Found,
+    adapter_base,
+    adapter_config,
+    collect,
+    reason,
+    snapshot_kind,
+)
+from spectra.runs.snapshots import Snapshot as Snapshot
+from spectra.runs.snapshots import SnapshotKind as SnapshotKind
 
-Layout = Literal["spectra", "trainer", "adapter", "checkpoint"]
-SnapshotKind = Literal["adapter", "full"]
+Layout = Literal["spectra", "trainer", "verl", "openrlhf", "adapter", "checkpoint"]
 
 LAYOUTS: Mapping[Layout, str] = {
     "spectra": "spectra run",
     "trainer": "HF Trainer or TRL run",
+    "verl": "verl run",
+    "openrlhf": "OpenRLHF run",
     "adapter": "one PEFT adapter",
     "checkpoint": "one full checkpoint",
 }
 if set(LAYOUTS) != set(get_args(Layout)):  # a new layout needs its words
     raise AssertionError("every layout has a description")
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A saved state of the weights.
-
-    Attributes
-    ----------
-    step
-        Optimizer step.
-    path
-        Directory that holds it.
-    kind
-        ``adapter`` for a PEFT adapter, ``full`` for whole weights.
-    """
-
-    step: int
-    path: Path
-    kind: SnapshotKind
 
 
 @dataclass(frozen=True)
@@ -114,6 +105,8 @@ class RunDirectory:
         """Return the training curves, one row a logged step; only ``step`` where nothing was logged."""
         if self.layout == "spectra":
             return read_metrics(RunLayout(self.path).metrics)
+        if self.layout == "verl":
+            return read_verl_series(self.path)
         # The newest trainer state holds the whole history.
         states = [s.path / TRAINER_STATE for s in reversed(self.snapshots)] + [self.path / TRAINER_STATE]
         found = next((state for state in states if state.exists()), None)
@@ -132,76 +125,85 @@ def open_run(path: Path) -> RunDirectory:
     """
     if not path.is_dir():
         raise RunNotFoundError("no such directory", where=path, cure="give the directory of a run")
-    if RunLayout(path).manifest.exists():
-        return _open_own(path)
-    found, ignored = _collect(path, parse_checkpoint)
-    if found:
-        base_name, revision = _adapter_base(found[-1])
-        return RunDirectory(path, "trainer", found, ignored, base_name, revision)
-    return _open_single(path, ignored)
-
-
-def snapshot_kind(path: Path) -> SnapshotKind | None:
-    """Return what a snapshot directory holds, or None. An adapter wins: merged weights beside it are rounded."""
-    if (path / ADAPTER_CONFIG).exists() and any((path / name).exists() for name in (ADAPTER_WEIGHTS, ADAPTER_PICKLE)):
-        return "adapter"
-    if (path / MODEL_CONFIG).exists() and any((path / name).exists() for name in (MODEL_WEIGHTS, MODEL_INDEX)):
-        return "full"
-    return None
-
-
-def adapter_config(snapshot: Snapshot) -> dict[str, Any]:
-    """Return the adapter's configuration."""
-    return read_json(snapshot.path / ADAPTER_CONFIG)
+    run = _open_own(path) if RunLayout(path).manifest.exists() else _open_foreign(path)
+    for snapshot in run.snapshots:
+        if snapshot.kind == "adapter":
+            check_scale(snapshot, adapter_config(snapshot))
+    return run
 
 
 def _open_own(path: Path) -> RunDirectory:
     layout = RunLayout(path)
     manifest = Manifest.read(layout.manifest)
-    found, ignored = _collect(layout.snapshots, parse_step)
-    if not found:
+    found = collect(layout.snapshots.iterdir() if layout.snapshots.is_dir() else (), parse_step)
+    if not found.snapshots:
         raise RunNotFoundError(
             "is a spectra run without snapshots", where=path, cure="let `spectra train` reach its first snapshot"
         )
-    return RunDirectory(path, "spectra", found, ignored, manifest.base.name, manifest.base.revision, manifest)
+    base = manifest.base
+    return RunDirectory(path, "spectra", found.snapshots, found.ignored or {}, base.name, base.revision, manifest)
+
+
+def _open_foreign(path: Path) -> RunDirectory:
+    ignored: dict[str, str] = {}
+    for layout, find in _SEARCHES.items():
+        found = find(path)
+        if found.snapshots:
+            name, revision = adapter_base(found.snapshots[-1])
+            return RunDirectory(path, layout, found.snapshots, found.ignored or {}, name or found.base_name, revision)
+        ignored |= found.ignored or {}
+    return _open_single(path, ignored)
+
+
+def _find_trainer(path: Path) -> Found:
+    return collect(path.iterdir(), parse_checkpoint)
+
+
+_SEARCHES: Mapping[Layout, Callable[[Path], Found]] = {
+    "trainer": _find_trainer,
+    "verl": find_verl,
+    "openrlhf": find_openrlhf,
+}
 
 
 def _open_single(path: Path, ignored: Mapping[str, str]) -> RunDirectory:
+    verl = find_verl_step(path)
     kind = snapshot_kind(path)
-    if kind is None:
-        looked = f"manifest.json, checkpoint-N/, {ADAPTER_CONFIG} with {ADAPTER_WEIGHTS}, {MODEL_CONFIG} with weights"
-        incomplete = "".join(f" ({name}: {reason})" for name, reason in list(ignored.items())[:1])
-        raise RunNotFoundError(
-            f"no run recognised: looked for {looked}{incomplete}",
-            where=path,
-            cure="give a run directory, an adapter, or a full checkpoint with --base",
-        )
-    single = Snapshot(_trainer_step(path), path, kind)
-    base_name, revision = _adapter_base(single)
-    return RunDirectory(path, "adapter" if kind == "adapter" else "checkpoint", (single,), ignored, base_name, revision)
+    if verl.snapshots:
+        single = verl.snapshots[0]
+    elif kind is not None:
+        single = Snapshot(_trainer_step(path), path, kind)
+    else:
+        raise _not_recognised(path, {**ignored, **(verl.ignored or {})})
+    name, revision = adapter_base(single)
+    layout: Layout = "adapter" if single.kind == "adapter" else "checkpoint"
+    return RunDirectory(path, layout, (single,), ignored, name or verl.base_name, revision)
 
 
-def _collect(parent: Path, parse: Any) -> tuple[tuple[Snapshot, ...], dict[str, str]]:
-    """Return complete snapshots under ``parent`` sorted by step as a number, and the incomplete ones."""
-    found: list[Snapshot] = []
-    ignored: dict[str, str] = {}
-    for child in sorted(parent.iterdir()) if parent.is_dir() else []:
-        step = parse(child.name)
-        if step is None or not child.is_dir():
-            continue
-        kind = snapshot_kind(child)
-        if kind is None:
-            ignored[child.name] = "holds neither an adapter nor model weights"
-        else:
-            found.append(Snapshot(step, child, kind))
-    return tuple(sorted(found, key=lambda s: s.step)), ignored
+def _not_recognised(path: Path, ignored: Mapping[str, str]) -> RunNotFoundError:
+    why = reason(path)
+    if why != NOTHING:
+        what, cure = _what_and_cure(why)
+        return RunNotFoundError(what, where=path, cure=cure)
+    for name, why in ignored.items():
+        if why != NOTHING:
+            what, cure = _what_and_cure(why)
+            return RunNotFoundError(f"no snapshot can be read: {name} {what}", where=path, cure=cure)
+    looked = (
+        f"manifest.json, checkpoint-N/, global_step_N/ (verl), global_stepN_hf/ (OpenRLHF), {ADAPTER_CONFIG} with "
+        f"{ADAPTER_WEIGHTS}, {MODEL_CONFIG} with weights"
+    )
+    incomplete = "".join(f" ({name}: {why})" for name, why in list(ignored.items())[:1])
+    return RunNotFoundError(
+        f"no run recognised: looked for {looked}{incomplete}",
+        where=path,
+        cure="give a run directory, an adapter, or a full checkpoint with --base",
+    )
 
 
-def _adapter_base(snapshot: Snapshot) -> tuple[str | None, str | None]:
-    if snapshot.kind == "full":
-        return None, None
-    config = adapter_config(snapshot)
-    return config.get("base_model_name_or_path") or None, config.get("revision") or None
+def _what_and_cure(why: str) -> tuple[str, str | None]:
+    what, _, cure = why.partition("; ")
+    return what, cure or None
 
 
 def _trainer_step(path: Path) -> int:

@@ -1,6 +1,6 @@
 """The update of one snapshot: which modules it changes, and ΔW of each as an operator, read when asked for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -10,21 +10,47 @@ from torch import Tensor
 
 from spectra.errors import BaseModelError, UnsupportedMethodError
 from spectra.linalg.operators import Dense, Operator
+from spectra.runs.atomic import read_json
 from spectra.runs.directory import Snapshot
-from spectra.weights import lora
-from spectra.weights.adapters import Adapter, UpdateFunction
+from spectra.runs.layout import ADAPTER_CONFIG
+from spectra.weights import (
+    adalora,
+    blocks,
+    conditioned,
+    frod,
+    kronecker,
+    lora,
+    projections,
+    rotations,
+    scalings,
+    singular,
+    sparse,
+    tokens,
+)
+from spectra.weights.adapters import Adapter, Reader, UpdateFunction, VectorFunction
+from spectra.weights.quantized import require_full_precision
+from spectra.weights.refused import REFUSED
 from spectra.weights.tensors import TensorStore
 
+# One entry a peft_type; each module of this package gives those that it can read.
+READERS: Mapping[str, Reader] = {
+    **lora.READERS,
+    **adalora.READERS,
+    **projections.READERS,
+    **blocks.READERS,
+    **kronecker.READERS,
+    **sparse.READERS,
+    **tokens.READERS,
+    **scalings.READERS,
+    **rotations.READERS,
+    **singular.READERS,
+    **conditioned.READERS,
+    **frod.READERS,
+}
 
-@dataclass(frozen=True)
-class _Reader:
-    """How one peft_type is read: the name of what a configuration trains, and its functions from base to ΔW."""
-
-    name: Callable[[Mapping[str, object]], str]
-    functions: Callable[[Adapter, Path | None], dict[str, UpdateFunction]]
-
-
-_READERS: Mapping[str, _Reader] = {"LORA": _Reader(lora.method_name, lora.update_functions)}
+# Names of output heads, and of the input embeddings that they may be tied to.
+_HEADS = ("lm_head", "embed_out")
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 
 
 @dataclass(frozen=True)
@@ -48,14 +74,20 @@ class Updates:
 
     method: str
     matrices: Mapping[str, UpdateFunction]
-    vectors: Mapping[str, Callable[[Tensor], Tensor]]
+    vectors: Mapping[str, VectorFunction]
     skipped: Mapping[str, str]
     size: int
 
 
 def parameter_name(module: str, base: Mapping[str, object]) -> str | None:
-    """Return the base parameter that a module name stands for, or None: ``x`` is ``x.weight``, a bias is itself."""
-    return next((name for name in (f"{module}.weight", module) if name in base), None)
+    """Return the base parameter that a module name stands for, or None: ``x`` is ``x.weight``, a bias is itself.
+
+    A checkpoint stores tied embeddings once, under the input's name: its output head is that matrix.
+    """
+    found = next((name for name in (f"{module}.weight", module) if name in base), None)
+    if found is None and module in _HEADS:
+        return next((name for name in base if name.endswith(_EMBEDDINGS)), None)
+    return found
 
 
 def module_name(parameter: str) -> str:
@@ -78,10 +110,11 @@ def open_updates(snapshot: Snapshot, base: TensorStore, initial: Path | None) ->
     Raises
     ------
     BaseModelError
-        If nothing in the snapshot matches the base.
+        If nothing in the snapshot matches the base, or the base is quantised.
     UnsupportedMethodError
         If the adapter's method cannot be read exactly.
     """
+    require_full_precision(base)
     updates = _open_adapter(snapshot.path, base, initial) if snapshot.kind == "adapter" else _open_full(snapshot, base)
     if not updates.matrices and not updates.vectors:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(updates.skipped.items())[:1])
@@ -94,20 +127,31 @@ def open_updates(snapshot: Snapshot, base: TensorStore, initial: Path | None) ->
 
 
 def _open_adapter(path: Path, base: TensorStore, initial: Path | None) -> Updates:
-    adapter = Adapter.open(path)
-    kind = str(adapter.config.get("peft_type"))
-    if kind not in _READERS:
+    kind = str(read_json(path / ADAPTER_CONFIG).get("peft_type"))
+    if kind in REFUSED:
+        raise UnsupportedMethodError(f"{kind} leaves no weight update to analyse: {REFUSED[kind]}", where=path)
+    if kind not in READERS:
         raise UnsupportedMethodError(
             f"adapters of type {kind} are not read exactly yet",
             where=path,
-            cure=f"supported: {', '.join(sorted(_READERS))}; or merge it in float32 and analyse the full checkpoint",
+            cure=f"supported: {', '.join(sorted(READERS))}; or merge it in float32 and analyse the full checkpoint",
         )
-    reader = _READERS[kind]
-    found = reader.functions(adapter, initial)
-    skipped = {module: "the base has no such parameter" for module in found if f"{module}.weight" not in base}
-    matrices = {module: function for module, function in found.items() if module not in skipped}
+    reader = READERS[kind]
+    adapter = Adapter.open(path, reader)
+    found = reader.changes(adapter, initial, base)
+    absent = {
+        module: "the base has no such parameter"
+        for module in [*found.matrices, *found.vectors]
+        if parameter_name(module, base.files) is None
+    }
     whole, vectors, unmatched = _replaced(adapter.whole, adapter.store, base)
-    return Updates(reader.name(adapter.config), {**matrices, **whole}, vectors, {**skipped, **unmatched}, adapter.size)
+    return Updates(
+        method=reader.method(adapter.config),
+        matrices={module: function for module, function in found.matrices.items() if module not in absent} | whole,
+        vectors={module: function for module, function in found.vectors.items() if module not in absent} | vectors,
+        skipped={**found.skipped, **absent, **unmatched},
+        size=adapter.size,
+    )
 
 
 def _open_full(snapshot: Snapshot, base: TensorStore) -> Updates:
@@ -118,13 +162,14 @@ def _open_full(snapshot: Snapshot, base: TensorStore) -> Updates:
 
 def _replaced(
     keys: Mapping[str, str], store: Mapping[str, Tensor], base: TensorStore
-) -> tuple[dict[str, UpdateFunction], dict[str, Callable[[Tensor], Tensor]], dict[str, str]]:
+) -> tuple[dict[str, UpdateFunction], dict[str, VectorFunction], dict[str, str]]:
     """Sort tensors that replace base parameters (parameter name → key in ``store``) into matrices, vectors, skips."""
     matrices: dict[str, UpdateFunction] = {}
-    vectors: dict[str, Callable[[Tensor], Tensor]] = {}
+    vectors: dict[str, VectorFunction] = {}
     skipped: dict[str, str] = {}
     for parameter, key in keys.items():
-        module, shape = module_name(parameter), base.shapes.get(parameter)
+        module = module_name(parameter)
+        shape = base.shapes.get(parameter_name(module, base.files) or parameter)
         if shape is None:
             skipped[module] = "the base has no such parameter"
         elif len(shape) == 2:

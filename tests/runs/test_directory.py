@@ -65,11 +65,23 @@ def test_one_full_checkpoint(base: Path) -> None:
 def test_nothing_recognised_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(RunNotFoundError, match="no such directory"):
         open_run(tmp_path / "absent")
-    with pytest.raises(RunNotFoundError, match=r"looked for manifest.json, checkpoint-N/, adapter_config.json"):
+    with pytest.raises(RunNotFoundError, match=r"looked for manifest.json, checkpoint-N/, global_step_N/ \(verl\)"):
         open_run(tmp_path)
     (tmp_path / "checkpoint-3").mkdir()
     with pytest.raises(RunNotFoundError, match="checkpoint-3: holds neither"):
         open_run(tmp_path)
+
+
+def test_two_directories_of_one_step_are_an_error(tmp_path: Path, base: Path) -> None:
+    trainer_run(tmp_path, base, steps=(2, 10))
+    shutil.copytree(tmp_path / "checkpoint-2", tmp_path / "checkpoint-02")
+    with pytest.raises(CorruptFileError, match="checkpoint-02 and checkpoint-2 are both step 2"):
+        open_run(tmp_path)
+
+
+def test_a_bare_step_is_nobodys_start(tmp_path: Path, base: Path) -> None:
+    assert open_run(trainer_run(tmp_path / "a", base, steps=(0, 3))).initial == tmp_path / "a" / "checkpoint-0"
+    assert open_run(tmp_path / "a" / "checkpoint-0").initial is None
 
 
 def test_broken_files_are_named(tmp_path: Path, base: Path) -> None:

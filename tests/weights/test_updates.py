@@ -14,6 +14,7 @@ from spectra.weights.tensors import TensorStore
 from spectra.weights.updates import open_updates
 from tests import oracles
 from tests.builders import TARGETS, lora_config, randn, small_base, small_factors, write_adapter, write_model
+from tests.weights.conftest import make_adapter
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -28,42 +29,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import LlamaConfig, LlamaForCausalLM
+def make_lora(llama: Path, out: Path, settings: dict[str, Any]) -> tuple[Path, Path]:
+    """Return the directories of a trained LoRA-family adapter and of its start."""
+    from peft import LoraConfig
 
-    torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
-    directory = tmp_path_factory.mktemp("llama")
-    LlamaForCausalLM(LlamaConfig(vocab_size=40, num_hidden_layers=2, **shape)).save_pretrained(directory)
-    return directory
-
-
-def train_like(model: Any) -> None:
-    """Move every trainable number a little, as a few steps of training would."""
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data += 1e-3 * torch.randn(parameter.shape, generator=generator)
-
-
-def make_adapter(llama: Path, out: Path, settings: dict[str, Any]) -> tuple[Path, Path]:
-    """Return the directories of a trained adapter and of its start, saved by peft."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
     config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": TARGETS, "task_type": "CAUSAL_LM", **settings})
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(llama), config)
-    model.save_pretrained(out / "start")
-    train_like(model)
-    model.save_pretrained(out / "end")
-    return out / "end", out / "start"
+    return make_adapter(llama, out, config)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_against_the_merge_in_float64(llama: Path, tmp_path: Path, name: str) -> None:
-    end, start = make_adapter(llama, tmp_path, CONFIGS[name])
+    end, start = make_lora(llama, tmp_path, CONFIGS[name])
     base = TensorStore.open_model(llama)
     updates = open_updates(Snapshot(1, end, "adapter"), base, start)
     assert updates.method == {"rank1": "lora", "patterns": "lora", "gaussian": "lora", "head": "lora"}.get(name, name)
@@ -81,7 +57,7 @@ def test_against_the_merge_in_float64(llama: Path, tmp_path: Path, name: str) ->
 
 
 def test_a_replaced_head_is_a_matrix_of_its_own(llama: Path, tmp_path: Path) -> None:
-    end, start = make_adapter(llama, tmp_path, CONFIGS["head"])
+    end, start = make_lora(llama, tmp_path, CONFIGS["head"])
     base = TensorStore.open_model(llama)
     old = base["lm_head.weight"].double()
     delta = open_updates(Snapshot(1, end, "adapter"), base, start).matrices["lm_head"](old).dense()
@@ -139,9 +115,9 @@ def test_a_pickle_with_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
 
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "pissa without start": ({"init_lora_weights": "pissa"}, MissingInitialError, "needs the adapter of step 0"),
-    "another init that moves the base": ({"init_lora_weights": "corda"}, UnsupportedMethodError, "'corda' is not read"),
-    "an option that is not read": ({"lora_bias": True}, UnsupportedMethodError, "sets lora_bias"),
-    "another peft type": ({"peft_type": "LOHA"}, UnsupportedMethodError, "type LOHA"),
+    "another init that moves the base": ({"init_lora_weights": "corda"}, MissingInitialError, "corda moves the base"),
+    "an option without an update": ({"arrow_config": {"top_k": 2}}, UnsupportedMethodError, "sets arrow_config"),
+    "another peft type": ({"peft_type": "BONE"}, UnsupportedMethodError, "type BONE"),
     "dora without magnitudes": ({"use_dora": True}, CorruptFileError, "holds no lora_magnitude_vector"),
     "rank that the tensors do not have": ({"r": 8}, CorruptFileError, "says rank 8, the tensors have 4"),
 }

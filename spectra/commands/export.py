@@ -1,0 +1,93 @@
+"""``spectra export``: a snapshot as a plain LoRA adapter on the original base."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spectra.errors import BaseModelError, UsageError
+
+if TYPE_CHECKING:
+    from spectra.runs.directory import RunDirectory
+    from spectra.runs.snapshots import Snapshot
+    from spectra.weights.export import Exported, Target
+
+
+def export(
+    run: Path,
+    out: Path,
+    *,
+    step: int | None = None,
+    rank: int | None = None,
+    energy: float | None = None,
+    base: str | None = None,
+) -> "Exported":
+    """Write a snapshot as a plain LoRA adapter that peft loads on the original base.
+
+    Parameters
+    ----------
+    run
+        A run directory, an adapter, or a full checkpoint.
+    out
+        Directory of the adapter; new or empty.
+    step
+        The snapshot's step; None is the last.
+    rank
+        At most this rank for each matrix; None keeps all of ΔW.
+    energy
+        The smallest rank that holds this share of ‖ΔW‖²_F, in (0, 1].
+    base
+        Base model to use and to name, instead of the one that the run names.
+
+    Raises
+    ------
+    UsageError
+        If there is no such step, or rank and energy do not make sense.
+    SpectraError
+        If the run, its base or its update cannot be read exactly, or does not fit a plain LoRA.
+    """
+    from spectra.runs.directory import open_run
+    from spectra.weights.base import resolve_base
+    from spectra.weights.export import Truncation, export_lora
+    from spectra.weights.tensors import TensorStore
+    from spectra.weights.updates import open_updates
+
+    _check(rank, energy)
+    opened = open_run(run)
+    snapshot = _snapshot(opened, step)
+    name = base or opened.base_name
+    if name is None:
+        raise BaseModelError("does not say which base it was trained on", where=run, cure="give it with --base")
+    revision = None if base else opened.base_revision
+    directory = resolve_base(name, revision)
+    store = TensorStore.open_model(directory)
+    updates = open_updates(snapshot, store, opened.initial)
+    target = _target(name, revision, directory, snapshot)
+    return export_lora(updates, store, out, step=snapshot.step, target=target, truncation=Truncation(rank, energy))
+
+
+def _check(rank: int | None, energy: float | None) -> None:
+    if rank is not None and energy is not None:
+        raise UsageError("--rank and --energy exclude each other", cure="give one of them")
+    if rank is not None and rank < 1:
+        raise UsageError(f"--rank {rank} is no rank", cure="give at least 1")
+    if energy is not None and not 0 < energy <= 1:
+        raise UsageError(f"--energy {energy} is no share", cure="give a number above 0 and up to 1")
+
+
+def _snapshot(opened: "RunDirectory", step: int | None) -> "Snapshot":
+    found = {snapshot.step: snapshot for snapshot in opened.snapshots}
+    wanted = opened.snapshots[-1].step if step is None else step
+    if wanted not in found:
+        raise UsageError(f"there is no snapshot of step {wanted}", where=opened.path, cure=f"steps: {sorted(found)}")
+    return found[wanted]
+
+
+def _target(name: str, revision: str | None, base: Path, snapshot: "Snapshot") -> "Target":
+    from spectra.runs.atomic import read_json
+    from spectra.runs.layout import MODEL_CONFIG
+    from spectra.runs.snapshots import adapter_config
+    from spectra.weights.export import Target
+
+    config = read_json(base / MODEL_CONFIG)
+    flipped = snapshot.kind == "adapter" and bool(adapter_config(snapshot).get("fan_in_fan_out"))
+    tied = bool(config.get("tie_word_embeddings"))
+    return Target(name, revision, flipped or config.get("model_type") == "gpt2", tied)

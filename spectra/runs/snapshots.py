@@ -1,0 +1,169 @@
+"""Saved states of the weights: what a directory holds, and, where it holds nothing readable, why and what mends it.
+
+Nothing here reads a tensor or unpickles anything; of a safetensors file only the header is looked at.
+"""
+
+import json
+import shlex
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from spectra.errors import CorruptFileError
+from spectra.runs.atomic import read_json
+from spectra.runs.layout import (
+    ADAPTER_CONFIG,
+    ADAPTER_PICKLE,
+    ADAPTER_WEIGHTS,
+    MODEL_CONFIG,
+    MODEL_INDEX,
+    MODEL_WEIGHTS,
+)
+
+SnapshotKind = Literal["adapter", "full"]
+NOTHING = "holds neither an adapter nor model weights"
+
+# The header of a file without tensors, with metadata, is some dozens of bytes; a longer file has a tensor.
+_EMPTY_LIMIT = 1024
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A saved state of the weights.
+
+    Attributes
+    ----------
+    step
+        Optimizer step.
+    path
+        Directory that holds it.
+    kind
+        ``adapter`` for a PEFT adapter, ``full`` for whole weights.
+    """
+
+    step: int
+    path: Path
+    kind: SnapshotKind
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search for snapshots came to.
+
+    Attributes
+    ----------
+    snapshots
+        By step, ascending.
+    ignored
+        Directories that look like snapshots and cannot be read, with the reason and its cure.
+    base_name
+        The base model as the directory names it, where an adapter's configuration does not.
+    """
+
+    snapshots: tuple[Snapshot, ...] = ()
+    ignored: Mapping[str, str] | None = None
+    base_name: str | None = None
+
+
+def snapshot_kind(path: Path) -> SnapshotKind | None:
+    """Return what a snapshot directory holds, or None. An adapter wins: merged weights beside it are rounded."""
+    if (path / ADAPTER_CONFIG).exists():
+        if (path / ADAPTER_WEIGHTS).exists() and not _is_empty(path / ADAPTER_WEIGHTS):
+            return "adapter"
+        if (path / ADAPTER_PICKLE).exists():
+            return "adapter"
+    if (path / MODEL_CONFIG).exists() and any((path / name).exists() for name in (MODEL_WEIGHTS, MODEL_INDEX)):
+        return "full"
+    return None
+
+
+def reason(path: Path) -> str:
+    """Return why a directory that looks like a snapshot is none, with what would mend it."""
+    if (path / ADAPTER_WEIGHTS).exists() and _is_empty(path / ADAPTER_WEIGHTS):
+        return (
+            f"{ADAPTER_WEIGHTS} holds no tensor, as DeepSpeed ZeRO-3 leaves it when the shards are not gathered; save "
+            "it again with transformers 5 or later, or take the adapter from the DeepSpeed state with zero_to_fp32.py"
+        )
+    if any(path.glob("adapter_model-*-of-*.safetensors")):
+        return "its adapter is in shards, which peft does not read either; save it again in one file"
+    if (path / MODEL_CONFIG).exists() and any(path.glob("pytorch_model*.bin")):
+        return f"its weights are pickled (pytorch_model.bin), which can run code when read; {_conversion(path)}"
+    if (path / ADAPTER_CONFIG).exists():
+        return f"holds {ADAPTER_CONFIG} without {ADAPTER_WEIGHTS}; copy the missing file"
+    return NOTHING
+
+
+def collect(
+    children: Iterable[Path], parse: Callable[[str], int | None], inside: Callable[[Path], Path] = lambda child: child
+) -> Found:
+    """Return the snapshots among ``children``, sorted by step as a number, and those that cannot be read.
+
+    Parameters
+    ----------
+    children
+        Directories to look at.
+    parse
+        From a directory's name to its step, or None for something else.
+    inside
+        From a directory to the one in it that holds the weights.
+
+    Raises
+    ------
+    CorruptFileError
+        If two directories are the same step.
+    """
+    found: dict[int, Snapshot] = {}
+    names: dict[int, str] = {}
+    ignored: dict[str, str] = {}
+    for child in sorted(children):
+        step = parse(child.name)
+        if step is None or not child.is_dir():
+            continue
+        if step in names:
+            raise CorruptFileError(
+                f"{names[step]} and {child.name} are both step {step}", where=child.parent, cure="move one of them away"
+            )
+        names[step] = child.name
+        where = inside(child)
+        kind = snapshot_kind(where)
+        if kind is None:
+            ignored[child.name] = reason(where)
+        else:
+            found[step] = Snapshot(step, where, kind)
+    return Found(tuple(found[step] for step in sorted(found)), ignored)
+
+
+def adapter_config(snapshot: Snapshot) -> dict[str, Any]:
+    """Return the adapter's configuration."""
+    return read_json(snapshot.path / ADAPTER_CONFIG)
+
+
+def adapter_base(snapshot: Snapshot) -> tuple[str | None, str | None]:
+    """Return name and revision of the base that an adapter names; None where it does not, or for whole weights."""
+    if snapshot.kind == "full":
+        return None, None
+    config = adapter_config(snapshot)
+    return config.get("base_model_name_or_path") or None, config.get("revision") or None
+
+
+def _is_empty(path: Path) -> bool:
+    """Return whether a safetensors file has a header without tensors. A broken file is not empty: it is read later."""
+    if path.stat().st_size > _EMPTY_LIMIT:
+        return False
+    content = path.read_bytes()
+    try:
+        (length,) = struct.unpack("<Q", content[:8])
+        header = json.loads(content[8 : 8 + length])
+    except (struct.error, ValueError, OverflowError):
+        return False
+    return isinstance(header, dict) and not set(header) - {"__metadata__"}
+
+
+def _conversion(path: Path) -> str:
+    where = str(path)
+    program = (
+        f"from transformers import AutoModelForCausalLM as M; M.from_pretrained({where!r}).save_pretrained({where!r})"
+    )
+    return f"if you trust it, convert it: python -c {shlex.quote(program)}"
