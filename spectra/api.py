@@ -169,7 +169,7 @@ class Run:
         return found[wanted]
 
     def _updates(self, snapshot: Snapshot) -> Updates:
-        return open_updates(snapshot, self._base, self.directory.initial)
+        return open_updates(snapshot, self._base, self._plan.start)
 
 
 def open(path: "str | os.PathLike[str]", base: str | None = None) -> Run:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
@@ -31,6 +32,10 @@ app = typer.Typer(
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run directory, adapter, or full checkpoint.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or what `analyze --out` wrote.")]
 Base = Annotated[str | None, typer.Option(help="Base model: directory or hub id. Default: what the run names.")]
+Initial = Annotated[
+    Path | None,
+    typer.Option(help="Step-0 adapter or residual base of PiSSA and relatives, where the run does not hold it."),
+]
 Out = Annotated[Path | None, typer.Option(help="Where results go.")]
 Jobs = Annotated[int | None, typer.Option(help="Processes. Default: as many cores as the work is worth.")]
 Device = Annotated[str, typer.Option(help="Torch device of the arithmetic, such as cpu or cuda.")]
@@ -71,6 +76,7 @@ def train(
 def analyze(
     runs: Runs,
     base: Base = None,
+    initial: Initial = None,
     out: Out = None,
     jobs: Jobs = None,
     device: Device = "cpu",
@@ -87,7 +93,7 @@ def analyze(
     for name, run in name_runs(runs).items():
         # Several runs under one --out each get a directory of their own there.
         where = out if out is None or len(runs) == 1 else out / name
-        options = _options(base, where, jobs, device, engine)
+        options = replace(_options(base, where, jobs, device, engine), initial=initial)
         try:
             with _progress(quiet or as_json) as progress:
                 done = command(run, options, progress=progress)
@@ -162,6 +168,22 @@ def report(run: Run, quiet: Quiet = False) -> None:
     from spectra.commands.draw import report as command
 
     _say(str(command(run)[0]), quiet)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, adapter, or full checkpoint.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory of the adapter; new or empty.")],
+    step: Annotated[int | None, typer.Option(help="Snapshot to export. Default: the last.")] = None,
+    rank: Annotated[int | None, typer.Option(help="At most this rank a matrix. Default: all of ΔW.")] = None,
+    energy: Annotated[float | None, typer.Option(help="Smallest rank that holds this share of ‖ΔW‖².")] = None,
+    base: Base = None,
+    initial: Initial = None,
+) -> None:
+    """Write a snapshot as a plain LoRA adapter on the original base."""
+    from spectra.commands.export import export as command
+
+    print(command(run, out, step=step, rank=rank, energy=energy, base=base, initial=initial).describe())
 
 
 @app.command()

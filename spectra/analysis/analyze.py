@@ -37,6 +37,8 @@ class Options:
     ----------
     base
         Base model to use instead of the one that the run names.
+    initial
+        Step-0 adapter or residual base of a method that moves the base, where the run does not hold it.
     out
         Where results go; None is ``RUN/spectra``.
     jobs
@@ -50,6 +52,7 @@ class Options:
     """
 
     base: str | None = None
+    initial: Path | None = None
     out: Path | None = None
     jobs: int | None = None
     device: str = "cpu"
@@ -125,7 +128,7 @@ def analyze(path: Path, options: Options | None = None, progress: Progress | Non
     options = options or Options()
     run = open_run(path)
     where = run.analysis if options.out is None else AnalysisLayout(options.out)
-    plan = make_plan(run, options.base)
+    plan = make_plan(run, options.base, options.initial)
     with exclusive(where.lock, "analysing into this directory"):
         return _analyze(plan, where, options, progress)
 
@@ -222,6 +225,8 @@ def _facts(plan: Plan) -> dict[str, str]:
     run = plan.run
     base = run.base_name if run.base_name is not None else str(plan.base)
     facts = {"run": str(run.path), "recognised as": run.describe(), "base": base, "method": plan.method}
+    if plan.start is not None:
+        facts["start"] = plan.start.origin
     share = plan.trainable_parameters / plan.total_parameters
     facts["trainable"] = f"{plan.trainable_parameters:,} of {plan.total_parameters:,} parameters ({share:.2%})"
     if run.manifest is not None:

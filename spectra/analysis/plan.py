@@ -1,7 +1,7 @@
 """What an analysis has to do: which base, which modules at which snapshots, and what is skipped and why."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -9,12 +9,15 @@ from spectra.analysis.bases import ALGORITHM
 from spectra.analysis.digests import FileDigests, content_key
 from spectra.analysis.measure import BINS, FRACTIONS
 from spectra.analysis.tasks import ModuleTask
-from spectra.errors import BaseModelError
-from spectra.runs.directory import RunDirectory
-from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE
+from spectra.errors import BaseModelError, CorruptFileError
+from spectra.runs.directory import RunDirectory, Snapshot
+from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS
 from spectra.weights.base import resolve_base
+from spectra.weights.initial import find_start
+from spectra.weights.quantized import full_precision_name
+from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
-from spectra.weights.updates import open_updates, parameter_name
+from spectra.weights.updates import Updates, open_updates, parameter_name
 
 # Raise it when a number in the tables changes its meaning or its value.
 VERSION = "1"
@@ -38,6 +41,8 @@ class Plan:
         What is not analysed, with the reason.
     method
         The run's method.
+    start
+        What initialisation took out of the base, for methods that move it.
     trainable_parameters, total_parameters
         Numbers that train, and numbers in the base.
     """
@@ -48,6 +53,7 @@ class Plan:
     matrices: frozenset[str]
     skipped: Mapping[str, str]
     method: str
+    start: Start | None
     trainable_parameters: int
     total_parameters: int
 
@@ -71,7 +77,7 @@ class Plan:
             module=module,
             base=self.base,
             snapshots=tuple(s for s in self.run.snapshots if s.step in steps),
-            initial=self.run.initial,
+            start=self.start,
             method=self.method,
             expected_digest=None if manifest is None else manifest.base.fingerprints.get(parameter),
             cache=cache,
@@ -80,7 +86,7 @@ class Plan:
         )
 
 
-def make_plan(run: RunDirectory, base: str | None) -> Plan:
+def make_plan(run: RunDirectory, base: str | None, initial: Path | None = None) -> Plan:
     """Plan the analysis of a run. Reads headers only.
 
     Parameters
@@ -89,6 +95,8 @@ def make_plan(run: RunDirectory, base: str | None) -> Plan:
         The run as recognised.
     base
         The base that the user named, or None to take the run's own.
+    initial
+        The step-0 adapter or residual base that the user named, for methods that move the base; None looks for it.
 
     Raises
     ------
@@ -97,7 +105,8 @@ def make_plan(run: RunDirectory, base: str | None) -> Plan:
     """
     base_dir = _find_base(run, base)
     store = TensorStore.open_model(base_dir)
-    opened = {s.step: open_updates(s, store, run.initial) for s in run.snapshots}
+    start = find_start(_newest_readable(run), run, store, initial)
+    run, opened = _open_all(run, store, start)
     last = opened[run.snapshots[-1].step]
     return Plan(
         run=run,
@@ -105,16 +114,42 @@ def make_plan(run: RunDirectory, base: str | None) -> Plan:
         modules={step: frozenset(updates.matrices) | frozenset(updates.vectors) for step, updates in opened.items()},
         matrices=frozenset(module for updates in opened.values() for module in updates.matrices),
         skipped={module: why for updates in opened.values() for module, why in updates.skipped.items()},
+        start=start,
         method=last.method if run.manifest is None else run.manifest.method,
         trainable_parameters=last.size if run.manifest is None else sum(map(prod, run.manifest.trainable.values())),
         total_parameters=sum(map(prod, store.shapes.values())),
     )
 
 
+def _newest_readable(run: RunDirectory) -> Snapshot:
+    """Return the newest snapshot, or the one before where that is still being written."""
+    newest = run.snapshots[-1]
+    if len(run.snapshots) > 1 and newest.kind == "adapter" and (newest.path / ADAPTER_WEIGHTS).exists():
+        try:
+            TensorStore.open_file(newest.path / ADAPTER_WEIGHTS)
+        except CorruptFileError:
+            return run.snapshots[-2]
+    return newest
+
+
+def _open_all(run: RunDirectory, store: TensorStore, start: Start | None) -> tuple[RunDirectory, dict[int, Updates]]:
+    """Open every snapshot; a newest one that cannot be read is left out with the reason: it may be half-written."""
+    opened: dict[int, Updates] = {}
+    for snapshot in run.snapshots:
+        try:
+            opened[snapshot.step] = open_updates(snapshot, store, start)
+        except CorruptFileError as error:
+            if snapshot is not run.snapshots[-1] or not opened:
+                raise
+            ignored = {**run.ignored, snapshot.path.name: f"{error.what}; still being written?"}
+            return replace(run, snapshots=run.snapshots[:-1], ignored=ignored), opened
+    return run, opened
+
+
 def content_keys(plan: Plan, digests: FileDigests) -> dict[int, str]:
     """Return, for each step, the key of the content that its rows depend on: weights, base, start and settings."""
     base = [digests.of(path) for path in sorted(set(TensorStore.open_model(plan.base).files.values()))]
-    start = [] if plan.run.initial is None else _contents(plan.run.initial, digests)
+    start = [] if plan.start is None else [plan.start.origin, *map(digests.of, plan.start.files)]
     settings = [VERSION, ALGORITHM, str(FRACTIONS), str(BINS), *base, *start]
     return {s.step: content_key(*settings, *_contents(s.path, digests)) for s in plan.run.snapshots}
 
@@ -125,6 +160,13 @@ def _find_base(run: RunDirectory, base: str | None) -> Path:
     if run.base_name is None:
         raise BaseModelError(
             "does not say which base it was trained on", where=run.path, cure="give it with --base DIR_OR_HUB_ID"
+        )
+    full = full_precision_name(run.base_name)
+    if full is not None and not Path(run.base_name).is_dir():
+        raise BaseModelError(
+            f"was trained on the quantised {run.base_name!r}, and ΔW is measured against full-precision weights",
+            where=run.path,
+            cure=f"give the full-precision base, likely --base {full}",
         )
     beside = [run.path / run.base_name, run.path.parent / run.base_name]  # a relative path, as seen from the run
     found = next((path for path in beside if not Path(run.base_name).is_dir() and path.is_dir()), None)

@@ -16,6 +16,7 @@ from spectra.analysis.bases import BasisCache
 from spectra.analysis.measure import Measurement, Row, kind_of, layer_of, measure_matrix, measure_vector
 from spectra.errors import BaseModelError
 from spectra.runs.directory import Snapshot
+from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore, digest
 from spectra.weights.updates import Updates, open_updates, parameter_name
 
@@ -35,8 +36,8 @@ class ModuleTask:
         Directory of the base model.
     snapshots
         Snapshots to measure, by step.
-    initial
-        Step-0 snapshot directory, where there is one.
+    start
+        What initialisation took out of the base, for methods that move it.
     method
         Method's name as the run gives it; None takes it from the snapshot.
     expected_digest
@@ -52,7 +53,7 @@ class ModuleTask:
     module: str
     base: Path
     snapshots: tuple[Snapshot, ...]
-    initial: Path | None
+    start: Start | None
     method: str | None
     expected_digest: str | None
     cache: Path | None
@@ -86,10 +87,12 @@ def run_task(task: ModuleTask) -> ModuleResult:
     _check_identity(task, parameter, found)
     _check_numbers(task, parameter, stored)
     weight = stored.to(task.device, torch.float64)
+    if weight.ndim > 2:  # a convolution is the matrix of its flattened kernels
+        weight = weight.flatten(1)
     basis, reused = BasisCache(task.cache).get(found, weight) if weight.ndim == 2 else (None, None)
     rows: dict[str, list[Row]] = {"modules": [], "projection": [], "profile": [], "spectrum": []}
     for snapshot in task.snapshots:
-        updates = _updates(snapshot, task.base, task.initial)
+        updates = _updates(snapshot, task.base, task.start)
         if basis is None:
             measured = measure_vector(weight, updates.vectors[task.module](weight))
         else:
@@ -122,8 +125,8 @@ def _base(directory: Path) -> TensorStore:
 
 
 @cache
-def _updates(snapshot: Snapshot, base: Path, initial: Path | None) -> Updates:
-    return open_updates(snapshot, _base(base), initial)
+def _updates(snapshot: Snapshot, base: Path, start: Start | None) -> Updates:
+    return open_updates(snapshot, _base(base), start)
 
 
 def _check_numbers(task: ModuleTask, parameter: str, stored: Tensor) -> None:

@@ -19,6 +19,7 @@ def export(
     rank: int | None = None,
     energy: float | None = None,
     base: str | None = None,
+    initial: Path | None = None,
 ) -> "Exported":
     """Write a snapshot as a plain LoRA adapter that peft loads on the original base.
 
@@ -36,6 +37,8 @@ def export(
         The smallest rank that holds this share of ‖ΔW‖²_F, in (0, 1].
     base
         Base model to use and to name, instead of the one that the run names.
+    initial
+        Step-0 adapter or residual base of a method that moves the base, where the run does not hold it.
 
     Raises
     ------
@@ -47,6 +50,7 @@ def export(
     from spectra.runs.directory import open_run
     from spectra.weights.base import resolve_base
     from spectra.weights.export import Truncation, export_lora
+    from spectra.weights.initial import find_start
     from spectra.weights.tensors import TensorStore
     from spectra.weights.updates import open_updates
 
@@ -59,7 +63,7 @@ def export(
     revision = None if base else opened.base_revision
     directory = resolve_base(name, revision)
     store = TensorStore.open_model(directory)
-    updates = open_updates(snapshot, store, opened.initial)
+    updates = open_updates(snapshot, store, find_start(snapshot, opened, store, initial))
     target = _target(name, revision, directory, snapshot)
     return export_lora(updates, store, out, step=snapshot.step, target=target, truncation=Truncation(rank, energy))
 

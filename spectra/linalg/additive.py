@@ -170,8 +170,8 @@ class Placed(Operator):
     ) -> None:
         self.inner = inner
         self._shape = shape
-        self.rows = rows
-        self.columns = columns
+        self._rows = rows
+        self._columns = columns
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -190,16 +190,16 @@ class Placed(Operator):
 
     def matmul(self, x: Float64[Tensor, "i k"]) -> Float64[Tensor, "o k"]:
         """Return ΔW X."""
-        return _put(self.inner.matmul(_take(x, self.columns)), self.rows, self.shape[0])
+        return _put(self.inner.matmul(_take(x, self._columns)), self._rows, self.shape[0])
 
     def rmatmul(self, y: Float64[Tensor, "o k"]) -> Float64[Tensor, "i k"]:
         """Return ΔWᵀ Y."""
-        return _put(self.inner.rmatmul(_take(y, self.rows)), self.columns, self.shape[1])
+        return _put(self.inner.rmatmul(_take(y, self._rows)), self._columns, self.shape[1])
 
     def svd(self) -> Factors:
         """Return the inner SVD, its vectors padded with zeros."""
         inner = self.inner.svd()
-        return Factors(_put(inner.u, self.rows, self.shape[0]), inner.s, _put(inner.v, self.columns, self.shape[1]))
+        return Factors(_put(inner.u, self._rows, self.shape[0]), inner.s, _put(inner.v, self._columns, self.shape[1]))
 
 
 def _both_sides(left: Operator, right: Operator, x: Tensor) -> Tensor:

@@ -109,8 +109,14 @@ class RunDirectory:
             return read_verl_series(self.path)
         # The newest trainer state holds the whole history.
         states = [s.path / TRAINER_STATE for s in reversed(self.snapshots)] + [self.path / TRAINER_STATE]
-        found = next((state for state in states if state.exists()), None)
-        return pd.DataFrame({"step": pd.Series(dtype="int64")}) if found is None else read_trainer_state(found)
+        found = [state for state in states if state.exists()]
+        for number, state in enumerate(found, start=1):
+            try:
+                return read_trainer_state(state)
+            except CorruptFileError:  # the newest may be half-written; the one before holds all but its last steps
+                if number == len(found):
+                    raise
+        return pd.DataFrame({"step": pd.Series(dtype="int64")})
 
 
 def open_run(path: Path) -> RunDirectory:
@@ -125,11 +131,17 @@ def open_run(path: Path) -> RunDirectory:
     """
     if not path.is_dir():
         raise RunNotFoundError("no such directory", where=path, cure="give the directory of a run")
-    run = _open_own(path) if RunLayout(path).manifest.exists() else _open_foreign(path)
+    run = _open_own(path) if _is_own(path) else _open_foreign(path)
     for snapshot in run.snapshots:
         if snapshot.kind == "adapter":
             check_scale(snapshot, adapter_config(snapshot))
     return run
+
+
+def _is_own(path: Path) -> bool:
+    manifest = RunLayout(path).manifest
+    # Others write a manifest.json too; ours, and a broken one of ours, says its schema or has snapshots beside it.
+    return manifest.exists() and (RunLayout(path).snapshots.is_dir() or "schema_version" in read_json(manifest))
 
 
 def _open_own(path: Path) -> RunDirectory:

@@ -23,7 +23,7 @@ import pandas as pd
 from spectra.errors import CorruptFileError
 from spectra.runs.atomic import read_json
 from spectra.runs.layout import MODEL_CONFIG
-from spectra.runs.series import _frame, _read_lines
+from spectra.runs.series import read_records, series_frame
 from spectra.runs.snapshots import NOTHING, Found, Snapshot, adapter_base, collect, reason, snapshot_kind
 
 _VERL_STEP = re.compile(r"global_steps?_(\d+)")
@@ -134,8 +134,8 @@ def read_verl_series(path: Path) -> pd.DataFrame:
     if len(there.parents) > 2:
         places.append(there.parents[2] / there.parent.name / name)
     log = next((place for place in places if place.is_file()), None)
-    records = [] if log is None else _read_lines(log)
-    return _frame([{**_renamed(record.get("data")), "step": record["step"]} for record in records])
+    records = [] if log is None else read_records(log)
+    return series_frame([{**_renamed(record.get("data")), "step": record["step"]} for record in records])
 
 
 def check_scale(snapshot: Snapshot, config: Mapping[str, object]) -> None:
@@ -156,20 +156,6 @@ def check_scale(snapshot: Snapshot, config: Mapping[str, object]) -> None:
         where=snapshot.path,
         cure=f"write the alpha of the training there ({value})",
     )
-
-
-def full_precision_name(name: str) -> str | None:
-    """Return the full-precision model that a 4-bit base name stands for, or None where it is no such name.
-
-    >>> full_precision_name("unsloth/Qwen2.5-3B-Instruct-unsloth-bnb-4bit")
-    'unsloth/Qwen2.5-3B-Instruct'
-    >>> full_precision_name("unsloth/mistral-7b-v0.3-bnb-4bit")
-    'unsloth/mistral-7b-v0.3'
-    >>> full_precision_name("Qwen/Qwen2.5-3B") is None
-    True
-    """
-    match = re.fullmatch(r"(?P<name>.+?)(-unsloth)?(-bnb)?-4bit/?", name, re.IGNORECASE)
-    return None if match is None else match["name"]
 
 
 def _numbered(pattern: re.Pattern[str]) -> Callable[[str], int | None]:

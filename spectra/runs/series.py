@@ -62,7 +62,7 @@ def append_metrics(path: Path, record: Mapping[str, float | int]) -> None:
 def truncate_metrics(path: Path, last_step: int) -> None:
     """Drop a torn last line and every record after ``last_step``: a resumed run writes those again."""
     if path.exists():
-        kept = [record for record in _read_lines(path) if int(record["step"]) <= last_step]
+        kept = [record for record in read_records(path) if int(record["step"]) <= last_step]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
@@ -74,16 +74,23 @@ def read_metrics(path: Path) -> pd.DataFrame:
     CorruptFileError
         If a line other than a torn last one is not a JSON object with a ``step``.
     """
-    return _frame(_read_lines(path)) if path.exists() else _frame([])
+    return series_frame(read_records(path)) if path.exists() else series_frame([])
 
 
 def read_trainer_state(path: Path) -> pd.DataFrame:
     """Read the logged history of an HF Trainer or TRL run."""
     history = read_json(path).get("log_history") or []
-    return _frame([record for record in history if isinstance(record, dict) and "step" in record])
+    return series_frame([record for record in history if isinstance(record, dict) and "step" in record])
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a JSON-lines file, each with an integer ``step``; a torn last line is left out.
+
+    Raises
+    ------
+    CorruptFileError
+        If another line is not a JSON object with a ``step``.
+    """
     lines = path.read_text(encoding="utf-8").split("\n")
     records = []
     for number, line in enumerate(lines, start=1):
@@ -101,7 +108,8 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def series_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return records as one row a step under canonical names, later ones of a step completing earlier ones."""
     by_step: dict[int, dict[str, float]] = {}
     for record in records:
         by_step.setdefault(int(record["step"]), {}).update(canonical(record))

@@ -6,7 +6,6 @@ direction and the saved tensors hold the kept directions only. Zhang et al. 2023
 """
 
 from functools import partial
-from pathlib import Path
 
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from spectra.errors import CorruptFileError
 from spectra.linalg.operators import LowRank, Operator
 from spectra.weights.adapters import Adapter, Changes, Reader
 from spectra.weights.oriented import oriented
+from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
 from spectra.weights.tokens import TOKEN_ROWS, token_updates
 
@@ -43,7 +43,7 @@ def _require_kept(adapter: Adapter, module: str, rank: int, initial: int) -> Non
         )
 
 
-def _changes(adapter: Adapter, initial: Path | None, base: TensorStore) -> Changes:
+def _changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
     modules = [module for module, parts in adapter.parts.items() if "lora_E" in parts]
     return Changes({module: partial(_adalora, adapter, module) for module in modules} | token_updates(adapter))
 

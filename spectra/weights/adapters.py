@@ -21,6 +21,7 @@ from spectra.errors import CorruptFileError, UnsupportedMethodError
 from spectra.linalg.operators import Operator
 from spectra.runs.atomic import read_json
 from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS
+from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
 
 # From the base weight in float64, O × I, to ΔW. One such function a module, whatever the method.
@@ -68,14 +69,14 @@ class Reader:
     method
         From the configuration to the field's name of what it trains: ``lora``, ``dora`` …
     changes
-        From the adapter, the step-0 adapter's directory (None where there is none) and the base to what it changes.
+        From the adapter, what initialisation took out of the base (None where nothing) and the base to what it changes.
     shared
         Names of tensors that all modules share, such as ``vera_A``; of ``frod_V.self_attn_q_proj``, the first word.
     """
 
     parts: tuple[str, ...]
     method: Callable[[Mapping[str, Any]], str]
-    changes: Callable[["Adapter", Path | None, TensorStore], Changes]
+    changes: Callable[["Adapter", Start | None, TensorStore], Changes]
     shared: tuple[str, ...] = ()
 
 
@@ -160,7 +161,7 @@ class Adapter:
 
 def per_module(
     formula: Callable[[Adapter, str, Tensor], Operator], *refused: str
-) -> Callable[[Adapter, Path | None, TensorStore], Changes]:
+) -> Callable[[Adapter, Start | None, TensorStore], Changes]:
     """Return a reader's ``changes`` for a method whose modules each have a matrix, read by the same formula.
 
     Parameters
@@ -171,7 +172,7 @@ def per_module(
         Options that the formula does not have: an adapter that sets one is refused by name.
     """
 
-    def changes(adapter: Adapter, initial: Path | None, base: TensorStore) -> Changes:
+    def changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
         refuse_options(adapter, *refused)
         return Changes({module: partial(formula, adapter, module) for module in adapter.parts})
 

@@ -9,7 +9,6 @@
 - AdaMSS stores no row numbers with its blocks.
 """
 
-from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -20,6 +19,7 @@ from spectra.linalg.additive import BlockCirculant, block_diagonal, product
 from spectra.linalg.operators import Dense, LowRank, Operator, Sum
 from spectra.weights.adapters import Adapter, Reader, per_module, require_shape
 from spectra.weights.oriented import oriented
+from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
 
 
@@ -70,7 +70,7 @@ def _c3a(adapter: Adapter, module: str, weight: Tensor) -> Operator:
     return BlockCirculant(adapter.tensor(module, "c3a_kernel").to(weight) / weight.shape[1])
 
 
-def _adamss(adapter: Adapter, initial: Path | None, base: TensorStore) -> NoReturn:
+def _adamss(adapter: Adapter, start: Start | None, base: TensorStore) -> NoReturn:
     raise UnsupportedMethodError(
         "AdaMSS stores its blocks without the rows of W that they change, which peft finds again by k-means on a "
         "randomised SVD: not reproducible to the row",

@@ -10,7 +10,6 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from spectra.errors import CorruptFileError, UnsupportedMethodError
 from spectra.linalg.operators import Dense, LowRank, Operator, Sum
 from spectra.weights.adapters import Adapter, Changes, Reader, per_module, require_shape
 from spectra.weights.oriented import oriented
+from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
 
 # The names that transformers gives to these functions.
@@ -55,7 +55,7 @@ def _deft(adapter: Adapter, module: str, weight: Tensor) -> Operator:
     )
 
 
-def _peanut_changes(adapter: Adapter, initial: Path | None, base: TensorStore) -> Changes:
+def _peanut_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
     name = adapter.config["act_fn"]
     if name not in _ACTIVATIONS:
         raise UnsupportedMethodError(
@@ -63,7 +63,7 @@ def _peanut_changes(adapter: Adapter, initial: Path | None, base: TensorStore) -
             where=adapter.path,
             cure=f"computed: {', '.join(_ACTIVATIONS)}; or merge it in float32 and analyse the full checkpoint",
         )
-    return per_module(_peanut)(adapter, initial, base)
+    return per_module(_peanut)(adapter, start, base)
 
 
 def _peanut(adapter: Adapter, module: str, weight: Tensor) -> Operator:
@@ -83,7 +83,7 @@ def _peanut(adapter: Adapter, module: str, weight: Tensor) -> Operator:
     return LowRank(b, hidden.T, float(adapter.config["scaling"]))
 
 
-def _super_changes(adapter: Adapter, initial: Path | None, base: TensorStore) -> Changes:
+def _super_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
     return Changes({module: partial(_super, adapter, base, module) for module in adapter.parts})
 
 

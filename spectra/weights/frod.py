@@ -11,7 +11,6 @@ peft puts the product in place of W, so rounding of U is part of ΔW: about 1e-7
 import re
 from collections import defaultdict
 from functools import cached_property, partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from spectra.errors import CorruptFileError, UnsupportedMethodError
 from spectra.linalg.operators import Dense, Operator
 from spectra.weights.adapters import Adapter, Changes, Reader, require_shape
 from spectra.weights.oriented import apply_oriented, stored_flipped
+from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
 
 # Columns of W·V⁻ᵀ shorter than this have no direction in peft's decomposition.
@@ -139,7 +139,7 @@ def _off_diagonal(size: int, rate: float, generator: torch.Generator) -> Tensor:
     return torch.stack([rows, columns + (columns >= rows)])
 
 
-def _changes(adapter: Adapter, initial: Path | None, base: TensorStore) -> Changes:
+def _changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
     projections = _Projections(adapter, base)
     return Changes({module: partial(_frod, projections, module) for module in adapter.parts})
 

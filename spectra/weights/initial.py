@@ -20,14 +20,13 @@ from spectra.runs.layout import ADAPTER_CONFIG
 from spectra.runs.snapshots import Snapshot, snapshot_kind
 from spectra.weights import lora
 from spectra.weights.adapters import Adapter
+from spectra.weights.lora_options import PLAIN_STARTS, product
 from spectra.weights.oriented import stored_flipped
 from spectra.weights.signatures import Factored, Misfit, initial_misfit, residual_misfit, signature
 from spectra.weights.start import Start
-from spectra.weights.start_kinds import AdapterStart, RecomputedStart, ResidualStart, product
+from spectra.weights.start_kinds import AdapterStart, RecomputedStart, ResidualStart
 from spectra.weights.tensors import TensorStore
 
-# Initialisations that leave W + s·BA = W at the start, or change no base weight: nothing is to be subtracted.
-PLAIN_INITS = frozenset({"true", "false", "gaussian", "eva", "orthogonal", "mica"})
 # Those whose B₀A₀ is a function of the base weight alone.
 _DETERMINISTIC = frozenset({"pissa", "olora"})
 # Frozen weights that are no W − s·B₀A₀: they were quantised, and W − W_res has full rank.
@@ -105,8 +104,8 @@ def find_start(snapshot: Snapshot, run: RunDirectory, base: TensorStore, given: 
     case = _open_case(snapshot, base)
     if given is not None:
         return _from_given(case, given)
-    suspected = signature(_factors(case)) if case.init in PLAIN_INITS else None
-    if case.init in PLAIN_INITS and suspected is None:
+    suspected = signature(_factors(case)) if case.init in PLAIN_STARTS else None
+    if case.init in PLAIN_STARTS and suspected is None:
         return None
     found = _from_run(case, run) or _beside(case, snapshot, run)
     if found is not None:
@@ -134,6 +133,8 @@ def _factors(case: _Case) -> Iterator[Factored]:
     for module in case.modules:
         weight = case.weight(module)
         a, b = (case.adapter.tensor(module, part).double() for part in ("lora_A", "lora_B"))
+        if not all(bool(part.isfinite().all()) for part in (weight, a, b)):
+            continue  # the analysis of the matrix says so
         yield Factored(weight, b, a, product(case.adapter, module, weight).frobenius())
 
 

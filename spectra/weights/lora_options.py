@@ -20,7 +20,8 @@ from spectra.errors import CorruptFileError, UnsupportedMethodError
 from spectra.linalg.additive import block_diagonal
 from spectra.linalg.decompose import thin_svd
 from spectra.linalg.operators import LowRank
-from spectra.weights.adapters import Adapter
+from spectra.weights.adapters import Adapter, require_shape
+from spectra.weights.patterns import rank_and_alpha
 
 MAGNITUDE = "lora_magnitude_vector"
 # Tensors that training keeps beside the factors, and no part of ΔW.
@@ -30,7 +31,8 @@ STATE = (
     "lora_monteclora_sampler.gaussian_var_prior",
 )
 
-_PLAIN_STARTS = {"gaussian", "eva", "orthogonal", "mica"}
+# Starts that leave W + s·BA = W, or change no base weight: nothing is to be subtracted.
+PLAIN_STARTS = frozenset({"true", "false", "gaussian", "eva", "orthogonal", "mica"})
 _MOVING_STARTS = {"olora": "olora", "loftq": "loftq", "lora_ga": "lora-ga"}
 # Options that leave no matrix ΔW, or not one a base matrix.
 _WITHOUT_UPDATE = {
@@ -63,8 +65,15 @@ def method_name(config: Mapping[str, Any]) -> str:
     return "-".join(name for name in names if name) or "lora"
 
 
-def refuse_unread(adapter: Adapter) -> None:
+def refuse_unread(adapter: Adapter, *, started: bool) -> None:
     """Refuse what leaves no exact ΔW, by name.
+
+    Parameters
+    ----------
+    adapter
+        The adapter.
+    started
+        Whether it is known what its initialisation took out of the base: then any start can be read.
 
     Raises
     ------
@@ -78,7 +87,8 @@ def refuse_unread(adapter: Adapter) -> None:
     if option is not None:
         raise UnsupportedMethodError(f"the adapter sets {option}: {_WITHOUT_UPDATE[option]}", where=adapter.path)
     start = config.get("init_lora_weights", True)
-    if isinstance(start, str) and start.lower() not in _PLAIN_STARTS and moving_start(config) is None:
+    known = not isinstance(start, str) or start.lower() in PLAIN_STARTS or moving_start(config) is not None
+    if not known and not started:
         raise UnsupportedMethodError(
             f"init_lora_weights={start!r} is not known, and B·A might not be its update",
             where=adapter.path,
@@ -98,7 +108,7 @@ def factors(adapter: Adapter, module: str, weight: Tensor, rank: int) -> tuple[T
 
     A convolution's A is R × I × k…, its B is O × R × 1…: the matrices are what is left when the kernel is flattened.
     """
-    config, kind = adapter.config, "_embedding" if "lora_embedding_A" in adapter.parts[module] else ""
+    config, kind = adapter.config, "_embedding" if "lora_embedding_A" in adapter.parts.get(module, {}) else ""
     a = adapter.tensor(module, f"lora{kind}_A").to(weight).flatten(1)
     b = adapter.tensor(module, f"lora{kind}_B").to(weight)
     if b.ndim > 2 and b.shape[1] != rank:
@@ -114,6 +124,32 @@ def factors(adapter: Adapter, module: str, weight: Tensor, rank: int) -> tuple[T
         group = int(config.get("qalora_group_size", 16))
         a = a.repeat_interleave(group, dim=1) * (weight.shape[1] / group**2)
     return b, a
+
+
+def product(adapter: Adapter, module: str, weight: Tensor) -> LowRank:
+    """Return s·BA of one module, whatever its initialisation or magnitudes.
+
+    Raises
+    ------
+    CorruptFileError
+        If the factors do not fit the base weight, or the configuration's rank.
+    """
+    rank, _ = rank_and_alpha(adapter.config, module)
+    b, a = factors(adapter, module, weight, rank)
+    require_shape(adapter, module, weight, (b.shape[0], a.shape[1]))
+    if a.shape[0] != rank or b.shape[1] != rank:
+        raise CorruptFileError(
+            f"{module}: the configuration says rank {rank}, the tensors have {a.shape[0]}",
+            where=adapter.path,
+            cure="restore the adapter_config.json that belongs to these tensors",
+        )
+    return LowRank(b, a, scale(adapter, module))
+
+
+def scale(adapter: Adapter, module: str) -> float:
+    """Return s of one module: α/r, or α/√r for rsLoRA."""
+    rank, alpha = rank_and_alpha(adapter.config, module)
+    return alpha / (rank**0.5 if adapter.config.get("use_rslora") else rank)
 
 
 def removed(weight: Tensor, rank: int) -> LowRank:

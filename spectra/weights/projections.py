@@ -17,7 +17,6 @@ Projections that were not saved are drawn again from their seed, as peft draws t
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -27,6 +26,7 @@ from spectra.linalg.operators import LowRank, Operator
 from spectra.weights import seeded
 from spectra.weights.adapters import Adapter, Changes, Reader, per_module
 from spectra.weights.oriented import Formula, apply_oriented, oriented, stored_flipped
+from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
 
 # From the adapter, a module, its base weight, and the shared A and B, to ΔW.
@@ -36,7 +36,7 @@ _ProjectedFormula = Callable[[Tensor, Tensor, Adapter, str, Tensor], Operator]
 def _projected(prefix: str, formula: _ProjectedFormula, draw: seeded.Draw) -> Callable[..., Changes]:
     """Return ``changes`` of a method with shared projections, stored or drawn from ``projection_prng_key``."""
 
-    def changes(adapter: Adapter, initial: Path | None, base: TensorStore) -> Changes:
+    def changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
         names = [f"{prefix}_A", f"{prefix}_B"]
         if all(name in adapter.shared for name in names):
             stored_a, stored_b = (adapter.store[adapter.shared[name]] for name in names)
@@ -109,7 +109,7 @@ def _mixture(adapter: Adapter, module: str, part: str, bank: Tensor) -> Tensor:
     return (weights[..., None] * bank[chosen]).sum(-2)
 
 
-def _unilora_changes(adapter: Adapter, initial: Path | None, base: TensorStore) -> Changes:
+def _unilora_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
     if adapter.parts:
         return Changes({module: partial(_unilora_stored, adapter, module) for module in adapter.parts})
     theta = adapter.store[adapter.shared["unilora_theta_d"]].to(torch.float64)

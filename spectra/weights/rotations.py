@@ -13,7 +13,6 @@ R − I is kept, and multiplies W from its side when asked for; HRA's is I × r 
 import re
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,20 +25,21 @@ from spectra.linalg.structured import BlockDiagonal, PlaneMix, Product
 from spectra.linalg.tolerance import rank_tolerance
 from spectra.weights.adapters import Adapter, Changes, Reader, per_module, require_shape
 from spectra.weights.scalings import biased
+from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
 
 # The first peft that cuts the Neumann series off as neumann_minus_identity does; it says so when it loads older files.
 _NEUMANN_SINCE = (0, 18)
 
 
-def _oft_changes(adapter: Adapter, initial: Path | None, base: TensorStore) -> Changes:
+def _oft_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
     if _is_neumann(adapter.config) and _peft_version(adapter.config) < _NEUMANN_SINCE:
         raise UnsupportedMethodError(
             "use_cayley_neumann means another series in the peft before 0.18 that wrote this adapter",
             where=adapter.path,
             cure="merge it with that peft in float32 and analyse the full checkpoint with --base",
         )
-    return per_module(_oft, "fan_in_fan_out")(adapter, initial, base)
+    return per_module(_oft, "fan_in_fan_out")(adapter, start, base)
 
 
 def _oft(adapter: Adapter, module: str, weight: Tensor) -> Operator:
@@ -137,10 +137,10 @@ def _orthonormal(adapter: Adapter, module: str, vectors: Tensor) -> Tensor:
     return q
 
 
-def _road_changes(adapter: Adapter, initial: Path | None, base: TensorStore) -> Changes:
+def _road_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
     modules = biased(adapter.parts, base)
     vectors = {f"{module}.bias": partial(_road_bias, adapter, module) for module in modules}
-    return Changes(per_module(_road)(adapter, initial, base).matrices, vectors)
+    return Changes(per_module(_road)(adapter, start, base).matrices, vectors)
 
 
 def _road(adapter: Adapter, module: str, weight: Tensor) -> Operator:

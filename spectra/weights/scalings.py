@@ -12,7 +12,6 @@
 
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from spectra.linalg.operators import Dense, LowRank, Operator, RowScaled, Sum
 from spectra.linalg.structured import nothing
 from spectra.weights.adapters import Adapter, Changes, Reader, per_module, refuse_options, require_shape
 from spectra.weights.oriented import stored_flipped
+from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
 
 # peft's floor under the norms that DeLoRA divides by.
@@ -34,7 +34,7 @@ def biased(modules: Iterable[str], base: TensorStore) -> list[str]:
     return [module for module in modules if f"{module}.bias" in base.files]
 
 
-def _ia3_changes(adapter: Adapter, initial: Path | None, base: TensorStore) -> Changes:
+def _ia3_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
     matrices = {module: partial(_ia3, adapter, module) for module in adapter.parts}
     by_output = (module for module in biased(adapter.parts, base) if adapter.tensor(module, "ia3_l").shape[1] == 1)
     return Changes(matrices, {f"{module}.bias": partial(_ia3_bias, adapter, module) for module in by_output})
@@ -86,7 +86,7 @@ def _length(factor: Tensor, dim: int) -> Tensor:
     return length.clamp(min=_SMALLEST_NORM)
 
 
-def _glora_changes(adapter: Adapter, initial: Path | None, base: TensorStore) -> Changes:
+def _glora_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
     refuse_options(adapter, "bias")  # a trained bias under D and E: the two would have to be composed
     matrices = {module: partial(_glora, adapter, module) for module in adapter.parts}
     modules = biased(adapter.parts, base)
@@ -123,7 +123,7 @@ def _glora_bias(adapter: Adapter, base: TensorStore, module: str, bias: Tensor) 
     return change
 
 
-def _norm_changes(adapter: Adapter, initial: Path | None, base: TensorStore) -> Changes:
+def _norm_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
     matrices, vectors = {}, {}
     for module, parts in adapter.parts.items():
         if len(base.shapes.get(f"{module}.weight", ())) == 2:
@@ -156,7 +156,7 @@ def _flat(adapter: Adapter, module: str, part: str, like: Tensor) -> Tensor:
     return vector
 
 
-def _bias_changes(adapter: Adapter, initial: Path | None, base: TensorStore) -> Changes:
+def _bias_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
     found = biased(adapter.parts, base)
     if not found:
         raise UnsupportedMethodError(

@@ -13,7 +13,6 @@ float32 on the CPU. Which way round a singular vector points is LAPACK's choice,
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from spectra.linalg.orthogonal import cayley_minus_identity, neumann_minus_ident
 from spectra.linalg.structured import nothing
 from spectra.weights.adapters import Adapter, Changes, Reader, per_module, require_shape
 from spectra.weights.oriented import stored_flipped
+from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
 
 
@@ -71,7 +71,7 @@ def _psoft_rotation(numbers: Tensor, config: Mapping[str, Any]) -> Tensor:
     return neumann_minus_identity(q, int(config["num_cayley_neumann_terms"]))
 
 
-def _tinylora_changes(adapter: Adapter, initial: Path | None, base: TensorStore) -> Changes:
+def _tinylora_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
     places = _places(adapter)
     groups = max(1, round(len(places) * (1 - float(adapter.config["weight_tying"]))))
     size = max(1, len(places) // groups)
@@ -130,7 +130,7 @@ def _bytes(projection: Tensor) -> bytes:
     return projection.to(torch.float32).numpy().tobytes()
 
 
-def _osf_changes(adapter: Adapter, initial: Path | None, base: TensorStore) -> Changes:
+def _osf_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
     return Changes({module: partial(_osf, adapter, base, module) for module in adapter.parts})
 
 

@@ -13,9 +13,8 @@ from spectra.linalg.decompose import thin_svd
 from spectra.linalg.operators import Dense, LowRank, Operator
 from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS
 from spectra.weights import lora
-from spectra.weights.adapters import Adapter, require_shape
-from spectra.weights.lora_options import factors
-from spectra.weights.patterns import rank_and_alpha
+from spectra.weights.adapters import Adapter
+from spectra.weights.lora_options import product, scale
 from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
 
@@ -23,20 +22,6 @@ from spectra.weights.tensors import TensorStore
 RECOMPUTED_LIMIT = 0.01
 # Backward error of a float32 SVD or QR with its saved factors, in units of ε‖W‖_F; measured at 16² to 1024²: up to 6.
 _ROUNDINGS = 8.0
-
-
-def product(adapter: Adapter, module: str, weight: Float64[Tensor, "o i"]) -> Operator:
-    """Return s·BA of one matrix of a LoRA adapter, whatever its initialisation or magnitudes."""
-    rank, _ = rank_and_alpha(adapter.config, module)
-    b, a = factors(adapter, module, weight, rank)
-    require_shape(adapter, module, weight, (b.shape[0], a.shape[1]))
-    return LowRank(b, a, scale(adapter, module))
-
-
-def scale(adapter: Adapter, module: str) -> float:
-    """Return s of one module: α/r, or α/√r for rsLoRA."""
-    rank, alpha = rank_and_alpha(adapter.config, module)
-    return alpha / (rank**0.5 if adapter.config.get("use_rslora") else rank)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ themselves under the name ``trainable_tokens_delta``.
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from spectra.errors import BaseModelError, CorruptFileError
 from spectra.linalg.additive import Placed
 from spectra.linalg.operators import Dense, Operator
 from spectra.weights.adapters import Adapter, Changes, Reader, UpdateFunction
+from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
 
 _ROWS = "trainable_tokens_delta"
@@ -32,7 +32,7 @@ def token_updates(adapter: Adapter) -> dict[str, UpdateFunction]:
     }
 
 
-def _changes(adapter: Adapter, initial: Path | None, base: TensorStore) -> Changes:
+def _changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
     indices = adapter.config.get("token_indices")
     return Changes({module: partial(_replaced_rows, adapter, _ROWS, indices, module) for module in adapter.parts})
 

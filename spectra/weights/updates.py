@@ -30,6 +30,7 @@ from spectra.weights import (
 from spectra.weights.adapters import Adapter, Reader, UpdateFunction, VectorFunction
 from spectra.weights.quantized import require_full_precision
 from spectra.weights.refused import REFUSED
+from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
 
 # One entry a peft_type; each module of this package gives those that it can read.
@@ -95,7 +96,7 @@ def module_name(parameter: str) -> str:
     return parameter.removesuffix(".weight")
 
 
-def open_updates(snapshot: Snapshot, base: TensorStore, initial: Path | None) -> Updates:
+def open_updates(snapshot: Snapshot, base: TensorStore, start: Start | None) -> Updates:
     """Open the updates of one snapshot. Reads headers only.
 
     Parameters
@@ -104,8 +105,8 @@ def open_updates(snapshot: Snapshot, base: TensorStore, initial: Path | None) ->
         An adapter or a full checkpoint.
     base
         The original base weights.
-    initial
-        Step-0 snapshot directory, for methods that move the base.
+    start
+        What initialisation took out of the base, for methods that move it: ``spectra.weights.initial.find_start``.
 
     Raises
     ------
@@ -115,7 +116,7 @@ def open_updates(snapshot: Snapshot, base: TensorStore, initial: Path | None) ->
         If the adapter's method cannot be read exactly.
     """
     require_full_precision(base)
-    updates = _open_adapter(snapshot.path, base, initial) if snapshot.kind == "adapter" else _open_full(snapshot, base)
+    updates = _open_adapter(snapshot.path, base, start) if snapshot.kind == "adapter" else _open_full(snapshot, base)
     if not updates.matrices and not updates.vectors:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(updates.skipped.items())[:1])
         raise BaseModelError(
@@ -126,7 +127,7 @@ def open_updates(snapshot: Snapshot, base: TensorStore, initial: Path | None) ->
     return updates
 
 
-def _open_adapter(path: Path, base: TensorStore, initial: Path | None) -> Updates:
+def _open_adapter(path: Path, base: TensorStore, start: Start | None) -> Updates:
     kind = str(read_json(path / ADAPTER_CONFIG).get("peft_type"))
     if kind in REFUSED:
         raise UnsupportedMethodError(f"{kind} leaves no weight update to analyse: {REFUSED[kind]}", where=path)
@@ -138,7 +139,7 @@ def _open_adapter(path: Path, base: TensorStore, initial: Path | None) -> Update
         )
     reader = READERS[kind]
     adapter = Adapter.open(path, reader)
-    found = reader.changes(adapter, initial, base)
+    found = reader.changes(adapter, start, base)
     absent = {
         module: "the base has no such parameter"
         for module in [*found.matrices, *found.vectors]

@@ -193,7 +193,7 @@ def test_skips_are_counted_with_their_reason(tmp_path: Path, base: Path) -> None
 
 
 def test_a_fault_leaves_no_report_and_no_tables(tmp_path: Path, base: Path) -> None:
-    run = write_adapter(tmp_path / "run", lora_config(str(base), init_lora_weights="pissa"), small_factors())
+    run = write_adapter(tmp_path / "run", lora_config(str(base), init_lora_weights="pissa_niter_4"), small_factors())
     with pytest.raises(MissingInitialError):
         run_analysis(run, tmp_path)
     assert not (run / "spectra" / "tables").exists()
@@ -241,3 +241,37 @@ def test_a_broken_basis_in_the_cache_is_made_again(tmp_path: Path, base: Path) -
     second = run_analysis(run, tmp_path, out=tmp_path / "two")
     assert (second.bases_reused, second.bases_computed) == (0, 6)
     assert_same(first.tables, second.tables)
+
+
+def test_a_newest_checkpoint_that_is_half_written_is_left_out_with_the_reason(tmp_path: Path, base: Path) -> None:
+    run = trainer_run(tmp_path / "trl", base, steps=(2, 4, 6))
+    for name in ("adapter_model.safetensors", "trainer_state.json"):
+        file = run / "checkpoint-6" / name
+        file.write_bytes(file.read_bytes()[:30])
+    done = run_analysis(run, tmp_path)
+    assert set(done.tables.modules["step"]) == {2, 4}
+    assert done.tables.series["step"].max() == 4
+    ignored = done.verdict["coverage"]["ignored"]
+    assert [item["snapshot"] for item in ignored] == ["checkpoint-6"]
+    assert "still being written?" in ignored[0]["reason"]
+
+
+def test_another_tools_manifest_does_not_make_a_run_ours(tmp_path: Path, base: Path) -> None:
+    run = trainer_run(tmp_path / "trl", base)
+    (run / "manifest.json").write_text('{"tool": "another"}')
+    assert run_analysis(run, tmp_path).run.layout == "trainer"
+
+
+def test_a_corda_run_without_its_start_is_read_from_what_the_user_gives(tmp_path: Path, base: Path) -> None:
+    config = lora_config(str(base), init_lora_weights="corda")
+    began, ended = small_factors(scale=1.0), small_factors(scale=1.01)
+    run = write_adapter(tmp_path / "run" / "checkpoint-5", config, ended).parent
+    with pytest.raises(MissingInitialError, match=r"cannot be recomputed: it comes from data .*--initial DIR"):
+        run_analysis(run, tmp_path)
+    start = write_adapter(tmp_path / "elsewhere", config, began)
+    done = run_analysis(run, tmp_path, initial=start)
+    assert done.facts["start"] == "given by --initial"
+    row = done.tables.modules.query("module == 'model.layers.0.mlp.up_proj'").iloc[0]
+    (b, a), (b0, a0) = (factors["model.layers.0.mlp.up_proj"] for factors in (ended, began))
+    exact = 2 * (b.float().double() @ a.float().double() - b0.float().double() @ a0.float().double())
+    assert row["delta_fro"] == pytest.approx(float(torch.linalg.matrix_norm(exact)), rel=1e-9)

@@ -127,7 +127,9 @@ def test_faults_are_one_line_with_the_cure(tmp_path: Path, base: Path, call: Cal
     places = {
         "RUN": own_run(tmp_path / "run", base),
         "OTHER": small_base(tmp_path / "other", seed=3),
-        "PISSA": write_adapter(tmp_path / "pissa", lora_config(str(base), init_lora_weights="pissa"), small_factors()),
+        "PISSA": write_adapter(
+            tmp_path / "pissa", lora_config(str(base), init_lora_weights="pissa_niter_4"), small_factors()
+        ),
     }
     code, out, err = call(*(places.get(word, word) for word in words))
     assert (code, out) == (expected, "")

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 
 from spectra.errors import CorruptFileError, RunNotFoundError
 from spectra.runs.directory import open_run
-from spectra.runs.foreign import full_precision_name
 from spectra.runs.snapshots import snapshot_kind
 from tests.builders import lora_config, small_base, small_factors, trainer_run, write_adapter
 
@@ -207,20 +206,6 @@ def test_adapters_in_shards_and_without_tensors_file(tmp_path: Path, base: Path)
     (path / "adapter_model-00001-of-00001.safetensors").unlink()
     with pytest.raises(RunNotFoundError, match=r"adapter_config.json without adapter_model.safetensors"):
         open_run(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "full"),
-    [
-        ("unsloth/Qwen2.5-3B-Instruct-unsloth-bnb-4bit", "unsloth/Qwen2.5-3B-Instruct"),
-        ("unsloth/mistral-7b-v0.3-bnb-4bit", "unsloth/mistral-7b-v0.3"),
-        ("unsloth/phi-4-4bit", "unsloth/phi-4"),
-        ("meta-llama/Llama-3.2-1B", None),
-        ("org/model-4bit-distilled", None),
-    ],
-)
-def test_full_precision_names(name: str, full: str | None) -> None:
-    assert full_precision_name(name) == full
 
 
 def test_a_trainer_that_transformers_ran(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spectra.runs.directory import Snapshot
+from spectra.weights.start_kinds import AdapterStart
 from spectra.weights.tensors import TensorStore
 from spectra.weights.updates import Updates, open_updates
 from tests.builders import TARGETS
@@ -41,7 +42,8 @@ def load(base: Path) -> Any:
 
 def updates_of(end: Path, base: Path, start: Path | None = None) -> tuple[Updates, TensorStore]:
     store = TensorStore.open_model(base)
-    return open_updates(Snapshot(1, end, "adapter"), store, start), store
+    began = None if start is None else AdapterStart("saved before training", start)
+    return open_updates(Snapshot(1, end, "adapter"), store, began), store
 
 
 def check(updates: Updates, store: TensorStore, differences: dict[str, Tensor], tolerance: float) -> None:

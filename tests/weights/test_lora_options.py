@@ -237,7 +237,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[SpectraError], str]] = {
     "arrow": ({"arrow_config": {"top_k": 2}}, UnsupportedMethodError, "mixes adapters anew for each token"),
     "layer replication": ({"layer_replication": [[0, 2], [1, 2]]}, UnsupportedMethodError, "share one base matrix"),
     "unknown start": ({"init_lora_weights": "milora"}, UnsupportedMethodError, "'milora' is not known"),
-    "loftq": ({"init_lora_weights": "loftq"}, MissingInitialError, "quantised weights, which no adapter holds"),
+    "loftq": ({"init_lora_weights": "loftq"}, MissingInitialError, "needs the adapter of step 0"),
     "corda": ({"init_lora_weights": "corda"}, MissingInitialError, "needs the adapter of step 0"),
     "lora-ga": ({"init_lora_weights": "lora_ga"}, MissingInitialError, "needs the adapter of step 0"),
 }
@@ -262,8 +262,9 @@ def test_magnitudes_that_the_configuration_does_not_name_are_an_error(llama: Pat
 def test_a_start_of_fewer_modules_is_named(llama: Path, tmp_path: Path) -> None:
     end, _ = make_adapter(llama, tmp_path / "all", moving("olora", {}))
     _, start = make_adapter(llama, tmp_path / "some", moving("olora", {"target_modules": ["q_proj"]}))
-    with pytest.raises(MissingInitialError, match="the step-0 adapter lacks model.layers.0.mlp.down_proj"):
-        updates_of(end, llama, start)
+    updates, store = updates_of(end, llama, start)
+    with pytest.raises(CorruptFileError, match=r"has no lora_A for model\.layers\.0\.mlp\.down_proj"):
+        updates.matrices["model.layers.0.mlp.down_proj"](store["model.layers.0.mlp.down_proj.weight"].double())
 
 
 def test_tokens_that_the_base_does_not_have_are_named(llama: Path, tmp_path: Path) -> None:

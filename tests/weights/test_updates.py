@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from spectra.errors import BaseModelError, CorruptFileError, MissingInitialError, UnsupportedMethodError
 from spectra.runs.directory import Snapshot
+from spectra.weights.start_kinds import AdapterStart
 from spectra.weights.tensors import TensorStore
 from spectra.weights.updates import open_updates
 from tests import oracles
@@ -41,10 +42,11 @@ def make_lora(llama: Path, out: Path, settings: dict[str, Any]) -> tuple[Path, P
 def test_against_the_merge_in_float64(llama: Path, tmp_path: Path, name: str) -> None:
     end, start = make_lora(llama, tmp_path, CONFIGS[name])
     base = TensorStore.open_model(llama)
-    updates = open_updates(Snapshot(1, end, "adapter"), base, start)
+    moves = "pissa" in str(CONFIGS[name].get("init_lora_weights"))
+    began = AdapterStart("saved before training", start) if moves else None
+    updates = open_updates(Snapshot(1, end, "adapter"), base, began)
     assert updates.method == {"rank1": "lora", "patterns": "lora", "gaussian": "lora", "head": "lora"}.get(name, name)
     assert updates.skipped == {}
-    moves = "pissa" in str(CONFIGS[name].get("init_lora_weights"))
     oracle = oracles.merged_minus_base_float64(llama, end, start if moves else None)
     assert set(updates.matrices) == set(oracle) | ({"lm_head"} if name == "head" else set())
     for module, expected in oracle.items():
@@ -57,10 +59,10 @@ def test_against_the_merge_in_float64(llama: Path, tmp_path: Path, name: str) ->
 
 
 def test_a_replaced_head_is_a_matrix_of_its_own(llama: Path, tmp_path: Path) -> None:
-    end, start = make_lora(llama, tmp_path, CONFIGS["head"])
+    end, _ = make_lora(llama, tmp_path, CONFIGS["head"])
     base = TensorStore.open_model(llama)
     old = base["lm_head.weight"].double()
-    delta = open_updates(Snapshot(1, end, "adapter"), base, start).matrices["lm_head"](old).dense()
+    delta = open_updates(Snapshot(1, end, "adapter"), base, None).matrices["lm_head"](old).dense()
     new = load_file(end / "adapter_model.safetensors")["base_model.model.lm_head.weight"].double()
     assert float(delta.abs().max()) > 1e-4
     torch.testing.assert_close(delta, new - old, rtol=0, atol=0)
