@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,17 +30,12 @@ class LargestResult(TorchDispatchMode):
         return out
 
 
-def test_dora_is_projected_without_a_second_matrix_of_the_base_size() -> None:
-    rows, columns = 384, 2240  # a quarter of 1536 × 8960 a side
+@pytest.mark.parametrize(("rows", "columns"), [(384, 2240), (2240, 384)])  # 1536 × 8960, a quarter of each side
+def test_dora_is_projected_without_a_second_matrix_of_the_base_size(rows: int, columns: int) -> None:
     weight = randn(rows, columns)
     basis = decompose(weight)
     low = LowRank(1e-3 * randn(rows, 8, seed=1), randn(8, columns, seed=2))
     magnitude = torch.linalg.vector_norm(weight, dim=1) * (1 + 1e-3 * randn(rows, seed=3))
-    for sides in ("wide", "tall"):
-        with LargestResult(weight) as largest:
-            measure_matrix(weight, basis, _with_magnitude(weight, low, magnitude))
-        assert 0 < largest.numbers < weight.numel() // 2, sides
-        weight = weight.T.contiguous()
-        basis = decompose(weight)
-        low = LowRank(1e-3 * randn(columns, 8, seed=1), randn(8, rows, seed=2))
-        magnitude = torch.linalg.vector_norm(weight, dim=1) * (1 + 1e-3 * randn(columns, seed=3))
+    with LargestResult(weight) as largest:
+        measure_matrix(weight, basis, _with_magnitude(weight, low, magnitude))
+    assert 0 < largest.numbers < weight.numel() // 2
