@@ -14,6 +14,7 @@ from spectra.runs.atomic import write_text
 from spectra.runs.layout import RunLayout
 from spectra.runs.series import append_metrics, canonical
 from spectra.training.embedded.task import Problem
+from spectra.training.methods import find_method
 from spectra.training.progress import Reporter
 from spectra.training.recipe import Recipe
 from spectra.training.snapshots import save_snapshot
@@ -57,7 +58,8 @@ class Snapshots(Callback):
         self._save(model, state.global_step)
 
     def _save(self, model: Any, step: int) -> None:
-        save_snapshot(model, self._layout, step, self._recipe.model.base, self._recipe.model.revision)
+        base, method = self._recipe.model, find_method(self._recipe.method.name)
+        save_snapshot(model, self._layout, step, base.base, base.revision, as_lora=method.saved_as_lora)
 
 
 class Evaluation(Callback):
@@ -121,6 +123,19 @@ class ProgressReports(Callback):
         """Report one step."""
         if "train_runtime" not in logs:
             self._reporter.step(state.global_step, state.max_steps, canonical(logs))
+
+
+class MethodStep(Callback):
+    """Does what a method asks for after each optimizer step, while the gradients are still there."""
+
+    def __init__(self, after_step: Callable[[Any, Any, int], None]) -> None:
+        self._after_step = after_step
+
+    def on_optimizer_step(
+        self, args: Any, state: Any, control: Any, *, model: Any, optimizer: Any, **kwargs: Any
+    ) -> None:
+        """Call the method with the step that is being made, from 1."""
+        self._after_step(model, optimizer, state.global_step + 1)
 
 
 class DivergenceStop(Callback):

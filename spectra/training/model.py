@@ -1,13 +1,19 @@
 """The policy: base weights, the method on them, and what of it trains."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spectra.errors import BaseModelError, MissingInitialError, RecipeError
-from spectra.runs.layout import ADAPTER_WEIGHTS
-from spectra.training.methods import find_method
+from spectra.errors import BaseModelError, RecipeError
+from spectra.training.data import prompt_order, training_problems
+from spectra.training.factors import read_initial
+from spectra.training.methods import Method, Setting, Start, find_method
+from spectra.training.quiet import harmless_ignored
 from spectra.training.recipe import Recipe
+from spectra.training.targets import checked_shapes
 from spectra.weights.base import resolve_base
 
 ADAPTER = "default"
@@ -25,11 +31,14 @@ class Policy:
         Its tokenizer, padding on the left.
     base
         Directory of the base weights.
+    base_count
+        Number of weights of the base.
     """
 
     model: Any
     tokenizer: Any
     base: Path
+    base_count: int
 
     @property
     def trainable(self) -> dict[str, list[int]]:
@@ -45,9 +54,7 @@ class Policy:
     @property
     def trainable_share(self) -> float:
         """Weights that train, as a share of the base's."""
-        adapters = 0 if not hasattr(self.model, "peft_config") else self.trainable_count
-        total: int = sum(p.numel() for p in self.model.parameters())
-        return self.trainable_count / (total - adapters)
+        return self.trainable_count / self.base_count
 
 
 def snapshot_name(name: str) -> str:
@@ -70,7 +77,9 @@ def build_policy(recipe: Recipe, initial: Path | None = None) -> Policy:
     BaseModelError
         If the base cannot be loaded.
     RecipeError
-        If a target module is not in the base.
+        If a target module is not in the base, or its shape does not suit the method.
+    MissingDependencyError
+        If the method needs a package that is not installed.
     MissingInitialError
         If ``initial`` is given, and the method needs it, and it is not there.
     """
@@ -78,12 +87,17 @@ def build_policy(recipe: Recipe, initial: Path | None = None) -> Policy:
 
     base = resolve_base(recipe.model.base, recipe.model.revision)
     model = _load(base, recipe.model.dtype)
-    set_seed(recipe.seed)
+    count = sum(parameter.numel() for parameter in model.parameters())
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise BaseModelError("holds no tokenizer", where=base, cure="add the tokenizer's files") from error
-    return Policy(_attach(model, recipe, initial), tokenizer, base)
+    set_seed(recipe.seed)
+    method = find_method(recipe.method.name)
+    if method.config is None:
+        return Policy(model.requires_grad_(True), tokenizer, base, count)
+    start = Start(recipe.method, partial(_prompts, recipe, tokenizer, model.device))
+    return Policy(_attach(model, method, recipe, start, initial), tokenizer, base, count)
 
 
 def _load(base: Path, dtype: str) -> Any:
@@ -97,29 +111,45 @@ def _load(base: Path, dtype: str) -> Any:
         raise BaseModelError(f"cannot be loaded ({first})", where=base, cure="give a causal language model") from error
 
 
-def _attach(model: Any, recipe: Recipe, initial: Path | None) -> Any:
+def _attach(model: Any, method: Method, recipe: Recipe, start: Start, initial: Path | None) -> Any:
     from peft import get_peft_model
 
-    method = find_method(recipe.method.name)
-    if method.peft_config is None:
-        return model.requires_grad_(True)
-    _check_targets(model, recipe.method.target_modules or [])
+    shapes = checked_shapes(model, method, recipe.method)
     # get_peft_model moves the base in place for some methods; what stood there before decides the run.
     pristine = _weights(model) if method.moves_base else {}
-    policy = get_peft_model(model, method.peft_config(recipe.method))
+    with _in_the_recipes_words(method):
+        config = method.config(recipe.method, Setting(recipe.steps, recipe.seed, shapes)) if method.config else None
+        policy = get_peft_model(model, config)
+    if method.start is not None:
+        method.start(policy, start)
     if method.moves_base:
-        _move_base(policy, pristine, initial)
+        _move_base(policy, pristine, initial, method.saved_as_lora)
     return policy
 
 
-def _check_targets(model: Any, targets: list[str]) -> None:
-    from torch import nn
+@contextmanager
+def _in_the_recipes_words(method: Method) -> Iterator[None]:
+    """Turn peft's complaints about a configuration into an error of the recipe's method, and silence the harmless."""
+    with harmless_ignored():
+        try:
+            yield
+        except (ValueError, TypeError, NotImplementedError) as error:
+            first = str(error).partition("\n")[0]
+            cure = f"see spectra methods {method.name}"
+            raise RecipeError(f"peft refuses it ({first})", where=f"method {method.name}", cure=cure) from error
 
-    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    missing = [target for target in targets if target.rpartition(".")[2] not in names]
-    if missing:
-        cure = f"choose among {', '.join(sorted(names))}"
-        raise RecipeError(f"the base has no linear module {missing[0]!r}", where="method.target_modules", cure=cure)
+
+def _prompts(recipe: Recipe, tokenizer: Any, device: Any, count: int) -> list[Mapping[str, Any]]:
+    """Return the task's first prompts in the run's order, each as a batch of one."""
+    problems = training_problems(recipe.task)
+    texts = []
+    for index in prompt_order(len(problems), count, recipe.seed):
+        prompt = problems[index].prompt
+        plain = isinstance(prompt, str)
+        texts.append(
+            prompt if plain else tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        )
+    return [dict(tokenizer(text, return_tensors="pt").to(device)) for text in texts]
 
 
 def _weights(model: Any) -> dict[str, Any]:
@@ -128,19 +158,14 @@ def _weights(model: Any) -> dict[str, Any]:
     return {n: m.weight.detach().clone() for n, m in model.named_modules() if isinstance(m, nn.Linear)}
 
 
-def _move_base(policy: Any, pristine: dict[str, Any], initial: Path | None) -> None:
+def _move_base(policy: Any, pristine: dict[str, Any], initial: Path | None, stacked: bool) -> None:
     """Set each adapted base weight to W₀ − s·B₀A₀, from one formula at the start and on every resume."""
     import torch
     from peft import set_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
-    from safetensors.torch import load_file
 
     if initial is not None:
-        weights = initial / ADAPTER_WEIGHTS
-        if not weights.exists():
-            cure = "restore it, or start the run again with --overwrite"
-            raise MissingInitialError("the step-0 adapter is gone, so the base cannot be set", where=weights, cure=cure)
-        set_peft_model_state_dict(policy, load_file(weights), adapter_name=ADAPTER)
+        set_peft_model_state_dict(policy, read_initial(initial, stacked=stacked), adapter_name=ADAPTER)
     with torch.no_grad():
         for name, layer in policy.base_model.model.named_modules():
             if isinstance(layer, BaseTunerLayer):

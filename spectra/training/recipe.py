@@ -77,11 +77,13 @@ class AlgorithmRecipe(Section):
 
 
 class OptimizerRecipe(Section):
-    """AdamW and its schedule.
+    """AdamW, or the method's own optimizer, and its schedule.
 
     Attributes
     ----------
-    learning_rate, weight_decay, betas, epsilon
+    learning_rate
+        Left out, it is the method's own, see ``spectra methods``.
+    weight_decay, betas, epsilon
         As in AdamW.
     schedule
         Shape of the learning rate after ``warmup`` steps of linear rise.
@@ -248,13 +250,31 @@ class Recipe(Section):
         """Forward passes that one optimizer step adds up."""
         return self.completions_per_step // (self.micro_batch or self.completions_per_step)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _learning_rate(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        method, optimizer = value.get("method") or {}, value.get("optimizer") or {}
+        if not isinstance(method, Mapping) or not isinstance(optimizer, Mapping):
+            return value  # the field validators say what is wrong
+        if optimizer.get("learning_rate") is not None:
+            return value
+        try:
+            rate = find_method(str(method.get("name", "lora"))).learning_rate
+        except KeyFault:
+            return value  # so does the method's own
+        return {**value, "optimizer": {**optimizer, "learning_rate": rate}}
+
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
-        total = self.completions_per_step
+        total, method = self.completions_per_step, find_method(self.method.name)
         if self.micro_batch is not None and total % self.micro_batch:
             parts = f"prompts_per_step × generations = {total}"
             raise KeyFault("micro_batch", f"{self.micro_batch} does not divide {parts}; choose a divisor of it")
-        if find_method(self.method.name).moves_base and self.algorithm.beta > 0:
+        if method.check_steps is not None:
+            method.check_steps(self.method, self.steps)
+        if method.moves_base and self.algorithm.beta > 0:
             raise KeyFault(
                 "algorithm.beta",
                 f"must be 0 with {self.method.name}, which moves the base: the reference would be the residual model",

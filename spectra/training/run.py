@@ -11,13 +11,23 @@ from spectra.runs.layout import RunLayout
 from spectra.runs.lock import exclusive
 from spectra.runs.manifest import BaseIdentity, Manifest, describe_environment, now
 from spectra.runs.series import truncate_metrics
-from spectra.training.callbacks import Callback, DivergenceStop, Evaluation, Metrics, ProgressReports, Snapshots
+from spectra.training.callbacks import (
+    Callback,
+    DivergenceStop,
+    Evaluation,
+    MethodStep,
+    Metrics,
+    ProgressReports,
+    Snapshots,
+)
 from spectra.training.checkpoints import newest_checkpoint
 from spectra.training.data import heldout_problems, pinned
+from spectra.training.methods import find_method
 from spectra.training.model import Policy, build_policy
 from spectra.training.progress import Reporter, reporting
+from spectra.training.quiet import quiet_libraries
 from spectra.training.recipe import Recipe
-from spectra.training.trainer import build_trainer, quiet_libraries
+from spectra.training.trainer import build_trainer
 from spectra.weights.base import fingerprint
 
 
@@ -132,8 +142,10 @@ def _train(recipe: Recipe, layout: RunLayout, plan: Plan, reporter: Reporter) ->
     else:
         _check_base(policy, layout)
         truncate_metrics(layout.metrics, -1 if checkpoint is None else checkpoint[1])
+    after_step = find_method(recipe.method.name).after_step
     callbacks: list[Callback] = [
         DivergenceStop(layout),
+        *([MethodStep(after_step)] if after_step is not None else []),
         Evaluation(recipe, layout, policy.tokenizer, problems),
         Snapshots(recipe, layout),
         Metrics(layout),

@@ -1,19 +1,26 @@
 """Snapshots: the trained weights of one step, in float32, in the format that their own library loads."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from spectra.runs.atomic import atomic_directory, read_json, write_json
 from spectra.runs.layout import ADAPTER_WEIGHTS, MODEL_CONFIG, RunLayout
+from spectra.training.factors import read_initial, stack
 from spectra.training.model import ADAPTER
 
+SHARED = "base_model."
+MODULES = "base_model.model."
 
-def save_snapshot(model: Any, layout: RunLayout, step: int, base: str, revision: str | None = None) -> Path:
+
+def save_snapshot(
+    model: Any, layout: RunLayout, step: int, base: str, revision: str | None = None, *, as_lora: bool = False
+) -> Path:
     """Save what trains, atomically; a snapshot of the same step is replaced.
 
-    An adapter becomes a directory that ``PeftModel.from_pretrained`` loads, a fully trained model one that
-    ``AutoModelForCausalLM.from_pretrained`` loads. Nothing is pickled.
+    An adapter becomes a directory that ``PeftModel.from_pretrained`` loads onto the original base, a fully trained
+    model one that ``AutoModelForCausalLM.from_pretrained`` loads. Nothing is pickled.
 
     Parameters
     ----------
@@ -25,15 +32,26 @@ def save_snapshot(model: Any, layout: RunLayout, step: int, base: str, revision:
         Optimizer steps done.
     base, revision
         The base as the recipe names it, so that a run can move to another machine.
+    as_lora
+        Save A and B of a method that moved the base as the equal LoRA of rank 2r on the original base.
 
     Returns
     -------
     Path
         The snapshot's directory.
+
+    Raises
+    ------
+    MissingInitialError
+        With ``as_lora`` after step 0, if the run's step-0 snapshot is gone.
     """
     with atomic_directory(layout.snapshot(step)) as directory:
         if hasattr(model, "peft_config"):
-            _save_adapter(model, directory, base, revision)
+            state, config = _adapter(model)
+            if as_lora:
+                initial = state if step == 0 else read_initial(layout.snapshot(0), stacked=True)
+                state, config = stack(state, initial), _doubled(config)
+            _save_adapter(state, config, directory, base, revision)
         else:
             _save_full(model, directory)
         # safetensors lets only the owner read its files; a run is as readable as the rest of its directory.
@@ -43,17 +61,36 @@ def save_snapshot(model: Any, layout: RunLayout, step: int, base: str, revision:
     return layout.snapshot(step)
 
 
-def _save_adapter(model: Any, directory: Path, base: str, revision: str | None) -> None:
+def _adapter(model: Any) -> tuple[dict[str, Any], Any]:
+    """Return the adapter's tensors in float32, and a copy of its configuration."""
     from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
 
     state = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
-    save_file({name: _float32(tensor) for name, tensor in state.items()}, directory / ADAPTER_WEIGHTS, {"format": "pt"})
-    config = copy.deepcopy(model.peft_config[ADAPTER])
+    return {name: _float32(state[name]) for name in _distinct(state)}, copy.deepcopy(model.peft_config[ADAPTER])
+
+
+def _distinct(state: Mapping[str, Any]) -> list[str]:
+    """Return the names to save: of a tensor that all modules share, the model's own name and not one a module."""
+    shared = {state[name].data_ptr() for name in state if name.startswith(SHARED) and not name.startswith(MODULES)}
+    return [name for name in state if not name.startswith(MODULES) or state[name].data_ptr() not in shared]
+
+
+def _doubled(config: Any) -> Any:
+    config.r, config.lora_alpha = 2 * config.r, 2 * config.lora_alpha
+    return config
+
+
+def _save_adapter(state: Mapping[str, Any], config: Any, directory: Path, base: str, revision: str | None) -> None:
+    from safetensors.torch import save_file
+
+    # Modules may share a tensor, which the file format refuses: each gets its own.
+    save_file({name: tensor.clone() for name, tensor in state.items()}, directory / ADAPTER_WEIGHTS, {"format": "pt"})
     config.base_model_name_or_path = base
     config.revision = revision
     config.inference_mode = True
-    config.target_modules = sorted(config.target_modules)  # peft holds a set: its order changes from process to process
+    for name, value in vars(config).items():
+        if isinstance(value, set):  # its order changes from process to process
+            setattr(config, name, sorted(value))
     config.save_pretrained(directory)
 
 

@@ -1,60 +1,52 @@
 """The recipe in TRL's words: a ``GRPOTrainer`` with every default that matters overridden."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 from spectra.runs.layout import RunLayout
 from spectra.training.callbacks import Callback
 from spectra.training.data import training_dataset
+from spectra.training.methods import Method, find_method
 from spectra.training.model import Policy
 from spectra.training.recipe import Recipe
 from spectra.training.rewards import boxed_answer_reward
-
-REFERENCE = "ref"  # the adapter that TRL adds for the KL divergence
 
 
 def build_trainer(recipe: Recipe, policy: Policy, layout: RunLayout, callbacks: Sequence[Callback]) -> Any:
     """Return the trainer of a run; ``train`` on it does the work."""
     from transformers.trainer_callback import PrinterCallback
-    from trl import GRPOTrainer
 
-    trainer = GRPOTrainer(
+    method = find_method(recipe.method.name)
+    optimizer = None if method.optimizer is None else method.optimizer(policy.model, recipe.method, recipe.optimizer)
+    trainer = _trainer_class(method, recipe)(
         model=policy.model,
         reward_funcs=[boxed_answer_reward],
         args=_arguments(recipe, layout),
         train_dataset=training_dataset(recipe),
         processing_class=policy.tokenizer,
         callbacks=list(callbacks),
+        optimizers=(optimizer, None),
     )
     trainer.remove_callback(PrinterCallback)
-    if REFERENCE in getattr(policy.model, "peft_config", {}):
-        # Without it TRL takes the base, adapter off, as reference: the same model, as every adapter that may have
-        # beta > 0 starts at ΔW = 0. With it a resumed Trainer loads the reference's weights and not the policy's.
-        policy.model.delete_adapter(REFERENCE)
+    trainer.beta = recipe.algorithm.beta
     return trainer
 
 
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Silence the libraries' own bars and notes while a run trains; errors stay."""
-    import datasets
-    import transformers
+def _trainer_class(method: Method, recipe: Recipe) -> type[Any]:
+    """Return TRL's trainer, with the method's penalty in its loss."""
+    from trl import GRPOTrainer
 
-    logs = transformers.utils.logging
-    level, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
-    data_bars = datasets.is_progress_bar_enabled()
-    logs.set_verbosity_error()
-    logs.disable_progress_bar()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        logs.set_verbosity(level)
-        if bars:
-            logs.enable_progress_bar()
-        if data_bars:
-            datasets.enable_progress_bars()
+    if method.penalty is None:
+        return cast(type[Any], GRPOTrainer)
+    term = method.penalty
+
+    class PenalisedTrainer(GRPOTrainer):  # type: ignore[misc]  # follow_imports skips trl
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+            # Each forward pass of a step adds its share, as TRL's own terms do.
+            return loss + term(model, recipe.method) / self.current_gradient_accumulation_steps
+
+    return PenalisedTrainer
 
 
 def _arguments(recipe: Recipe, layout: RunLayout) -> Any:
@@ -90,7 +82,9 @@ def _objective(recipe: Recipe) -> dict[str, Any]:
         "loss_type": algorithm.name,
         "epsilon": algorithm.epsilon_low,
         "epsilon_high": algorithm.epsilon_high,
-        "beta": algorithm.beta,
+        # TRL gives an adapter a frozen copy of itself as reference, which some methods cannot have twice, and which a
+        # resumed Trainer loads in place of the policy. With beta set later it is the base, adapter off.
+        "beta": algorithm.beta if recipe.method.name == "full" else 0.0,
         "scale_rewards": algorithm.scale_rewards,
         "num_generations": algorithm.generations,
         "temperature": algorithm.temperature,

@@ -38,7 +38,7 @@ def test_snapshots_follow_the_schedule_and_the_last_comes_at_the_end(
 ) -> None:
     saved: list[int] = []
     monkeypatch.setattr(
-        "spectra.training.callbacks.save_snapshot", lambda model, layout, step, *base: saved.append(step)
+        "spectra.training.callbacks.save_snapshot", lambda model, layout, step, *base, **form: saved.append(step)
     )
     callback = Snapshots(Recipe.model_validate({"steps": 10, "snapshots": {"every": 4}}), RunLayout(tmp_path))
     callback.on_train_begin(None, state(0), None, model=None)
@@ -50,7 +50,7 @@ def test_snapshots_follow_the_schedule_and_the_last_comes_at_the_end(
 
 
 def test_a_resumed_run_keeps_its_step_zero(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("spectra.training.callbacks.save_snapshot", lambda *a: pytest.fail("saved"))
+    monkeypatch.setattr("spectra.training.callbacks.save_snapshot", lambda *a, **k: pytest.fail("saved"))
     Snapshots(Recipe(), RunLayout(tmp_path)).on_train_begin(None, state(20), None, model=None)
 
 

@@ -14,7 +14,6 @@ from spectra.errors import BaseModelError, RunExistsError
 from spectra.runs.layout import ADAPTER_WEIGHTS, MODEL_WEIGHTS, RunLayout
 from spectra.runs.manifest import Manifest
 from spectra.runs.series import read_metrics
-from spectra.training.methods import METHODS
 from spectra.training.recipe import Recipe
 from spectra.training.run import Plan, clear, decide, train
 
@@ -31,9 +30,9 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("method", [m.name for m in METHODS])
+@pytest.mark.parametrize("method", ["lora", "dora", "pissa", "full"])
 @pytest.mark.usefixtures("easy_reward")
-def test_two_steps_of_every_method(method: str, recipe_for: Maker, tmp_path: Path) -> None:
+def test_two_steps(method: str, recipe_for: Maker, tmp_path: Path) -> None:
     out = tmp_path / "run"
     recipe = recipe_for(method={"name": method}, optimizer={"learning_rate": 1e-2})
     assert train(recipe, out, quiet=True) == out

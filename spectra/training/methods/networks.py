@@ -1,0 +1,71 @@
+"""Methods whose change depends on the input: they train and are evaluated, and have no ΔW that could be analysed."""
+
+from pydantic import Field
+
+from spectra.config import Section
+from spectra.training.methods.method import LINEAR_MODULES, Method, Peft
+from spectra.training.methods.section import MethodRecipe
+from spectra.training.methods.shapes import Shapes, number_of, rank
+
+
+class LilyOptions(Section):
+    """Options of Lily.
+
+    Attributes
+    ----------
+    num_B
+        Matrices B that a router mixes, shared by the modules of a kind.
+    scaling
+        Scale of the product.
+    """
+
+    num_B: int = Field(default=2, ge=2)
+    scaling: float = Field(default=2.0, gt=0)
+
+
+def _lily_size(recipe: MethodRecipe, shapes: Shapes) -> int:
+    count, r = number_of(recipe, "options.num_B"), rank(recipe)
+    kinds = {(name.rpartition(".")[2], shape) for name, shape in shapes.items()}
+    shared = sum(count * r * shape[0] for _, shape in kinds)
+    return shared + sum(r * shape[1] + count * r for shape in shapes.values())
+
+
+class ShadowOptions(Section):
+    """Options of ShadowPEFT.
+
+    Attributes
+    ----------
+    shadow_alpha
+        Strength of the correction of hidden states.
+    """
+
+    shadow_alpha: float = Field(default=0.1, gt=0)
+
+
+METHODS = (
+    Method(
+        name="lily",
+        title="Lily",
+        peft_type="LILY",
+        trains="A (r, in) and a router of each target module, and matrices B that modules of a kind share",
+        update="none: a router mixes the B of each token",
+        source="Zhong and Zhou 2024, arXiv:2407.09946",
+        defaults={"r": 8, "target_modules": LINEAR_MODULES},
+        options=LilyOptions,
+        config=Peft("LilyConfig", {"r": "r"}),
+        size=_lily_size,
+        notes=("it cannot be merged, and spectra analyze refuses it",),
+    ),
+    Method(
+        name="shadow",
+        title="ShadowPEFT",
+        peft_type="SHADOW",
+        trains="a small decoder beside the base, and what feeds it back into every block",
+        update="none: hidden states are corrected by the input",
+        source="peft",
+        defaults={"r": 8, "dropout": 0.0},
+        options=ShadowOptions,
+        config=Peft("ShadowConfig", {"r": "r", "dropout": "shadow_dropout"}),
+        notes=("it cannot be merged, and spectra analyze refuses it",),
+    ),
+)
