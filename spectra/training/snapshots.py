@@ -95,7 +95,8 @@ def _save_adapter(state: Mapping[str, Any], config: Any, directory: Path, base: 
 
 
 def _save_full(model: Any, directory: Path) -> None:
-    state = {name: _float32(tensor) for name, tensor in model.state_dict().items()}
+    once: dict[int, Any] = {}  # tied weights stay one tensor, or the file would hold them twice
+    state = {name: once.setdefault(at.data_ptr(), _float32(at)) for name, at in model.state_dict().items()}
     model.save_pretrained(directory, state_dict=state)
     config = read_json(directory / MODEL_CONFIG)
     write_json(directory / MODEL_CONFIG, {**config, "dtype": "float32"})
