@@ -4,6 +4,8 @@ from typing import Any
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "c3a": {"block_size": 16},
+    "corda": {"prompts": 8},
+    "eva": {"prompts": 8},
     "fourierft": {"n_frequency": 50},
     "road": {"group_size": 16},
     "vblora": {"num_vectors": 16, "vector_length": 16},

@@ -1,8 +1,9 @@
-"""Every method trains under GRPO, moves the model, reloads exactly with peft, and resumes to the bit.
+"""Every method trains under GRPO, moves the model, reloads exactly with peft, is read exactly, and resumes to the bit.
 
 One run a method: five steps, a checkpoint at the third; then the end is taken away and made again from there.
 """
 
+import copy
 import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -14,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from spectra.errors import MissingDependencyError
+from spectra.errors import MissingDependencyError, UnsupportedMethodError
+from spectra.runs.directory import Snapshot
 from spectra.runs.layout import ADAPTER_WEIGHTS, MODEL_WEIGHTS, RunLayout
 from spectra.runs.manifest import Manifest
 from spectra.training import run
@@ -22,10 +24,14 @@ from spectra.training.methods import METHODS, Method
 from spectra.training.model import Policy, build_policy
 from spectra.training.quiet import harmless_ignored
 from spectra.training.recipe import Recipe
+from spectra.weights.tensors import TensorStore
+from spectra.weights.updates import open_updates
 from tests.training.small import small_section
 
 Maker = Callable[..., Recipe]
 IDS = torch.arange(5, 35).reshape(3, 10)
+# No ΔW of the base's parameters: a bias that the base does not have, or a change that depends on the input.
+NO_UPDATE = {"beft", "lily", "shadow"}
 # Initialised at random: the policy does not start as the base.
 STARTS_ELSEWHERE = {"vblora", "unilora"}
 
@@ -95,6 +101,7 @@ def test_it_trains_reloads_and_resumes(
     assert Manifest.read(layout.manifest).trainable == policies[0].trainable
 
     check_tensors(layout)
+    check_update(method, policies[0].model, tiny_base, layout)
     finished = {path.name: path.read_bytes() for path in layout.snapshot(5).iterdir()}
     shutil.rmtree(layout.snapshot(5))
     shutil.rmtree(layout.checkpoints / "checkpoint-5", ignore_errors=True)
@@ -108,6 +115,26 @@ def check_tensors(layout: RunLayout) -> None:
     tensors = load_file(next(path for name in (ADAPTER_WEIGHTS, MODEL_WEIGHTS) if (path := directory / name).exists()))
     assert all(not t.is_floating_point() or t.dtype == torch.float32 for t in tensors.values())
     assert all(bool(t.isfinite().all()) for t in tensors.values())
+
+
+def check_update(method: Method, policy: Any, base: Path, layout: RunLayout) -> None:
+    """What is read from the snapshot is what the policy became, merged, minus the original base."""
+    store = TensorStore.open_model(base)
+    snapshot = Snapshot(5, layout.snapshot(5), "full" if method.config is None else "adapter")
+    if method.name in NO_UPDATE:
+        with pytest.raises(UnsupportedMethodError):
+            open_updates(snapshot, store, layout.snapshot(0))
+        return
+    updates = open_updates(snapshot, store, layout.snapshot(0) if method.moves_base else None)
+    with harmless_ignored():
+        merged = (policy if method.config is None else copy.deepcopy(policy).merge_and_unload()).state_dict()
+    found = {name: read(store[f"{name}.weight"].double()).dense() for name, read in updates.matrices.items()}
+    found |= {name: read(store[f"{name}.weight"].double()) for name, read in updates.vectors.items()}
+    for parameter in store:
+        change = merged[parameter].double() - store[parameter].double()
+        read = found.get(parameter.removesuffix(".weight"), torch.zeros_like(change))
+        # peft merges in float32: each weight carries its own rounding.
+        torch.testing.assert_close(read, change, atol=3e-6, rtol=1e-4, msg=parameter)
 
 
 @pytest.mark.usefixtures("easy_reward")

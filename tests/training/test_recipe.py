@@ -9,12 +9,12 @@ from pydantic import ValidationError
 
 from spectra.config import Document, build, dump, load
 from spectra.errors import RecipeError
-from spectra.training.methods import METHODS
+from spectra.training.methods import METHODS, STUDY
 from spectra.training.recipe import Recipe, SnapshotRecipe, log_spaced
 from spectra.training.study import load_study
 
 SHIPPED = sorted((Path(__file__).parents[2] / "training").glob("*.yaml"))
-STUDIES = {"demo"}
+STUDIES = {"demo", "study"}
 
 
 def recipe(text: str) -> Recipe:
@@ -34,8 +34,49 @@ def test_shipped_recipes_load(path: Path) -> None:
     assert build(Recipe, Document.parse(dump(loaded), "dump")) == loaded
 
 
-def test_every_method_has_a_recipe() -> None:
-    assert {m.name for m in METHODS} <= {p.stem for p in SHIPPED}
+def test_every_method_of_the_study_has_a_recipe_at_its_own_learning_rate() -> None:
+    recipes = {p.stem: load(Recipe, p) for p in SHIPPED if p.stem not in STUDIES}
+    assert list(recipes) == sorted(m.name for m in STUDY)
+    assert all(recipes[m.name].method.name == m.name for m in STUDY)
+    assert all(recipes[m.name].optimizer.learning_rate == m.learning_rate for m in STUDY)
+
+
+def test_the_study_compares_the_fifteen_methods_at_one_rate_and_six_at_their_own() -> None:
+    recipes = load_study(next(p for p in SHIPPED if p.stem == "study")).recipes
+    assert [r.method.name for r in recipes.values()][:15] == [m.name for m in STUDY]
+    common = {name: r.optimizer.learning_rate for name, r in recipes.items() if not name.endswith("-own-rate")}
+    assert common == {m.name: 1e-4 if m.name == "full" else 1e-3 for m in STUDY}
+    own = {r.method.name: r.optimizer.learning_rate for name, r in recipes.items() if name.endswith("-own-rate")}
+    assert own == {m.name: m.learning_rate for m in STUDY if m.name in own}
+    assert own.keys() == {"adalora", "pissa", "lora_plus", "vera", "layernorm", "ia3"}
+    same = {
+        r.model_copy(update={"name": "", "method": None, "optimizer": None}).model_dump_json() for r in recipes.values()
+    }
+    assert len(same) == 1
+
+
+@pytest.mark.parametrize("text", ["", "optimizer: {weight_decay: 0.1}\n", "optimizer: {learning_rate: null}\n"])
+def test_a_learning_rate_that_is_left_out_is_the_methods_own(text: str) -> None:
+    assert recipe(f"{text}method: {{name: vera}}\n").optimizer.learning_rate == 1e-2
+    assert recipe(f"{text}method: {{name: fft}}\n").optimizer.learning_rate == 1e-4
+    assert recipe(text).optimizer.learning_rate == 1e-3
+
+
+def test_a_learning_rate_that_is_given_stays() -> None:
+    assert recipe("optimizer: {learning_rate: 1e-5}\nmethod: {name: vera}\n").optimizer.learning_rate == 1e-5
+
+
+def test_faults_of_sections_are_told_where_the_learning_rate_is_left_out() -> None:
+    assert fault("method: 3\n").startswith("recipe.yaml:1: method")
+    assert fault("optimizer: [1]\n").startswith("recipe.yaml:1: optimizer")
+    assert "no method 'lorra'" in fault("method: {name: lorra}\n")
+
+
+@pytest.mark.parametrize("name", ["pissa", "milora", "olora", "corda"])
+def test_methods_that_move_the_base_have_no_reference(name: str) -> None:
+    assert f"must be 0 with {name}, which moves the base" in fault(
+        f"method: {{name: {name}}}\nalgorithm: {{beta: 0.1}}\n"
+    )
 
 
 def test_the_demo_study_compares_five_runs_that_differ_in_method_and_learning_rate_only() -> None:

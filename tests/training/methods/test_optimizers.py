@@ -42,9 +42,9 @@ def test_b_of_lora_plus_moves_ratio_times_as_far_in_the_first_step(recipe_for: M
     def first_step(name: str) -> torch.Tensor:
         recipe = recipe_for(method={"name": name}, steps=1, optimizer={"learning_rate": 1e-4})
         layout = RunLayout(train(recipe, tmp_path / name, quiet=True))
-        return load_file(layout.snapshot(1) / ADAPTER_WEIGHTS)[
-            "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"
-        ]
+        tensors = load_file(layout.snapshot(1) / ADAPTER_WEIGHTS)
+        factor: torch.Tensor = tensors["base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"]
+        return factor
 
     torch.testing.assert_close(first_step("lora_plus"), 16.0 * first_step("lora"), rtol=1e-4, atol=1e-8)
 

@@ -26,7 +26,8 @@ def factors(layer: Any) -> tuple[Tensor, Tensor]:
 
 
 def pristine(base: Path, module: str) -> Tensor:
-    return load_file(base / MODEL_WEIGHTS)[f"model.layers.1.{module}.weight"].double()
+    weight: Tensor = load_file(base / MODEL_WEIGHTS)[f"model.layers.1.{module}.weight"]
+    return weight.double()
 
 
 @pytest.mark.parametrize("module", MODULES)
