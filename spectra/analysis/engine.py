@@ -64,7 +64,12 @@ def run_tasks(tasks: Sequence[ModuleTask], *, jobs: int, engine: EngineName) -> 
     if engine == "ray":
         yield from _run_ray(ordered, jobs)
     elif jobs == 1:
-        yield from map(run_task, ordered)
+        threads = torch.get_num_threads()
+        _one_thread()
+        try:
+            yield from map(run_task, ordered)
+        finally:
+            torch.set_num_threads(threads)
     else:
         yield from _run_processes(ordered, jobs)
 
@@ -87,7 +92,7 @@ def _run_processes(tasks: Sequence[ModuleTask], jobs: int) -> Iterator[ModuleRes
 
 
 def _one_thread() -> None:
-    # Several BLAS threads in several processes spin against each other on the same cores.
+    # A job is a thread: on shared cores BLAS threads spin against each other, and small matrices gain nothing.
     torch.set_num_threads(1)
 
 
