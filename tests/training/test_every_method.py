@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from spectra.errors import MissingDependencyError, UnsupportedMethodError
-from spectra.runs.directory import Snapshot
+from spectra.runs.directory import Snapshot, open_run
 from spectra.runs.layout import ADAPTER_WEIGHTS, MODEL_WEIGHTS, RunLayout
 from spectra.runs.manifest import Manifest
 from spectra.training import run
@@ -24,6 +24,7 @@ from spectra.training.methods import METHODS, Method
 from spectra.training.model import Policy, build_policy
 from spectra.training.quiet import harmless_ignored
 from spectra.training.recipe import Recipe
+from spectra.weights.initial import find_start
 from spectra.weights.tensors import TensorStore
 from spectra.weights.updates import open_updates
 from tests.training.small import small_section
@@ -123,9 +124,9 @@ def check_update(method: Method, policy: Any, base: Path, layout: RunLayout) -> 
     snapshot = Snapshot(5, layout.snapshot(5), "full" if method.config is None else "adapter")
     if method.name in NO_UPDATE:
         with pytest.raises(UnsupportedMethodError):
-            open_updates(snapshot, store, layout.snapshot(0))
+            open_updates(snapshot, store, None)
         return
-    updates = open_updates(snapshot, store, layout.snapshot(0) if method.moves_base else None)
+    updates = open_updates(snapshot, store, find_start(snapshot, open_run(layout.root), store))
     with harmless_ignored():
         merged = (policy if method.config is None else copy.deepcopy(policy).merge_and_unload()).state_dict()
     found = {name: read(store[f"{name}.weight"].double()).dense() for name, read in updates.matrices.items()}
