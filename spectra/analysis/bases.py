@@ -12,7 +12,7 @@ from spectra.linalg.decompose import Basis, decompose
 from spectra.runs.atomic import atomic_path
 
 # Part of every file name: raise it when `decompose` changes what it returns.
-ALGORITHM = "qr-svd-float64-v1"
+ALGORITHM = "tsqr-svd-float64-v2"
 
 
 @dataclass(frozen=True)
