@@ -91,8 +91,8 @@ def collapse(values: pd.Series) -> Collapse | None:
     """Return how a curve fell under half of its best window, None where it did not, or where noise explains it.
 
     The curve's floor is 0, or its lowest window where that is negative: half of a negative reward would be a rise.
-    The fall counts from five standard errors on: the best window was chosen for being the best. Simulated flat curves
-    with white or AR(0.5) noise, 20 to 200 steps, gave 1 false collapse in 18,000.
+    The fall counts from five standard errors on: the best window was chosen for being the best. Of simulated flat
+    curves of 20 to 200 steps, 1 in 8,000 with white noise and 0.3 to 4.3 % with AR(0.5) noise looked collapsed.
     """
     size = window(len(values))
     if len(values) < 2 * size:
@@ -133,5 +133,7 @@ def _noise(values: Numbers) -> tuple[float, float]:
         return float((steps**2).mean()) / 2, 0.0
     steps = np.clip(steps, -_CLIP * size, _CLIP * size)
     total = float((steps**2).sum())
-    memory = min(max(1 + 2 * float((steps[1:] * steps[:-1]).sum()) / total, 0.0), _MOST_MEMORY)
+    # The estimate errs by 1.41/√n for white noise: only what is beyond that error counts, or short curves lose power.
+    memory = 1 + 2 * float((steps[1:] * steps[:-1]).sum()) / total - 1.645 * math.sqrt(2 / len(values))
+    memory = min(max(memory, 0.0), _MOST_MEMORY)
     return total / len(steps) / 2 / (1 - memory), memory

@@ -22,7 +22,7 @@ _NO_GRADIENT = 0.95
 # A reward that starts here has nothing left to learn.
 _CEILING = 0.95
 _RISE = 3.0
-_FALL = -5.0
+_FALL = -3.0  # as far as a rise has to be: a reward that fell must not be told to learn faster
 _LAST_LOGGED = 3
 _STEPS_TO_JUDGE = 20
 

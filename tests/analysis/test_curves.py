@@ -36,6 +36,14 @@ def test_noise_is_no_collapse_and_no_rise() -> None:
     assert sum(abs(z) > 3 for z in zs) <= 15
 
 
+def test_short_noisy_curves_keep_their_power() -> None:
+    """40 steps of small batches: a rise like full fine-tuning's is seen, and a fall is never called a rise."""
+    rises = [curves.change(noisy(list(np.linspace(0.52, 0.84, 40)), seed=seed, noise=0.06)) for seed in range(200)]
+    falls = [curves.change(noisy(list(np.linspace(0.4, 0.05, 40)), seed=seed, noise=0.06)) for seed in range(200)]
+    assert sum(found is not None and found.z > 3 for found in rises) >= 190
+    assert sum(found is not None and found.z < -3 for found in falls) >= 190
+
+
 def test_negative_rewards_collapse_towards_their_floor() -> None:
     assert curves.collapse(noisy([-0.2] * 30 + [-1.0] * 30)) is not None
     assert curves.collapse(noisy(list(np.linspace(-1, -0.2, 60)))) is None
