@@ -210,7 +210,7 @@ def methods(
 
 @app.command()
 def metrics(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Explain one; other tools' names work too.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Explain one, or another tool's name.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List every metric with its definition and what chance gives."""

@@ -1,4 +1,4 @@
-"""Which snapshots get the costly tables: the motion of the whole matrix needs an SVD of W + ΔW, sampled nulls need many.
+"""Which snapshots get the costly tables: motion needs an SVD of W + ΔW, sampled nulls need many.
 
 Everything else costs products with the update's rank and is measured at every snapshot.
 """

@@ -89,7 +89,7 @@ class MatrixWork:
             return rows
         if step in work.deep:
             rows["drift"] = [drift_row(self.weight, self.basis, update)]
-            rows["coordinates"] = [self.coordinates.row(update)]
+            rows["coordinates"] = [self.coordinates.row(update, norm=update.frobenius())]
         if step in work.nulls:
             rows["nulls"] = null_rows(self.weight, self.basis, update, self.coordinates, seed=step)
         return rows

@@ -50,6 +50,49 @@ class Alignment:
         """Return ‖U_KᵀΔW V_K‖²/‖ΔW‖² for a range K of directions on both sides."""
         return float(((self.left[directions] @ self.right[directions].T) ** 2).sum())
 
+    def map(self, bins: int) -> Float64[Tensor, "b b"]:
+        """Return |u_iᵀΔWv_j|²/‖ΔW‖² summed in blocks of :func:`bin_edges`, left bins by right bins.
+
+        At most q × q/bins numbers of the q × q matrix exist at a time. The blocks sum to 1 less what lies outside.
+        """
+        edges = bin_edges(len(self.left), bins)
+        rows = []
+        for lo, hi in pairwise(edges):
+            columns = ((self.left[lo:hi] @ self.right.T) ** 2).sum(0)
+            rows.append(torch.stack([columns[start:stop].sum() for start, stop in pairwise(edges)]))
+        return torch.stack(rows)
+
+    def diagonal_share(self) -> float:
+        """Return Σ_i (u_iᵀΔWv_i)²/‖ΔW‖², to first order the share of ΔW that moves the singular values of W.
+
+        Between 0 and 1; q/(mn) for a random orientation. NaN for ΔW = 0.
+        """
+        return float(((self.left * self.right).sum(1) ** 2).sum())
+
+    def centroid_left(self) -> float:
+        """Return Σ i·e_i/Σe_i of ``left_profile``, i from 0: (q − 1)/2 for a random orientation, NaN for ΔW = 0."""
+        return _centroid(self.left_profile)
+
+    def centroid_right(self) -> float:
+        """Return the centroid of ``right_profile``."""
+        return _centroid(self.right_profile)
+
+    def inside_left(self) -> Float64[Tensor, " r"]:
+        """Return the energy shares of UUᵀΔW, Σ = 1: the spectrum of what lies in the base's column space."""
+        return self._inside(self.left, self.right, self.shape[0] > self.shape[1])
+
+    def inside_right(self) -> Float64[Tensor, " r"]:
+        """Return the energy shares of ΔWVVᵀ, Σ = 1: the spectrum of what lies in the base's row space."""
+        return self._inside(self.right, self.left, self.shape[1] > self.shape[0])
+
+    def _inside(self, side: Tensor, other: Tensor, may_be_outside: bool) -> Tensor:
+        squares = (self.sigma / self.sigma[:1]) ** 2
+        if may_be_outside and not torch.isnan(squares).any():
+            # The long side's coordinates carry the weights where the update was streamed, and may not elsewhere.
+            carried = side if self._weighted(side) else side * (self.sigma / torch.linalg.vector_norm(self.sigma))
+            squares = torch.linalg.eigvalsh(carried.T @ carried).clamp(min=0).flip(0)
+        return squares / squares.sum()
+
     def outside_left(self) -> float:
         """Return the share of energy outside the base's column space: 0 unless O > I."""
         return _rest(self.left_profile, self.shape[0] > self.shape[1])
