@@ -181,7 +181,7 @@ def page(rows: Sequence[Row], layers: int, update: float, said: Sequence[str]) -
         *said,
         "```",
         "",
-        "For comparison, what a contributor measured in TRL's issue 6688 on other weights with a larger update:",
+        "For comparison, what a contributor measured in TRL's issue 6688 on other weights and another update:",
         "",
         "| dtype | cycles | max abs drift | weights changed | max drift / mean abs W |",
         "|---|---:|---:|---:|---:|",

@@ -11,9 +11,11 @@ import pandas as pd
 from spectra.analysis import tasks as task_module
 from spectra.analysis.depth import DeepSteps, Depth, deep_steps, missing_work
 from spectra.analysis.digests import FileDigests
+from spectra.analysis.doctor import bookkeeping
 from spectra.analysis.engine import EngineName, choose_jobs, run_tasks
-from spectra.analysis.plan import Plan, content_keys, make_plan
+from spectra.analysis.findings import Check, read_record, record
 from spectra.analysis.matrix import Work
+from spectra.analysis.plan import Plan, content_keys, make_plan
 from spectra.analysis.store import RowStore
 from spectra.analysis.summary import summarise
 from spectra.analysis.verdicts import judge
@@ -153,7 +155,9 @@ def _analyze(plan: Plan, where: AnalysisLayout, options: Options, progress: Prog
     tables = _finish(plan, deep, store, where) if changed else Tables.read(where)
     facts = _facts(plan)
     only_start = run.initial is not None and len(run.snapshots) == 1
-    verdict = {**judge(tables, coverage(plan), only_start=only_start), "facts": facts}
+    checks = _checks(plan, options, where, changed)
+    verdict = judge(tables, coverage(plan), checks, only_start=only_start)
+    verdict |= {"checks": [record(check) for check in checks], "facts": facts}
     if changed or not where.verdict.exists() or read_json(where.verdict) != verdict:
         where.report_html.unlink(missing_ok=True)  # a page of other numbers must not outlive them
         write_json(where.verdict, verdict)
@@ -171,6 +175,16 @@ def _analyze(plan: Plan, where: AnalysisLayout, options: Options, progress: Prog
         bases_computed=bases[1],
         changed=changed,
     )
+
+
+def _checks(plan: Plan, options: Options, where: AnalysisLayout, changed: bool) -> list[Check]:
+    """Return what the doctor finds, or found when it last looked at the same files."""
+    if not changed and where.verdict.exists():
+        try:
+            return [read_record(value) for value in read_json(where.verdict)["checks"]]
+        except (CorruptFileError, KeyError, TypeError):
+            pass  # a verdict of an older release, or a broken one: looked at again
+    return bookkeeping(plan.run.path, plan.base, options.initial)
 
 
 def coverage(plan: Plan) -> dict[str, Any]:

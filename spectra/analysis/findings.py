@@ -79,3 +79,13 @@ def plain(evidence: Evidence) -> dict[str, Any]:
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in asdict(evidence).items()
     }
+
+
+def record(check: Check) -> dict[str, Any]:
+    """Return a check for JSON."""
+    return {**asdict(check), "evidence": plain(check.evidence)}
+
+
+def read_record(value: dict[str, Any]) -> Check:
+    """Return the check that :func:`record` wrote."""
+    return Check(**{**value, "evidence": Evidence(**value["evidence"])})

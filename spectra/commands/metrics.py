@@ -1,5 +1,6 @@
 """``spectra metrics``: every metric with its definition, its null, and what other tools call it."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -15,8 +16,8 @@ def metrics(name: str | None = None) -> list[dict[str, Any]]:
     Returns
     -------
     list[dict[str, Any]]
-        One entry a metric, with the fields of :class:`spectra.runs.catalogue.Metric`. A name that several tables have
-        gives several.
+        One entry a metric, with the fields of :class:`spectra.runs.catalogue.Metric`; ``aliases`` maps each other name
+        to the tool that has it and how it differs. A name that several tables have gives several.
 
     Raises
     ------
@@ -29,7 +30,19 @@ def metrics(name: str | None = None) -> list[dict[str, Any]]:
     found = METRICS if name is None else find(name)
     if not found:
         raise UsageError(f"no metric is called {name!r}", where="spectra metrics", cure=_nearest(str(name)))
-    return [asdict(metric) for metric in found]
+    return [{**asdict(metric), "aliases": {alias.name: alias.where for alias in metric.aliases}} for metric in found]
+
+
+def lines(metric: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one metric of :func:`metrics` as lines to print."""
+    yield f"{metric['table']}.{metric['name']}: {metric['title']}"
+    for field in ("formula", "range", "unit"):
+        yield f"  {field}: {metric[field]}"
+    yield f"  for ΔW = 0: {metric['zero']}"
+    yield f"  by chance: {metric['null']}"
+    yield f"  source: {metric['source']}"
+    for name, where in metric["aliases"].items():
+        yield f"  also {name}: {where}"
 
 
 def _nearest(name: str) -> str:
@@ -37,6 +50,6 @@ def _nearest(name: str) -> str:
 
     from spectra.runs.catalogue import METRICS
 
-    known = {known for metric in METRICS for known in metric.names()}
-    near = get_close_matches(name, sorted(known), n=1)
+    known = sorted({known for metric in METRICS for known in metric.names()})
+    near = get_close_matches(name, known, n=1)
     return f"did you mean {near[0]!r}?" if near else "`spectra metrics` lists them all"

@@ -6,10 +6,10 @@ from matplotlib.figure import Figure
 
 from spectra.figures import readings
 from spectra.figures.heatmaps import heatmap
-from spectra.figures.maps import map_steps, spectral_map
+from spectra.figures.maps import map_reach, map_steps, spectral_map
 from spectra.figures.masks import coordinates
 from spectra.figures.motion import drift
-from spectra.figures.nulls import forest, null_metrics
+from spectra.figures.nulls import chosen_metrics, forest
 from spectra.figures.panels import tiled
 from spectra.figures.plate import Plate
 from spectra.figures.relations import convergence
@@ -27,8 +27,9 @@ def map_plates(tables: Tables) -> Iterator[Plate]:
         return
     with styled():
         axes = tiled(1, 2, 2.7)
+        reach = max(map_reach(tables, step) for step in (steps[0], steps[-1]))
         for ax, step in zip(axes, (steps[0], steps[-1]), strict=True):
-            spectral_map(tables, step=step, ax=ax)
+            spectral_map(tables, step=step, reach=reach, ax=ax)
             ax.set_title(f"step {step}")
         if len(steps) == 1:
             axes[0].remove()
@@ -94,7 +95,7 @@ def coordinate_plates(tables: Tables) -> Iterator[Plate]:
 
 def null_plates(tables: Tables) -> Iterator[Plate]:
     """Draw every sampled metric against every family of nulls."""
-    metrics = null_metrics(tables)
+    metrics = chosen_metrics(tables)
     if not metrics:
         return
     yield Plate(
@@ -104,7 +105,7 @@ def null_plates(tables: Tables) -> Iterator[Plate]:
         "know nothing of the task: Gaussian noise, noise of the same rank, the same singular values in random "
         "directions, signs flipped, entries permuted, entries of one size. z is the distance in the null's standard "
         "deviations; bold where chance does not explain the value. A number inside the bar of noise of its own rank "
-        "says nothing beyond the method's rank.",
+        "says nothing beyond the method's rank. The table `nulls` holds further metrics.",
         "Interval charts of metrics against families of null updates.",
         _forests(tables, metrics),
         section="Against sampled nulls",
@@ -132,7 +133,7 @@ def relation_plates(tables: Tables) -> Iterator[Plate]:
 
 def _forests(tables: Tables, metrics: list[str]) -> Figure:
     rows = -(-len(metrics) // 2)
-    families = tables.nulls["null"].nunique()
+    families = tables.nulls[tables.nulls["metric"].isin(metrics)].groupby("metric")["null"].nunique().max()
     with styled():
         axes = tiled(rows, 2, rows * (0.55 + 0.15 * families))
         for ax in axes[len(metrics) :]:

@@ -19,6 +19,11 @@ FAMILIES = {
     "permuted": "entries permuted",
     "adam_like": "±c (Adam-like)",
 }
+# What a page shows: one or two of each kind of metric, since most of the others move with these.
+_CHOSEN = (
+    "stable_rank", "effective_rank", "top1_energy", "unchanged_bf16", "overlap_principal", "overlap_low_magnitude",
+    "row_gini", "column_gini", "rho_sigma", "intruders",
+)  # fmt: skip
 _BEYOND = 1.959964  # |z| from which a null does not explain the value
 _LOG_FROM = 5.0
 
@@ -27,6 +32,12 @@ def null_metrics(tables: Tables, step: int | None = None) -> list[str]:
     """Return the metrics that were compared with sampled nulls at a step (None: the last), in the table's order."""
     at = last_step(tables.nulls) if step is None else step
     return [] if at is None else list(dict.fromkeys(null_rows(tables, at)["metric"]))
+
+
+def chosen_metrics(tables: Tables) -> list[str]:
+    """Return the metrics that a page shows, of those at the last step; all where none of them is there."""
+    known = null_metrics(tables)
+    return [metric for metric in _CHOSEN if metric in known] or known
 
 
 def forest(tables: Tables, *, metric: str, step: int | None = None, ax: Axes | None = None) -> Axes:

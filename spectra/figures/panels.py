@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -54,9 +55,10 @@ def step_axis(ax: Axes) -> None:
     """Name the step axis and give it whole steps."""
     ax.set_xlabel("training step")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    low, high = ax.get_xlim()
-    if high - low < 1:  # a single step: matplotlib would zoom into fractions of it
-        ax.set_xlim(round(low) - 1, round(high) + 1)
+    ends = [end for panel in ax.get_shared_x_axes().get_siblings(ax) for end in panel.dataLim.intervalx]
+    known = [end for end in ends if np.isfinite(end)]
+    if known and min(known) == max(known):  # matplotlib would show steps around a single one that were not trained
+        ax.set_xlim(min(known) - 1, min(known) + 1)
 
 
 def draw_spread(ax: Axes, summary: pd.DataFrame, label: str, style: LineStyle) -> None:

@@ -37,13 +37,13 @@ def course(tables: Tables) -> str:
 
 
 def first_signal(verdict: Mapping[str, Any]) -> str:
-    """Say which signal broke first, and what followed."""
+    """Say which signal moved first, and what followed."""
     found = verdict.get("signals", [])
     if not found:
-        return "No signal broke."
+        return "No signal left the level of its start."
     first, *later = found
     said = f"First, since step {first['onset_step']}: {first['says']}"
-    after = [f"{words(entry['name'])} {entry['onset_step'] - first['onset_step']} steps later" for entry in later]
+    after = [f"{words(entry['name'])} {_later(entry['onset_step'] - first['onset_step'])}" for entry in later]
     return f"{said}; {', '.join(after)}." if after else f"{said}."
 
 
@@ -141,6 +141,10 @@ def halfway(tables: Tables) -> str:
         f"At step {at} of {last} the cosine to the final update is {number(float(cosine[at]))}, that of a random walk "
         f"{number(walk)}."
     )
+
+
+def _later(steps: int) -> str:
+    return "at the same step" if steps == 0 else f"{steps} step{'s' * (steps != 1)} later"
 
 
 def _pair(means: pd.DataFrame, panel: str, write: Any) -> tuple[str, str]:

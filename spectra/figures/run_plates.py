@@ -20,7 +20,7 @@ PLACE = "Where ΔW lies in the base's spectrum"
 
 
 def course_plates(tables: Tables, verdict: Mapping[str, Any]) -> Iterator[Plate]:
-    """Draw the update and the training curves over steps, and which signal broke first."""
+    """Draw the update and the training curves over steps, and which signal moved first."""
     axes = trajectory(tables)
     _mark_verdict(axes, verdict)
     yield Plate(
@@ -39,11 +39,11 @@ def course_plates(tables: Tables, verdict: Mapping[str, Any]) -> Iterator[Plate]
     )
     yield Plate(
         "timeline",
-        "Which signal broke first?",
-        "Signals of the training log (blue) above signals of the weights (orange). A signal is broken since the black "
-        "line in its panel: it left the level of its start for good, by more than its own noise explains, which is "
-        "what chance is here. The dotted line through all panels is the first of them. A panel without a black line "
-        "shows a signal that did not break.",
+        "Which signal moved first?",
+        "Signals of the training log (blue) above signals of the weights (orange). A signal has left the level of its "
+        "start for good since the black line in its panel, by more than its own noise explains, which is what chance "
+        "is here. The dotted line through all panels is the first of them. A panel without a black line shows a "
+        "signal that did not.",
         "Stacked line charts of training signals over steps with their onsets marked.",
         figure_of(timeline(tables, verdict)[0]),
         section=COURSE,

@@ -1,4 +1,4 @@
-"""Which signal broke first: the training log and the weights as small panels on one step axis."""
+"""Which signal moved first: the training log and the weights as small panels on one step axis."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Signal:
     modules_column
         The column of ``modules`` that a signal of the weights is.
     always
-        Whether it is drawn even where it did not break.
+        Whether it is drawn even where it did not move.
     """
 
     name: str
@@ -63,13 +63,13 @@ SIGNALS = (
 
 
 def timeline_signals(tables: Tables, verdict: Mapping[str, Any]) -> list[Signal]:
-    """Return the panels of a run: what it logged or shows of the usual signals, and every one that broke."""
-    broke = {entry["name"] for entry in verdict.get("signals", [])}
-    return [s for s in SIGNALS if (s.always or s.name in broke) and not _points(tables, s).empty]
+    """Return the panels of a run: what it logged or shows of the usual signals, and every one that moved."""
+    moved = {entry["name"] for entry in verdict.get("signals", [])}
+    return [s for s in SIGNALS if (s.always or s.name in moved) and not _points(tables, s).empty]
 
 
 def timeline(tables: Tables, verdict: Mapping[str, Any], *, axes: Sequence[Axes] | None = None) -> list[Axes]:
-    """Draw signals of the training log above signals of the weights, each with the step since which it is broken.
+    """Draw signals of the training log above signals of the weights, each with the step at which it left its start.
 
     Parameters
     ----------
@@ -122,9 +122,8 @@ def _draw(ax: Axes, tables: Tables, signal: Signal) -> None:
     ax.set_title(signal.title, fontsize=7, fontweight="normal", pad=2)
     ax.locator_params(axis="y", nbins=3)
     ax.margins(y=0.12)
-    low, high = ax.get_ylim()
-    if low > 0 and signal.name != "reward":
-        ax.set_ylim(0, 1.15 * high)
+    if signal.name != "reward":  # every other signal is a size or a share
+        ax.set_ylim(0, 1.05 * ax.get_ylim()[1])
 
 
 def _mark(panels: Mapping[str, Axes], signals: Sequence[Mapping[str, Any]]) -> None:

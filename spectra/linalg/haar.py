@@ -24,6 +24,10 @@ Powers = tuple[float, float, float]
 Partition = tuple[int, ...]
 Matrix = NDArray[np.float64]
 
+# A relative variance of so little is rounding: that of a flat full-rank spectrum, whose energy is the same everywhere.
+# What has a spread, has one of order 1/(k·d) or more.
+_NOTHING = 1e-14
+
 # A side that is wholly chosen; four dimensions have every partition of up to four.
 WHOLE = (4, 4)
 
@@ -67,12 +71,11 @@ class Moments:
     @classmethod
     def of_relative(cls, mean: float, second: float, third: float, fourth: float) -> "Moments":
         """Return the moments of X from E X^j/mean^j − 1, which keep their digits where the spread is small."""
-        variance = second
-        if not variance > 0:
-            return cls(mean, 0.0 if variance <= 0 else math.nan, math.nan, math.nan)
-        skewness = (third - 3 * second) / variance**1.5
-        kurtosis = (fourth - 4 * third + 6 * second) / variance**2
-        return cls(mean, mean * math.sqrt(variance), skewness, kurtosis - 3)
+        if not second > _NOTHING:
+            return cls(mean, math.nan if math.isnan(second) else 0.0, math.nan, math.nan)
+        skewness = (third - 3 * second) / second**1.5
+        kurtosis = (fourth - 4 * third + 6 * second) / second**2
+        return cls(mean, mean * math.sqrt(second), skewness, kurtosis - 3)
 
 
 def relative_moments(left: tuple[int, int], right: tuple[int, int], powers: Powers) -> tuple[float, float, float]:
@@ -118,8 +121,8 @@ def centred_moments(weights: Sequence[float], directions: int, powers: Powers) -
     parts = {2: ((w2,), (d2,)), 3: ((w3,), (d3,)), 4: ((w2**2, w4), (d2**2, d4))}
     moment = {order: _centred(order, directions, *both) for order, both in parts.items()}
     variance = moment[2]
-    if not variance > 0:
-        return Moments(mean, 0.0 if variance <= 0 else math.nan, math.nan, math.nan)
+    if not variance > _NOTHING * w2 / directions:
+        return Moments(mean, math.nan if math.isnan(variance) else 0.0, math.nan, math.nan)
     return Moments(mean, math.sqrt(variance), moment[3] / variance**1.5, moment[4] / variance**2 - 3)
 
 

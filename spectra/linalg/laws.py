@@ -24,6 +24,9 @@ Array = NDArray[np.floating[Any]]
 # p-values are no finer than this: further out, a law that is matched by moments says nothing.
 RESOLUTION = 1e-9
 
+# Stands for zero where it is divided by: far below any share, and its inverse is finite.
+_TINY = 1e-60
+
 # Up to so many base directions the terms of an uneven spectrum do not average out, and four moments are not enough.
 _FEW = 2
 
@@ -240,12 +243,12 @@ class Product(Law):
     def cdf(self, x: Array) -> Array:
         """Return the mean over the first of P(second ≤ x/first)."""
         points, weights = self.first.nodes()
-        return self.second.cdf(x[:, None] / points) @ weights
+        return self.second.cdf(x[:, None] / np.maximum(points, _TINY)) @ weights
 
     def sf(self, x: Array) -> Array:
         """Return the mean over the first of P(second > x/first)."""
         points, weights = self.first.nodes()
-        return self.second.sf(x[:, None] / points) @ weights
+        return self.second.sf(x[:, None] / np.maximum(points, _TINY)) @ weights
 
     def nodes(self) -> tuple[Array, Array]:
         """Return the nodes of both, combined."""
@@ -300,7 +303,7 @@ def joint_law(k: int, out_dim: int, in_dim: int, shares: Sequence[float] | Array
     return left if k == in_dim else Product(left, right)
 
 
-def centroid_law(directions: int, inside: Sequence[float] | Array) -> Law:
+def centroid_law(directions: int, inside: Powers) -> Law:
     """Return the law of the centroid Σ i·e_i/Σe_i over ``directions`` indices, see :func:`nulls.haar_centroid`.
 
     Parameters
@@ -308,9 +311,9 @@ def centroid_law(directions: int, inside: Sequence[float] | Array) -> Law:
     directions
         q.
     inside
-        Energy shares of the part of ΔW that lies in the span of the q directions, Σ = 1.
+        Power sums of the part of ΔW that lies in the span of the q directions, from :meth:`Alignment.inside_left`.
     """
-    return Pearson.of(centred_moments(range(directions), directions, powers_of(inside)))
+    return Pearson.of(centred_moments(range(directions), directions, inside))
 
 
 def diagonal_law(out_dim: int, in_dim: int, shares: Sequence[float] | Array) -> Law:

@@ -233,13 +233,11 @@ class _Moved:
 
 def _small_side(wide: _Wide) -> tuple[Tensor, Tensor]:
     """Return the small side's singular vectors of W + ΔW, Q × Q, and its singular values."""
-    triangle: Tensor | None = None
+    triangle = wide.weight.new_empty(0, wide.weight.shape[0])
     for w, d in wide.blocks():
-        block = (w + d).T
-        stacked = block if triangle is None else torch.cat([triangle, block])
+        stacked = torch.cat([triangle, (w + d).T])
         square = stacked.shape[0] == stacked.shape[1]
         triangle = stacked if square else torch.linalg.qr(stacked, mode="r")[1]
-    assert triangle is not None  # a matrix has at least one column
     _, sigma, vh = torch.linalg.svd(triangle)
     return vh.T, sigma
 

@@ -80,9 +80,9 @@ def haar_block_share(block: tuple[int, int], shape: tuple[int, int], concentrati
     concentration
         Σp² as in :func:`haar_share`.
     """
-    (k, l), (m, n) = block, shape
-    left, right = k / m, l / n
-    (v_left, w_left, o_left), (v_right, w_right, o_right) = _moments(k, m), _moments(l, n)
+    (k_left, k_right), (m, n) = block, shape
+    left, right = k_left / m, k_right / n
+    (v_left, w_left, o_left), (v_right, w_right, o_right) = _moments(k_left, m), _moments(k_right, n)
     # Written in variances, not as E X² − (E X)², which loses its digits when the spread is small.
     same = left**2 * v_right + right**2 * v_left + v_left * v_right
     cross = w_left * w_right - left**2 * w_right - right**2 * w_left

@@ -6,7 +6,7 @@ import pytest
 
 from spectra.figures import spectral_map
 from spectra.figures.gather import map_grid
-from spectra.figures.maps import map_steps
+from spectra.figures.maps import map_reach, map_steps
 from spectra.runs.tables import Tables
 
 
@@ -24,6 +24,22 @@ def test_chance_is_white_and_noise_stays_pale(whole: Tables) -> None:
     assert norm(1.0) == pytest.approx(0.5)
     assert norm.vmax >= 2.0
     assert norm.vmin * norm.vmax == pytest.approx(1.0)
+
+
+def test_one_reach_makes_steps_comparable(whole: Tables) -> None:
+    norm = spectral_map(whole, step=32, reach=8.0).images[0].norm
+    assert (norm.vmin, norm.vmax) == (1 / 8, 8.0)
+    assert map_reach(whole, 64) == pytest.approx(max(map_grid(whole, 64)[0].max(axis=None), 2.0))
+    assert map_reach(whole, 7) == 2.0
+
+
+def test_blocks_away_from_chance_bear_their_sign(whole: Tables) -> None:
+    more, less = (marks.get_offsets() for marks in spectral_map(whole).collections)
+    assert [15 / 16, 15 / 16] in np.round(more, 9).tolist()
+    assert [1 / 16, 1 / 16] in np.round(less, 9).tolist()
+    noise = whole.map.assign(share=whole.map["expected"])
+    drawn = spectral_map(dataclasses.replace(whole, map=noise)).collections
+    assert all(len(marks.get_offsets()) == 0 for marks in drawn)
 
 
 def test_axes_say_sides_and_directions(whole: Tables) -> None:

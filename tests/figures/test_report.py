@@ -192,7 +192,7 @@ def side_by_side(lora: Tables, pissa: Tables, tmp_path_factory: pytest.TempPathF
 
 
 def test_comparison_shows_every_column_and_run(side_by_side: tuple[str, str]) -> None:
-    page = Page(side_by_side[0])
+    page = Page(side_by_side[0].replace("\N{NO-BREAK SPACE}", " "))
     for expected in (
         "2 runs side by side", "lora <r=32>", "134,000,000", "100 %", "1×10⁻⁵", "Paired differences", "0.021",
         "✕ reward collapsed",

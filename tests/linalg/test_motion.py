@@ -166,8 +166,10 @@ def test_spaces_that_hold_everything_do_not_turn(shape: tuple[int, int]) -> None
         Dense(torch.zeros(12, 20)),
         LowRank(torch.zeros(12, 2), randn(2, 20)),
         Difference(LowRank(randn(12, 2), randn(2, 20, seed=1)), LowRank(randn(12, 2), randn(2, 20, seed=1))),
+        # Equal but for the rounding of its entries: zero, as its own SVD says.
+        Difference(LowRank(randn(12, 2), randn(2, 20, seed=1)), LowRank(3 * randn(12, 2), randn(2, 20, seed=1) / 3)),
     ],
-    ids=["dense", "low rank", "difference"],
+    ids=["dense", "low rank", "difference", "difference within rounding"],
 )
 def test_nothing_moves_without_an_update(update: Operator) -> None:
     found = moved(matrix(12, 20), update)
@@ -259,8 +261,8 @@ def _lora_model() -> Any:
 
     shapes = [(24, 24), (24, 40), (40, 24), (24, 48), (48, 48), (48, 8)]
     layers = torch.nn.Sequential(*(torch.nn.Linear(columns, rows, bias=False) for columns, rows in shapes))
-    for number, layer in enumerate(layers):
-        layer.weight.data = matrix(*layer.weight.shape, condition=30, seed=number)
+    for number, (layer, (columns, rows)) in enumerate(zip(layers, shapes, strict=True)):
+        layer.weight.data = matrix(rows, columns, condition=30, seed=number)
     names = [str(number) for number in range(len(shapes))]
     model = get_peft_model(layers, LoraConfig(r=4, lora_alpha=8, target_modules=names)).double()
     for number, (name, parameter) in enumerate(

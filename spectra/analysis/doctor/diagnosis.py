@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spectra.analysis.findings import Check, Evidence, Status, Verdict, plain
+from spectra.analysis.findings import Check, Evidence, Status, Verdict, record
 
 _ORDER: tuple[Status, ...] = ("fault", "note", "skipped", "ok")
 
@@ -58,17 +58,7 @@ class Diagnosis:
             "recognised": self.recognised,
             "verdict": self.verdict,
             "faults": len(self.faults),
-            "checks": [
-                {
-                    "name": check.name,
-                    "status": check.status,
-                    "verdict": check.verdict,
-                    "where": check.where,
-                    "evidence": plain(check.evidence),
-                    "action": check.action,
-                }
-                for check in self.checks
-            ],
+            "checks": [record(check) for check in self.checks],
         }
 
 

@@ -57,6 +57,8 @@ def build_log(truth: Truth, setting: Setting, update: Planted, rng: np.random.Ge
     if truth == "entropy_collapsing":
         left = float(rng.uniform(0.06, 0.2) if setting.near else rng.uniform(0.005, 0.05))
         entropy *= 1 - (1 - left) * _fall(at, middle, width)
+    elif setting.quirk == "solved":
+        entropy = entropy[0] * (1 - float(rng.uniform(0.92, 0.99)) * _shape(at, rng))
     elif leads:  # not far enough for a fault of its own
         earlier = max(middle - float(rng.uniform(0.1, 0.2)), 0.15)
         entropy = entropy[0] * (1 - float(rng.uniform(0.65, 0.8)) * _fall(at, earlier, width))
@@ -67,10 +69,12 @@ def build_log(truth: Truth, setting: Setting, update: Planted, rng: np.random.Ge
         "entropy": entropy * np.exp(rng.uniform(0.02, 0.1) * _noise(setting, rng)),
         "zero_advantage_share": silent,
         "completion_length": rng.uniform(50, 2000) * (1 + 0.3 * at) * np.exp(0.05 * _noise(setting, rng)),
-        "grad_norm": rng.uniform(0.05, 2) * np.exp(0.3 * _noise(setting, rng)),
+        "grad_norm": rng.uniform(0.05, 2) * np.exp(0.3 * _noise(setting, rng)) * _spikes(len(at), rng),
         "clip_ratio/region_mean": 0.002 * np.exp(0.5 * _noise(setting, rng)),
         "sampling/sampling_logp_difference/mean": 0.01 * np.exp(0.2 * _noise(setting, rng)),
     }
+    kept = ("reward", "entropy") if truth in ("entropy_collapsing", "reward_collapsing") else ("reward",)
+    columns = {name: values for name, values in columns.items() if name in kept or rng.random() < 0.8}
     if setting.style == "spectra" and (truth == "merge_drift" or rng.random() < 0.5):
         columns["frozen_drift"] = _drift(truth, setting, update, rng)
     dated = truth in ("entropy_collapsing", "reward_collapsing")
@@ -98,6 +102,10 @@ def _course(
     rising = start + float(np.exp(rng.uniform(math.log(least), math.log(0.39)))) * _shape(at, rng)
     if EXPECTED[truth] in ("not_learning", "principal_locked"):
         return np.full(len(at), start)
+    if setting.quirk == "solved":
+        return start + (float(rng.uniform(0.975, 0.99)) - start) * _shape(np.minimum(at / 0.7, 1), rng)
+    if setting.quirk == "dip":
+        return rising * (1 - 0.6 * (_fall(at, middle - 0.1, width) - _fall(at, middle + 0.1, width)))
     if truth == "reward_collapsing":
         left = rng.uniform(0.4, 0.65) if setting.near else rng.uniform(0, 0.3)
         return rising * (1 - (1 - left) * _fall(at, middle, width))
@@ -167,6 +175,11 @@ def _shape(at: Numbers, rng: np.random.Generator) -> Numbers:
 
 def _fall(at: Numbers, middle: float, width: float) -> Numbers:
     return 1 / (1 + np.exp(-np.clip((at - middle) / width, -60, 60)))
+
+
+def _spikes(count: int, rng: np.random.Generator) -> Numbers:
+    """Return factors that are 1 but for a few steps of 20, as gradients of single batches have."""
+    return np.where(rng.random(count) < 0.02, 20.0, 1.0)
 
 
 def _agreement(reward: Numbers) -> Numbers:

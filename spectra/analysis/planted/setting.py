@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from spectra.analysis.planted.truths import Truth
 Spectrum = Literal["flat", "power", "steep"]
 Stored = Literal["adapter", "full"]
 Style = Literal["spectra", "trainer"]
+# What looks like a fault and is none: a rank of one from the start; a solved task whose entropy is gone; a reward that
+# dips and recovers; an update that is complete before the first snapshot.
+Quirk = Literal["none", "rank_one", "solved", "dip", "early"]
 
 # Their faults are dated by snapshots, so that there must be some before and after.
 _DATED_BY_WEIGHTS = ("rank_collapsing", "diverging")
@@ -49,6 +52,8 @@ class Setting:
         Standard deviation of the logged reward at 1/2, and lag-1 autocorrelation of all noise.
     signed
         Whether rewards are −1 and 1 instead of 0 and 1.
+    quirk
+        What a healthy run has that looks like a fault.
     near
         Whether the truth is planted near the thresholds instead of clear of them.
     """
@@ -69,6 +74,7 @@ class Setting:
     noise: float
     memory: float
     signed: bool
+    quirk: Quirk
     near: bool
 
     @property
@@ -94,10 +100,11 @@ def draw_setting(truth: Truth, rng: np.random.Generator, *, near: bool) -> Setti
     spectrum: Spectrum = rng.choice(["flat", "power", "steep"])
     memory = float(rng.uniform(0, 0.5))
     noise = float(rng.uniform(0.01, 0.08))
+    quirk: Quirk = str(rng.choice(get_args(Quirk))) if truth == "healthy" else "none"  # type: ignore[assignment]
     return Setting(
         width=int(rng.choice([20, 24, 32])),
         layers=int(rng.integers(2, 4)),
-        rank=int(rng.choice([4, 6, 8])),
+        rank=1 if quirk == "rank_one" else int(rng.choice([4, 6, 8])),
         spectrum=spectrum,
         exponent=float(rng.uniform(0.3, 0.8) if spectrum == "power" else rng.uniform(2, 6)),
         dtype=dtype,
@@ -107,10 +114,11 @@ def draw_setting(truth: Truth, rng: np.random.Generator, *, near: bool) -> Setti
         every=every,
         snapshots=_schedule(truth, steps, rng),
         size=float(np.exp(rng.uniform(np.log(least), np.log(5e-2)))),
-        growth=float(rng.uniform(0.5, 1.0)),
+        growth=0.02 if quirk == "early" else float(rng.uniform(0.5, 1.0)),
         noise=min(noise, _most_noise(steps // every, memory)),
         memory=memory,
-        signed=bool(rng.random() < 0.15),
+        signed=bool(rng.random() < 0.15) and quirk != "solved",
+        quirk=quirk,
         near=near,
     )
 

@@ -73,6 +73,8 @@ def _part_elsewhere(truth: Truth, setting: Setting, rng: np.random.Generator) ->
     """Return the part of the energy that walks at random instead of lying in the planted place."""
     if truth.startswith("null"):
         return 1.0
+    if setting.quirk in ("rank_one", "early"):
+        return 0.0
     if truth in ("principal", "minor", "principal_locked"):
         return float(rng.uniform(0.4, 0.6) if setting.near else rng.uniform(0.05, 0.35))
     return float(rng.uniform(0.1, 0.5))
@@ -177,7 +179,7 @@ def _intruding(
     setting: Setting, base: Mapping[str, Matrix], rng: np.random.Generator, generator: torch.Generator
 ) -> Planted:
     """Return one large direction that is equally far from every direction of the base, and a small isotropic rest."""
-    height = rng.uniform(0.2, 0.4) if setting.near else rng.uniform(0.5, 0.8)
+    height = rng.uniform(0.2, 0.5) if setting.near else rng.uniform(0.7, 0.95)
     parts = {}
     for name, matrix in base.items():
         left, right = _even(matrix.left, generator), _even(matrix.right, generator)
