@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-# Rows that a streamed QR takes at a time: at least so many, and twice the small side, since each block is factored with
+# Rows that a streamed QR takes at a time: at least so many, and as many as the small side, since each is factored with
 # the R of those before stacked on it.
 _BLOCK = 512
 
@@ -72,7 +72,7 @@ def small_side_svd(
         Length of the long side.
     """
     r = block(0, min(_BLOCK, long))
-    size = max(_BLOCK, 2 * r.shape[1])
+    size = max(_BLOCK, r.shape[1])
     for start in range(_BLOCK, long, size):
         r = torch.linalg.qr(torch.cat([r, block(start, min(start + size, long))]), mode="r")[1]
     _, s, vh = torch.linalg.svd(r, full_matrices=False)
