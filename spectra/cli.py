@@ -214,16 +214,17 @@ def metrics(
     as_json: AsJson = False,
 ) -> None:
     """List every metric with its definition and what chance gives."""
+    from spectra.commands.metrics import lines
     from spectra.commands.metrics import metrics as command
 
     found = command(name)
     if as_json:
-        _say_json(found if name is None else found[0], as_json)
+        _say_json(found, as_json)
     elif name is None:
         _print_table(found, ("name", "table", "formula", "null"))
     else:
-        for key, value in found[0].items():
-            print(f"{key}: {value}")
+        for metric in found:
+            print("\n".join(lines(metric)))
 
 
 @app.command()

@@ -71,9 +71,9 @@ class Shift:
     Attributes
     ----------
     start, end
-        Means of the first and of the last window.
+        Medians of the first and of the last window: single spikes do not move them.
     z
-        (end − start) / standard error.
+        Difference of the windows' means / standard error.
     onset
         Middle of the move, see :func:`changepoint`.
     """
@@ -140,7 +140,9 @@ def shift(values: pd.Series) -> Shift | None:
     found = change(values)
     if found is None or abs(found.z) < COLLAPSE_Z:
         return None
-    return Shift(found.start, found.end, found.z, changepoint(values))
+    size = window(len(values))
+    start, end = float(values.iloc[:size].median()), float(values.iloc[-size:].median())
+    return Shift(start, end, found.z, changepoint(values))
 
 
 def changepoint(values: pd.Series) -> int:

@@ -9,13 +9,17 @@ from typing import Literal, get_args
 
 from spectra.analysis.matrix import Work
 from spectra.analysis.plan import Plan
+from spectra.analysis.sampled import BUDGET
 from spectra.analysis.store import RowStore
 from spectra.errors import UsageError
 
 Depth = Literal["auto", "all", "last", "none"]
 
-# Float64 operations that `auto` spends on the motion of the matrices at every snapshot: minutes on two cores.
-_AUTO_OPERATIONS = 2e12
+# Operations that `auto` spends on sampled nulls: on all matrices, and on each entry of one. Half a minute at most.
+_AUTO_NULLS, _AUTO_NULLS_AN_ENTRY = 3e11, 4e4
+
+# Float64 operations that `auto` spends on the motion of the matrices at every snapshot: half a minute.
+_AUTO_OPERATIONS = 5e11
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,13 @@ class DeepSteps:
         Steps of ``drift`` and ``coordinates``.
     nulls
         Steps of ``nulls``.
+    thrifty
+        Whether the draws of nulls are few: ``auto`` was asked for.
     """
 
     motion: frozenset[int]
     nulls: frozenset[int]
+    thrifty: bool = False
 
     def complete(self, plan: Plan) -> dict[str, set[int]]:
         """Return, for each table, the steps at which nothing is missing once the work is done."""
@@ -48,8 +55,8 @@ def deep_steps(plan: Plan, depth: Depth) -> DeepSteps:
     plan
         The analysis.
     depth
-        ``all`` snapshots, the ``last``, or ``none``; ``auto`` is the last, and every one for the motion where the
-        matrices are small.
+        ``all`` snapshots, the ``last``, or ``none``; ``auto`` is the last, with few draws of nulls, and every one for
+        the motion where the matrices are small.
 
     Raises
     ------
@@ -65,7 +72,7 @@ def deep_steps(plan: Plan, depth: Depth) -> DeepSteps:
     if depth == "all":
         return DeepSteps(every, every)
     cheap = depth == "auto" and _operations(plan) <= _AUTO_OPERATIONS
-    return DeepSteps(every if cheap else last, last)
+    return DeepSteps(every if cheap else last, last, thrifty=depth == "auto")
 
 
 def missing_work(plan: Plan, store: RowStore, deep: DeepSteps) -> dict[str, Work]:
@@ -75,7 +82,18 @@ def missing_work(plan: Plan, store: RowStore, deep: DeepSteps) -> dict[str, Work
     nulls = store.missing("nulls", plan.matrix_pairs(deep.nulls))
     whole = {module for _, module in store.missing("trajectory", plan.matrix_pairs(plan.modules))}
     modules = {module for pairs in (basic, motion, nulls) for _, module in pairs} | whole
-    return {m: Work(_steps(basic, m), _steps(motion, m), _steps(nulls, m), m in whole) for m in modules}
+    budget = _thrifty if deep.thrifty else _full
+    return {
+        m: Work(_steps(basic, m), _steps(motion, m), _steps(nulls, m), m in whole, budget(plan, m)) for m in modules
+    }
+
+
+def _thrifty(plan: Plan, module: str) -> float:
+    return min(BUDGET, _AUTO_NULLS / len(plan.matrices), _AUTO_NULLS_AN_ENTRY * plan.sizes.get(module, 0))
+
+
+def _full(plan: Plan, module: str) -> float:
+    return BUDGET
 
 
 def _steps(pairs: set[tuple[int, str]], module: str) -> frozenset[int]:

@@ -34,12 +34,15 @@ class Work:
         Steps of ``nulls``.
     trajectory
         Whether ``trajectory``, over all snapshots, is to be made.
+    null_budget
+        Operations that the draws of ``nulls`` may cost at one step.
     """
 
     basic: frozenset[int] = frozenset()
     deep: frozenset[int] = frozenset()
     nulls: frozenset[int] = frozenset()
     trajectory: bool = False
+    null_budget: float = 0.0
 
     @property
     def steps(self) -> frozenset[int]:
@@ -91,7 +94,8 @@ class MatrixWork:
             rows["drift"] = [drift_row(self.weight, self.basis, update)]
             rows["coordinates"] = [self.coordinates.row(update, norm=update.frobenius())]
         if step in work.nulls:
-            rows["nulls"] = null_rows(self.weight, self.basis, update, self.coordinates, seed=step)
+            budget = work.null_budget
+            rows["nulls"] = null_rows(self.weight, self.basis, update, self.coordinates, seed=step, budget=budget)
         return rows
 
     def trajectory(self, functions: Mapping[int, Callable[[Tensor], Operator]]) -> list[Row]:

@@ -129,9 +129,10 @@ def _orientation(aligned: Alignment, concentration: float) -> Row:
     left, right, diagonal = aligned.centroid_left(), aligned.centroid_right(), aligned.diagonal_share()
     null = haar_diagonal_share(*aligned.shape, concentration)
     return {
-        "centroid_left": left,
-        "centroid_right": right,
-        "expected_centroid": (directions - 1) / 2,
+        # From the index to the place between the first direction, 0, and the last, 1.
+        "centroid_left": _ratio(left, directions - 1),
+        "centroid_right": _ratio(right, directions - 1),
+        "expected_centroid": 0.5 if directions > 1 else math.nan,
         "z_centroid_left": haar_centroid(directions, aligned.inside_left()[0]).z(left),
         "z_centroid_right": haar_centroid(directions, aligned.inside_right()[0]).z(right),
         "diagonal_share": diagonal,

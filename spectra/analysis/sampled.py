@@ -19,12 +19,12 @@ from torch import Tensor
 from spectra.analysis.coordinates import MASKS, BaseCoordinates
 from spectra.analysis.measure import Row
 from spectra.linalg import spectrum
+from spectra.linalg.counts import CountNull
 from spectra.linalg.decompose import Basis
 from spectra.linalg.empirical import compare, normal_comparison
 from spectra.linalg.motion import INTRUDER_CANDIDATES, INTRUDER_COSINE
 from spectra.linalg.operators import Operator
 from spectra.linalg.sampling import FAMILIES, Original, gaussian_sigma
-from spectra.linalg.counts import CountNull
 
 Metrics = dict[str, float]
 
@@ -113,7 +113,7 @@ def _shape_rows(case: _Case, budget: float) -> list[Row]:
     rng = case.rng(0, "gaussian")
     flips, factors = case.generator(0, "sign_flipped"), case.generator(0, "low_rank")
     streams: dict[str, tuple[float, float, Callable[[], Tensor]]] = {
-        "gaussian": (0.1, 130 * q**2, lambda: torch.from_numpy(gaussian_sigma(rows, columns, rng))),
+        "gaussian": (0.05, 130.0 * q**2, lambda: torch.from_numpy(gaussian_sigma(rows, columns, rng))),
         "low_rank": (
             0.05,
             5e5 + 3 * (rows + columns) * original.rank**2,
@@ -121,7 +121,7 @@ def _shape_rows(case: _Case, budget: float) -> list[Row]:
         ),
         "sign_flipped": (
             0.15,
-            rows * columns * q,
+            float(rows * columns * q),
             lambda: _dense_sigma(FAMILIES["sign_flipped"](original, flips).dense()),
         ),
     }
@@ -138,7 +138,7 @@ def _coordinate_rows(case: _Case, budget: float) -> list[Row]:
     out: list[Row] = []
     for family in ("gaussian", "low_rank", "spectrum_matched", "permuted"):
         generator = case.generator(1, family)
-        draws = _draws(0.45 * budget / 4, 500 * original.dense.numel() + _factor_cost(family, original))
+        draws = _draws(0.45 * budget / 4, 500.0 * original.dense.numel() + _factor_cost(family, original))
         sampled = (coordinates.metrics(FAMILIES[family](original, generator).dense()) for _ in range(draws))
         out += _compared(family, value, sampled)
     return [
@@ -151,7 +151,7 @@ def _coordinate_rows(case: _Case, budget: float) -> list[Row]:
 def _motion_rows(case: _Case, budget: float) -> list[Row]:
     original = case.original
     rows, columns = original.shape
-    cost = 500 * rows * columns + 1.5 * rows * columns * min(rows, columns)
+    cost = 500.0 * rows * columns + 1.5 * rows * columns * min(rows, columns)
     draws = _draws(0.25 * budget / 2, cost)
     if not draws:
         return []
@@ -226,15 +226,15 @@ def _compared(family: str, value: Metrics, draws: Iterable[Metrics]) -> list[Row
 
 def _closed(family: str, value: Metrics, null: CountNull) -> list[Row]:
     """Return the rows of visible counts under a null in closed form; none of counts too small to be near normal."""
-    seen = value["unchanged_bf16"]
-    nulls = {"unchanged_bf16": (null.unchanged(), null.unchanged_z(seen))}
+    seen, moved = value["unchanged_bf16"], float(null.mean.sum())
+    nulls = {"unchanged_bf16": (null.unchanged(), null.unchanged_z(seen), float(null.sizes.sum()))}
     for mask, groups in MASKS.items():
         members = torch.tensor(groups, dtype=torch.float64, device=null.mean.device)
         overlap = f"overlap_{mask}"
-        nulls[overlap] = (null.overlap(members), null.overlap_z(members, value[overlap]))
+        nulls[overlap] = (null.overlap(members), null.overlap_z(members, value[overlap]), moved)
     return [
-        _row(name, family, asdict(normal_comparison(value[name], found.mean, found.sd)))
-        for name, (found, z) in nulls.items()
+        _row(name, family, asdict(normal_comparison(value[name], found.mean, found.sd, step=1 / count)))
+        for name, (found, z, count) in nulls.items()
         if not math.isnan(z)
     ]
 

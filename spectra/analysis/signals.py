@@ -110,12 +110,13 @@ def first_sign(found: Sequence[Signal], verdict: str) -> str:
     found
         The signals, the earliest first.
     verdict
-        The verdict: the distance is to the signal that it rests on, where that broke.
+        The verdict: the distance is to the signal that it rests on; where that came first, to the reward, or the next.
     """
     if len(found) < 2:
         return ""
     first = found[0]
-    own = next((other for other in found[1:] if other.name == _OWN.get(verdict)), found[1])
+    by_name = {other.name: other for other in reversed(found[1:])}
+    own = by_name.get(_OWN.get(verdict, ""), by_name.get("reward", found[1]))
     steps = own.onset_step - first.onset_step
     when = "at the same step as" if steps == 0 else f"{steps} step{'s' * (steps > 1)} before"
     return f"{first.says[0].upper()}{first.says[1:]} at step {first.onset_step}, {when} {_noun(own.name)}."

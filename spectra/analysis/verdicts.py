@@ -15,7 +15,7 @@ The evidence of all is kept.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -104,7 +104,7 @@ def judge(
         "summary": _ONLY_START if only_start and verdict == "healthy" else _summary(deciding, tables, broken),
         "action": _action(verdict, checks),
         "onset_step": deciding.onset,
-        "signals": [asdict(signal) for signal in broken],
+        "signals": [{"signal": s.name, "onset_step": s.onset_step, "says": s.says} for s in broken],
         "first_signal": broken[0].name if broken and verdict != "healthy" else None,
         "evidence": [plain(e) for e in evidence],
         "coverage": coverage,

@@ -160,7 +160,8 @@ def _beside(rows: pd.DataFrame, panel: str, value: str, expected: str, z: str, d
 def _mean_null(group: pd.DataFrame) -> dict[str, float]:
     mean, expected = float(group["value"].mean()), float(group["expected"].mean())
     sd = _sd_of_mean(group["sd"])
-    lo, hi = expected - NORMAL_95 * sd, expected + NORMAL_95 * sd
+    # The normal interval of a mean may leave the range that every matrix's null keeps to, such as counts from 0.
+    lo, hi = max(expected - NORMAL_95 * sd, min(0.0, float(group["lo"].min()))), expected + NORMAL_95 * sd
     if len(group) == 1:
         lo, hi = float(group["lo"].iloc[0]), float(group["hi"].iloc[0])
     z = (mean - expected) / sd if sd > 0 else math.nan

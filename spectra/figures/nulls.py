@@ -1,5 +1,7 @@
 """A metric against every family of nulls: the value as a line, each null's 95 % as a bar, z beside it."""
 
+import math
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -109,7 +111,9 @@ def _scale(ax: Axes, rows: pd.DataFrame) -> None:
         margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
         ax.set_xlim(low - margin, high + margin)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=3))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(float(f"{value:.6g}"))))
+    left, right = ax.get_xlim()
+    digits = max(2, 2 - math.floor(math.log10((right - left) / max(abs(left), abs(right)))))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.{digits}g}".replace("-", "−")))
 
 
 def _z(z: float) -> str:

@@ -43,7 +43,7 @@ def first_signal(verdict: Mapping[str, Any]) -> str:
         return "No signal left the level of its start."
     first, *later = found
     said = f"First, since step {first['onset_step']}: {first['says']}"
-    after = [f"{words(entry['name'])} {_later(entry['onset_step'] - first['onset_step'])}" for entry in later]
+    after = [f"{words(entry['signal'])} {_later(entry['onset_step'] - first['onset_step'])}" for entry in later]
     return f"{said}; {', '.join(after)}." if after else f"{said}."
 
 

@@ -64,7 +64,7 @@ SIGNALS = (
 
 def timeline_signals(tables: Tables, verdict: Mapping[str, Any]) -> list[Signal]:
     """Return the panels of a run: what it logged or shows of the usual signals, and every one that moved."""
-    moved = {entry["name"] for entry in verdict.get("signals", [])}
+    moved = {entry["signal"] for entry in verdict.get("signals", [])}
     return [s for s in SIGNALS if (s.always or s.name in moved) and not _points(tables, s).empty]
 
 
@@ -129,7 +129,7 @@ def _draw(ax: Axes, tables: Tables, signal: Signal) -> None:
 def _mark(panels: Mapping[str, Axes], signals: Sequence[Mapping[str, Any]]) -> None:
     """Mark the onset of each signal in its panel, and the first one through all of them."""
     for number, entry in enumerate(signals):
-        step, ax = entry["onset_step"], panels.get(entry["name"])
+        step, ax = entry["onset_step"], panels.get(entry["signal"])
         if number == 0:
             for other in panels.values():
                 other.axvline(step, color=MUTED, linestyle=(0, (1, 2)), linewidth=0.8, zorder=0.6, gid="first-onset")

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from spectra.linalg.laws import RESOLUTION
+
 # From so many draws on a p-value and an interval are ranks; a rank among fewer cannot tell 1 % from 10 %.
 RANKED = 99
 
@@ -72,16 +74,27 @@ def compare(value: float, draws: NDArray[np.float64], *, discrete: bool = False)
         return Comparison(value, mean, sd, lo, hi, z, _rank_p(value, kept, tie=1e-12 * abs(mean)), count)
     widening = math.sqrt(1 + 1 / count)
     half = float(special.stdtrit(count - 1, 1 - _TAIL)) * sd * widening
-    p = 2 * float(special.stdtr(count - 1, -abs(z) / widening))
+    p = max(2 * float(special.stdtr(count - 1, -abs(z) / widening)), RESOLUTION)
     return Comparison(value, mean, sd, mean - half, mean + half, z, p, count)
 
 
-def normal_comparison(value: float, mean: float, sd: float) -> Comparison:
-    """Return a value beside a null that is normal with a known mean and standard deviation."""
+def normal_comparison(value: float, mean: float, sd: float, *, step: float = 0.0) -> Comparison:
+    """Return a value beside a null that is near normal, with a known mean and standard deviation.
+
+    Parameters
+    ----------
+    value, mean, sd
+        The value and the moments of its null; NaN, or no spread, gives no p-value.
+    step
+        Distance of the values that a discrete statistic can take: half of it is given to chance, so that p errs on the
+        side of chance.
+    """
     if not sd > 0 or math.isnan(value):
         return Comparison(value, mean, sd, math.nan, math.nan, math.nan, math.nan, 0)
-    z, half = (value - mean) / sd, float(special.ndtri(1 - _TAIL)) * sd
-    return Comparison(value, mean, sd, mean - half, mean + half, z, 2 * float(special.ndtr(-abs(z))), 0)
+    half = float(special.ndtri(1 - _TAIL)) * sd
+    beyond = max(abs(value - mean) - step / 2, 0.0) / sd
+    p = max(2 * float(special.ndtr(-beyond)), RESOLUTION)
+    return Comparison(value, mean, sd, mean - half, mean + half, (value - mean) / sd, p, 0)
 
 
 def _rank_p(value: float, draws: NDArray[np.float64], tie: float) -> float:

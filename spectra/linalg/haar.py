@@ -97,22 +97,21 @@ def relative_moments(left: tuple[int, int], right: tuple[int, int], powers: Powe
     return second, third, fourth
 
 
-def centred_moments(weights: Sequence[float], directions: int, powers: Powers) -> Moments:
-    """Return the moments of Σ w_i e_i, e the profile of an update of random orientation in ``directions`` dimensions.
+def centred_moments(weights: NDArray[np.float64], powers: Powers) -> Moments:
+    """Return the moments of Σ w_i e_i, e the profile of an update of random orientation in q dimensions.
 
     Both the weights and the energy shares are centred first, so that nothing cancels.
 
     Parameters
     ----------
     weights
-        One for each direction.
-    directions
-        Their number, q.
+        One for each of the q directions.
     powers
         Power sums of the energy shares of the update in these dimensions.
     """
+    directions = len(weights)
     mean = math.fsum(weights) / directions
-    w2, w3, w4 = (math.fsum((w - mean) ** power for w in weights) for power in (2, 3, 4))
+    w2, w3, w4 = (math.fsum((weights - mean) ** power) for power in (2, 3, 4))
     first, second, third = powers
     flat = 1 / directions
     d2 = first - flat

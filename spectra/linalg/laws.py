@@ -313,7 +313,7 @@ def centroid_law(directions: int, inside: Powers) -> Law:
     inside
         Power sums of the part of ΔW that lies in the span of the q directions, from :meth:`Alignment.inside_left`.
     """
-    return Pearson.of(centred_moments(range(directions), directions, inside))
+    return Pearson.of(centred_moments(np.arange(directions, dtype=np.float64), inside))
 
 
 def diagonal_law(out_dim: int, in_dim: int, shares: Sequence[float] | Array) -> Law:

@@ -192,9 +192,9 @@ def verdict(word: str = "healthy") -> dict:
                      "ignored": [], "skipped": [{"module": "lm_head", "reason": "tied to the embedding"},
                                  {"module": "model.embed_tokens", "reason": "not trained"}]},
         "signals": [
-            {"name": "entropy", "onset_step": 28, "says": "entropy fell from 0.9 to 0.4"},
-            {"name": "reward", "onset_step": 40, "says": "the reward fell from 0.50 to 0.01"},
-            {"name": "update_size", "onset_step": 48, "says": "the update grew to 0.6 of the base in operator norm"},
+            {"signal": "entropy", "onset_step": 28, "says": "entropy fell from 0.9 to 0.4"},
+            {"signal": "reward", "onset_step": 40, "says": "the reward fell from 0.50 to 0.01"},
+            {"signal": "update_size", "onset_step": 48, "says": "the update grew to 0.6 of the base in operator norm"},
         ] if sick else [],
         "checks": [
             {"name": "wrong_base", "status": "ok", "verdict": None, "where": "", "action": "",

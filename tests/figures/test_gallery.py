@@ -4,6 +4,7 @@ import pytest
 
 from spectra.figures import draw_all, draw_comparison
 from spectra.figures.gallery import in_order, run_plates
+from spectra.figures.plate import Plate
 from spectra.runs.layout import AnalysisLayout
 from spectra.runs.tables import Tables, empty, write_table
 from tests.figures.deep import pair_rows
@@ -33,8 +34,13 @@ def test_the_trajectory_says_the_verdict_and_marks_its_onset(pissa: Tables) -> N
     assert all(any(set(line.get_xdata()) == {40} for line in ax.lines) for ax in axes)
 
 
-def test_every_caption_says_how_to_read_it(whole: Tables) -> None:
-    for plate in run_plates(whole, verdict()):
+@pytest.fixture(scope="module")
+def plates(whole: Tables) -> list[Plate]:
+    return list(run_plates(whole, verdict()))
+
+
+def test_every_caption_says_how_to_read_it(plates: list[Plate]) -> None:
+    for plate in plates:
         assert len(plate.caption) > 100
         assert plate.alt
         if plate.name != "heatmap_relative_fro":
@@ -60,8 +66,7 @@ def test_every_figure_survives_vectors_alone(full: Tables) -> None:
     assert {plate.name for plate in run_plates(alone, verdict())} == NAMES
 
 
-def test_deep_tables_have_figures_in_named_sections(whole: Tables) -> None:
-    plates = list(run_plates(whole, verdict()))
+def test_deep_tables_have_figures_in_named_sections(plates: list[Plate]) -> None:
     assert {plate.name for plate in plates} == NAMES | DEEP
     sections = [plate.section for plate in plates]
     assert [s for i, s in enumerate(sections) if i == 0 or s != sections[i - 1]] == list(dict.fromkeys(sections))

@@ -7,6 +7,7 @@ import pytest
 from spectra.errors import UsageError
 from spectra.figures import forest, null_metrics
 from spectra.figures.nulls import chosen_metrics
+from spectra.figures.style import figure_of
 from spectra.runs.tables import Tables
 from tests.figures.deep import NULL_METRICS
 from tests.figures.synthetic import Spec, make
@@ -52,6 +53,17 @@ def test_everything_is_inside_the_panel(whole: Tables) -> None:
         edges = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in ax.patches]
         assert low < np.min(edges) <= np.max(edges) < high
         assert low < ax.lines[1].get_xdata()[0] < high
+
+
+def test_ticks_are_told_apart_and_a_count_never_starts_below_zero(whole: Tables) -> None:
+    near = whole.nulls.query("metric == 'nss'").assign(value=0.10205, expected=0.102, sd=1e-4, lo=0.1018, hi=0.1022)
+    ax = forest(dataclasses.replace(whole, nulls=near), metric="nss")
+    figure_of(ax).draw_without_rendering()
+    ticks = [tick.get_text() for tick in ax.get_xticklabels()]
+    assert len(set(ticks)) == len(ticks) > 1
+    counts = near.assign(metric="intruders", value=0.0, expected=0.05, sd=0.3, lo=0.0, hi=1.0)
+    bars = forest(dataclasses.replace(whole, nulls=counts), metric="intruders").patches
+    assert [bar.get_x() for bar in bars] == [0.0, 0.0]
 
 
 def test_metrics_are_those_of_the_last_step(whole: Tables) -> None:

@@ -54,7 +54,8 @@ def test_a_run_without_update_has_few_words(untrained: Tables) -> None:
 
 def test_signals_of_one_step_came_together() -> None:
     entries = [
-        {"name": name, "onset_step": step, "says": f"the {name} fell"} for name, step in (("a", 3), ("b", 3), ("c", 4))
+        {"signal": name, "onset_step": step, "says": f"the {name} fell"}
+        for name, step in (("a", 3), ("b", 3), ("c", 4))
     ]
     said = readings.first_signal({"signals": entries})
     assert said == "First, since step 3: the a fell; b at the same step, c 1 step later."

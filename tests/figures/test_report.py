@@ -87,6 +87,14 @@ def test_page_says_what_broke_in_order_and_the_gravest_check_first(texts: tuple[
     assert "First, since step 28: entropy fell" in Page(texts[0]).words
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of the words alone: drawing takes most of the time."""
+    for name in ("report.run_plates", "comparison.run_plates", "comparison.comparison_plates"):
+        monkeypatch.setattr(f"spectra.figures.{name}", lambda *_: iter(()))
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_a_verdict_of_old_has_no_signals_and_no_checks(untrained: Tables, tmp_path: Path) -> None:
     old = {key: value for key, value in verdict().items() if key not in ("signals", "checks")}
     html, markdown = write_report(untrained, old, FACTS, AnalysisLayout(tmp_path))
@@ -134,7 +142,7 @@ def test_hostile_names_stay_text(untrained: Tables, tmp_path: Path) -> None:
     said["summary"] = said["coverage"]["text"] = HOSTILE
     said["modules"] = {HOSTILE: {"verdict": "healthy", "says": HOSTILE}}
     said["evidence"][0] |= {"metric": HOSTILE, "null": HOSTILE}
-    said["signals"] = [{"name": HOSTILE, "onset_step": 1, "says": HOSTILE}]
+    said["signals"] = [{"signal": HOSTILE, "onset_step": 1, "says": HOSTILE}]
     said["checks"][1] |= {"name": HOSTILE, "where": HOSTILE, "action": HOSTILE}
     said["checks"][1]["evidence"] |= {"says": HOSTILE}
     said["coverage"]["skipped"][0] = {"module": HOSTILE, "reason": HOSTILE}
@@ -156,6 +164,7 @@ def test_a_run_without_update_has_a_report(untrained: Tables, tmp_path: Path) ->
     assert "nan" not in markdown.lower()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_verdict_without_evidence_or_modules_has_a_report(untrained: Tables, tmp_path: Path) -> None:
     bare = {
         "verdict": "something_new",
@@ -228,9 +237,10 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_a_long_name_can_break_and_a_number_cannot(lora: Tables, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_pictures")
+def test_a_long_name_can_break_and_a_number_cannot(untrained: Tables, tmp_path: Path) -> None:
     name = "outputs/qwen2.5-math-1.5b/adalora-r32"
-    paths = write_comparison_report({name: RunReport(lora, verdict(), FACTS)}, comparison([name, "b"]), tmp_path)
+    paths = write_comparison_report({name: RunReport(untrained, verdict(), FACTS)}, comparison([name, "b"]), tmp_path)
     html = paths[0].read_text(encoding="utf-8")
     assert "outputs/<wbr>qwen2.5-math-1.5b/<wbr>adalora-r32" in html
     assert "40\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}42\N{NO-BREAK SPACE}% (" in html

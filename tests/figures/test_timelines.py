@@ -20,7 +20,7 @@ def test_panels_are_what_was_logged_and_what_broke(pissa: Tables) -> None:
     logged = make(Spec(extra_series={"grad_norm": 1.0, "zero_advantage_share": 0.2, "completion_length": 90.0}))
     usual = ["reward", "zero_advantage_share", "entropy", "completion_length", "update_size", "effective_rank"]
     assert names(logged, verdict()) == usual
-    said = verdict() | {"signals": [{"name": "grad_norm", "onset_step": 7, "says": "it rose"}]}
+    said = verdict() | {"signals": [{"signal": "grad_norm", "onset_step": 7, "says": "it rose"}]}
     assert names(logged, said) == [*usual[:4], "grad_norm", *usual[4:]]
 
 
@@ -49,7 +49,7 @@ def test_a_healthy_run_has_no_mark(lora: Tables) -> None:
 
 
 def test_a_signal_that_is_not_drawn_is_still_the_first(lora: Tables) -> None:
-    said = verdict() | {"signals": [{"name": "sampler_mismatch", "onset_step": 9, "says": "it rose"}]}
+    said = verdict() | {"signals": [{"signal": "sampler_mismatch", "onset_step": 9, "says": "it rose"}]}
     assert all(any(line.get_gid() == "first-onset" for line in ax.lines) for ax in timeline(lora, said))
 
 

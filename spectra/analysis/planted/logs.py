@@ -158,7 +158,7 @@ def _drift(truth: Truth, setting: Setting, update: Planted, rng: np.random.Gener
         ratio = float(rng.uniform(0.06, 0.2) if setting.near else rng.uniform(0.2, 0.7))
     else:
         ratio = float(rng.choice([0.0, rng.uniform(0, 0.03)]))
-    end = ratio * update.size(setting.steps)
+    end = ratio * update.size(float(setting.steps))
     logged = np.isin(setting.logged, setting.snapshots)
     return np.where(logged, end * np.sqrt(setting.logged / setting.steps), np.nan)
 

@@ -103,7 +103,7 @@ def draw_setting(truth: Truth, rng: np.random.Generator, *, near: bool) -> Setti
     quirk: Quirk = str(rng.choice(get_args(Quirk))) if truth == "healthy" else "none"  # type: ignore[assignment]
     return Setting(
         width=int(rng.choice([20, 24, 32])),
-        layers=int(rng.integers(2, 4)),
+        layers=int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1])),
         rank=1 if quirk == "rank_one" else int(rng.choice([4, 6, 8])),
         spectrum=spectrum,
         exponent=float(rng.uniform(0.3, 0.8) if spectrum == "power" else rng.uniform(2, 6)),
@@ -131,7 +131,7 @@ def _most_noise(logged: int, memory: float) -> float:
 def _schedule(truth: Truth, steps: int, rng: np.random.Generator) -> tuple[int, ...]:
     """Return evenly or geometrically spaced steps up to the last one, the first in the first half."""
     dated = truth in _DATED_BY_WEIGHTS
-    count = int(rng.integers(6, 11) if dated else rng.integers(2, 7))
+    count = int(rng.integers(6, 11) if dated else rng.integers(2, 6))
     if dated or rng.random() < 0.6:
         spaced = np.linspace(0, steps, count + 1)[1:]
     else:

@@ -142,11 +142,13 @@ def _collapsing(
     }
 
     def factors(step: int) -> dict[str, Factors]:
-        roots = torch.from_numpy(np.sqrt(shares(step)))
+        roots = torch.from_numpy(np.sqrt(shares(float(step))))
         return {name: (sizes(step) * norm * left * roots, right) for name, (left, right, norm) in parts.items()}
 
     ranks = {
-        step: float(np.exp(-(p * np.log(p)).sum())) for step in range(1, setting.steps + 1) for p in [shares(step)]
+        step: float(np.exp(-(p * np.log(p)).sum()))
+        for step in range(1, setting.steps + 1)
+        for p in [shares(float(step))]
     }
     onset = next((step for step, rank in ranks.items() if rank - 1 <= (ranks[1] - 1) / 2), None)
     return Planted(factors, sizes, onset)
@@ -170,7 +172,7 @@ def _diverging(
     }
 
     def factors(step: int) -> dict[str, Factors]:
-        return {name: _times(pair, size(step) * norm / _spectral(pair)) for name, (pair, norm) in parts.items()}
+        return {name: _times(pair, size(float(step)) * norm / _spectral(pair)) for name, (pair, norm) in parts.items()}
 
     return Planted(factors, size, onset)
 
