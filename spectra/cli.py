@@ -89,6 +89,7 @@ def analyze(
     as_json: AsJson = False,
 ) -> None:
     """Write tables, verdict, figures and report of each run; called again, it reuses what is there."""
+    from spectra.analysis.depth import as_depth
     from spectra.commands.analyze import analyze as command
     from spectra.commands.compare import name_runs
 
@@ -97,7 +98,7 @@ def analyze(
     for name, run in name_runs(runs).items():
         # Several runs under one --out each get a directory of their own there.
         where = out if out is None or len(runs) == 1 else out / name
-        options = replace(_options(base, where, jobs, device, engine), initial=initial, deep=cast(Any, deep))
+        options = replace(_options(base, where, jobs, device, engine), initial=initial, deep=as_depth(deep))
         try:
             with _progress(quiet or as_json) as progress:
                 done = command(run, options, progress=progress)

@@ -5,7 +5,7 @@ Everything else costs products with the update's rank and is measured at every s
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from spectra.analysis.matrix import Work
 from spectra.analysis.plan import Plan
@@ -47,6 +47,19 @@ class DeepSteps:
         return {**rows, **dict.fromkeys(("drift", "coordinates"), set(self.motion)), "nulls": set(self.nulls)}
 
 
+def as_depth(name: str) -> Depth:
+    """Return the depth of a name.
+
+    Raises
+    ------
+    UsageError
+        If there is none.
+    """
+    if name not in get_args(Depth):
+        raise UsageError(f"--deep is {name!r}", cure=f"choose {', '.join(get_args(Depth))}")
+    return cast(Depth, name)
+
+
 def deep_steps(plan: Plan, depth: Depth) -> DeepSteps:
     """Return the steps that get the costly tables.
 
@@ -57,14 +70,7 @@ def deep_steps(plan: Plan, depth: Depth) -> DeepSteps:
     depth
         ``all`` snapshots, the ``last``, or ``none``; ``auto`` is the last, with few draws of nulls, and every one for
         the motion where the matrices are small.
-
-    Raises
-    ------
-    UsageError
-        If the depth is none of these.
     """
-    if depth not in get_args(Depth):
-        raise UsageError(f"--deep is {depth!r}", cure=f"choose {', '.join(get_args(Depth))}")
     every = frozenset(plan.modules)
     last = frozenset({max(every)})
     if depth == "none":

@@ -20,6 +20,7 @@ from spectra.linalg.visibility import rounding_norm
 
 Rows = dict[str, list[Row]]
 
+
 @dataclass(frozen=True)
 class Work:
     """What of one module is missing in the tables.

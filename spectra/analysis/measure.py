@@ -76,7 +76,7 @@ def measure_matrix(weight: Float64[Tensor, "o i"], basis: Basis, update: Operato
     update
         ΔW. Where it holds NaN or infinity, its norms are NaN and the other tables get no row.
     """
-    if not _is_finite(update):
+    if not update.is_finite():
         return Measurement([_not_finite_row(basis, update)])
     aligned = align(basis, weight, update)
     sigma = aligned.sigma
@@ -130,8 +130,8 @@ def _orientation(aligned: Alignment, concentration: float) -> Row:
     null = haar_diagonal_share(*aligned.shape, concentration)
     return {
         # From the index to the place between the first direction, 0, and the last, 1.
-        "centroid_left": _ratio(left, directions - 1),
-        "centroid_right": _ratio(right, directions - 1),
+        "centroid_left": _ratio(left, float(directions - 1)),
+        "centroid_right": _ratio(right, float(directions - 1)),
         "expected_centroid": 0.5 if directions > 1 else math.nan,
         "z_centroid_left": haar_centroid(directions, aligned.inside_left()[0]).z(left),
         "z_centroid_right": haar_centroid(directions, aligned.inside_right()[0]).z(right),
@@ -139,12 +139,6 @@ def _orientation(aligned: Alignment, concentration: float) -> Row:
         "expected_diagonal_share": null.mean,
         "z_diagonal_share": null.z(diagonal),
     }
-
-
-def _is_finite(update: Operator) -> bool:
-    # One NaN anywhere in a row makes that row's product with ones NaN, and no dense matrix is formed.
-    ones = torch.ones(update.shape[1], 1, dtype=torch.float64, device=update.device)
-    return bool(torch.isfinite(update.matmul(ones)).all())
 
 
 def _not_finite_row(basis: Basis, update: Operator) -> Row:

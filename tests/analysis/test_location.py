@@ -30,8 +30,7 @@ def test_a_side_at_its_start_is_not_read_as_learning() -> None:
     right = locate(made, 4, "right")
     assert right is not None and right.at_start
     assert right.words().endswith(
-        "(z +0.4); this side is still in the space of its start (overlap 0.9998 with step 0): "
-        "not read as learning"
+        "(z +0.4); this side is still in the space of its start (overlap 0.9998 with step 0): not read as learning"
     )
     left = locate(made, 4, "left")
     assert left is not None and left.start is None and "start" not in left.words()

@@ -75,12 +75,12 @@ def test_where_the_energy_lies(shape: tuple[int, int], name: str) -> None:
     if name == "zero":
         assert all(math.isnan(row[c]) for c in row if c.startswith(("centroid", "diagonal", "z_")))
         assert all(math.isnan(c["share"]) for c in found.map)
-        assert (row["tail_values"], row["expected_centroid"]) == (0, 19.5)
+        assert (row["tail_values"], row["expected_centroid"]) == (0, 0.5)
         return
     centroids = oracles_nulls.centroids(dense, base)
-    assert (row["centroid_left"], row["centroid_right"]) == pytest.approx(centroids, rel=1e-6)
+    assert (39 * row["centroid_left"], 39 * row["centroid_right"]) == pytest.approx(centroids, rel=1e-6)
     for side, inside in zip(("left", "right"), oracles_nulls.inside_concentrations(dense, base), strict=True):
-        z = haar_centroid(40, inside).z(row[f"centroid_{side}"])
+        z = haar_centroid(40, inside).z(39 * row[f"centroid_{side}"])
         assert row[f"z_centroid_{side}"] == pytest.approx(z, rel=1e-4)
     diagonal = oracles_nulls.diagonal_share(dense, base)
     null = haar_diagonal_share(*shape, 1 / row["participation_ratio"])

@@ -44,7 +44,7 @@ def test_rows_keep_the_contract_and_values_are_those_of_the_other_tables(
     shape: tuple[int, int], condition: float
 ) -> None:
     weight = base(*shape, condition=condition)
-    update = LowRank(1e-2 * randn(shape[0], 3), 1e-1 * randn(3, shape[1], seed=1))
+    update = LowRank(1e-3 * randn(shape[0], 3), 1e-1 * randn(3, shape[1], seed=1))
     rows = measured(weight, update)
     assert {null for _, null in rows} == set(FAMILIES)
     basis = decompose(weight)
@@ -105,7 +105,7 @@ def test_what_is_planted_is_found_by_the_families_that_destroy_it() -> None:
 def test_large_random_directions_are_intruders_under_their_null_too() -> None:
     weight = base(200, 220)
     update = LowRank(randn(200, 2), 0.01 * randn(2, 220, seed=1))
-    row = measured(weight, update)["intruders", "spectrum_matched"]
+    row = measured(weight, update, budget=BUDGET / 8)["intruders", "spectrum_matched"]
     assert row["value"] == row["expected"] == 2
     assert math.isnan(row["z"])
     assert row["p"] == 1
