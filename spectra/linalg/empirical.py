@@ -27,7 +27,7 @@ class Comparison:
         The null's 2.5 % and 97.5 % quantiles.
     z
         (value − expected)/sd, NaN where the null has no spread. From n draws its variance under the null is
-        (n² − 1)/(n(n − 3)), 1.4 for eight.
+        (n² − 1)/(n(n − 3)), 1.6 for eight.
     p
         Two-sided p-value.
     draws

@@ -27,6 +27,12 @@ RESOLUTION = 1e-9
 # Stands for zero where it is divided by: far below any share, and its inverse is finite.
 _TINY = 1e-60
 
+# A skewness under this moves no p-value by 1e-3.
+_SYMMETRIC = 1e-3
+
+# How far within type VI, in units of its limit, what stands for type IV is taken.
+_INSIDE = 1.02
+
 # Up to so many base directions the terms of an uneven spectrum do not average out, and four moments are not enough.
 _FEW = 2
 
@@ -99,17 +105,20 @@ class Pearson(Law):
         skewness, excess = abs(moments.skewness), moments.excess
         if not (moments.sd > 0 and math.isfinite(excess)):
             return NoLaw()
-        if skewness < 1e-6 and abs(excess) < 1e-6:
+        if skewness < _SYMMETRIC and abs(excess) < 1e-6:
             return cls(moments, "normal", ())
-        if skewness < 1e-6 and excess > 0:
+        if skewness < _SYMMETRIC and excess > 0:
             return cls(moments, "student", (4 + 6 / excess,))
         b1, b2 = skewness**2, excess + 3
         gap = 6 + 3 * b1 - 2 * b2
-        r = 6 * (b2 - b1 - 1) / gap if abs(gap) > 1e-6 else math.inf
-        discriminant = b1 * (r + 2) ** 2 + 16 * (r + 1)
-        # Type IV has no elementary distribution function; its neighbour III has the same skewness.
-        if math.isinf(r) or discriminant <= 0:
+        if abs(gap) < 1e-6:
             return cls(moments, "gamma", (4 / b1,))
+        r = 6 * (b2 - b1 - 1) / gap
+        if r < 0:
+            # Type IV has no elementary distribution function: its neighbour, VI with almost the largest excess that it
+            # has at this skewness, stands for it.
+            r = min(r, -_INSIDE * (8 + 2 * b1 + 4 * math.sqrt(4 + b1)) / b1)
+        discriminant = b1 * (r + 2) ** 2 + 16 * (r + 1)
         root = (r + 2) * math.sqrt(b1 / discriminant)
         if r > 0:
             return cls(moments, "beta", (r / 2 * (1 - root), r / 2 * (1 + root)))
