@@ -1,16 +1,19 @@
-"""Several runs side by side: what each reached, with intervals, and paired differences on the same problems."""
+"""Several runs side by side: what each reached, paired differences on the same problems, and how the updates relate."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from spectra.analysis import curves
 from spectra.analysis.analyze import Analysis
-from spectra.analysis.location import locate, matrices_at
+from spectra.analysis.location import locate, matrices_at, start_of
+from spectra.analysis.pairs import compare_updates, summarise_pairs
+from spectra.analysis.resampling import seed_interval
 from spectra.runs.evaluations import evaluations, problem_scores
 
 _NORMAL_95 = 1.959964
@@ -25,23 +28,101 @@ class Comparison:
     runs
         A row is a run: method, learning rate, size, reward, accuracy with its 95 % interval, size and place of ΔW,
         verdict.
-    pairs
+    differences
         A row is a pair of runs × benchmark: difference of accuracy on the same problems, its 95 % interval and z.
+    pairs
+        A row is a pair of runs × module: how their updates relate, :func:`spectra.analysis.pairs.pair_rows`.
+    pairs_summary
+        A row is a pair of runs × metric: its mean over modules with a 95 % interval over layers.
+    methods
+        A row is a method at a learning rate × metric: its mean over runs with a 95 % interval over seeds.
+    notes
+        What is not compared, and why.
     """
 
     runs: pd.DataFrame
+    differences: pd.DataFrame
     pairs: pd.DataFrame
+    pairs_summary: pd.DataFrame
+    methods: pd.DataFrame
+    notes: tuple[str, ...]
 
 
-def compare(analyses: Mapping[str, Analysis]) -> Comparison:
-    """Compare analysed runs, by the name that each shall have."""
+def compare(analyses: Mapping[str, Analysis], cache: Path | None = None) -> Comparison:
+    """Compare analysed runs, by the name that each shall have.
+
+    Parameters
+    ----------
+    analyses
+        The runs.
+    cache
+        Directory of decomposed bases; None keeps nothing.
+    """
     scores = {name: _scores(analysis) for name, analysis in analyses.items()}
     common = set.intersection(*(set(found) for found in scores.values())) if scores else set()
     benchmark = min(common, default=None)  # numbers of different benchmarks never share a column
     rows = [_row(name, analysis, scores[name].get(benchmark or "")) for name, analysis in analyses.items()]
     for row in rows:
         row["benchmark"] = benchmark
-    return Comparison(pd.DataFrame(rows), _pairs(scores))
+    runs = pd.DataFrame(rows)
+    updates = compare_updates({name: analysis.plan for name, analysis in analyses.items()}, cache)
+    summary = summarise_pairs(updates.pairs, {name: _at_start(analysis) for name, analysis in analyses.items()})
+    return Comparison(runs, _differences(scores), updates.pairs, summary, methods(analyses, runs), updates.notes)
+
+
+def methods(analyses: Mapping[str, Analysis], runs: pd.DataFrame) -> pd.DataFrame:
+    """Return what runs of one method at one learning rate have in common: mean and 95 % interval over seeds.
+
+    Parameters
+    ----------
+    analyses
+        The runs.
+    runs
+        Their rows in :class:`Comparison`.
+
+    Returns
+    -------
+    pd.DataFrame
+        Columns: method, learning_rate, metric (accuracy_end, reward_end and those of the summary at the last step),
+        runs, mean, lo, hi, note. One seed has no interval, and the note says so; neither have runs of one seed, which
+        are not independent.
+    """
+    values = pd.concat([_run_metrics(runs, name, analysis) for name, analysis in analyses.items()])
+    keys = ["method", "learning_rate", "metric"]
+    rows = [
+        {**dict(zip(keys, key, strict=True)), **_over_seeds(group)}
+        for key, group in values.groupby(keys, sort=False, dropna=False)
+    ]
+    return pd.DataFrame(rows, columns=[*keys, "runs", "mean", "lo", "hi", "note"])
+
+
+def _run_metrics(runs: pd.DataFrame, name: str, analysis: Analysis) -> pd.DataFrame:
+    row = runs[runs["run"] == name].iloc[0]
+    summary = analysis.tables.summary
+    last = summary[summary["step"] == analysis.tables.last_step]
+    values = {metric: row[metric] for metric in ("accuracy_end", "reward_end")}
+    values |= dict(zip(last["metric"], last["value"], strict=True))
+    manifest = analysis.run.manifest
+    # A run that does not say its seed counts as one of its own.
+    seed = f"run {name}" if manifest is None else f"seed {manifest.seed}"
+    identity = {"method": row["method"], "learning_rate": row["learning_rate"], "seed": seed}
+    frame = pd.DataFrame({"metric": list(values), "value": list(values.values())}).astype({"value": "float64"})
+    return frame.dropna(subset="value").assign(**identity)
+
+
+def _over_seeds(group: pd.DataFrame) -> dict[str, Any]:
+    seeds = group["seed"].nunique()
+    # Runs of one seed are repeats of one draw: their mean counts once.
+    mean, lo, hi = seed_interval(group.groupby("seed")["value"].mean().tolist())
+    note = "one seed" if seeds == 1 else f"{seeds} seeds"
+    return {"runs": len(group), "mean": mean, "lo": lo, "hi": hi, "note": note}
+
+
+def _at_start(analysis: Analysis) -> frozenset[str]:
+    """Return the sides of a run's last update that are still where it began."""
+    tables = analysis.tables
+    found = {side: start_of(tables, tables.last_step, side) for side in ("left", "right")}
+    return frozenset(side for side, start in found.items() if start is not None and start.holds)
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
@@ -111,7 +192,7 @@ def _scores(analysis: Analysis) -> dict[str, tuple[pd.Series, pd.Series]]:
     }
 
 
-def _pairs(scores: Mapping[str, dict[str, tuple[pd.Series, pd.Series]]]) -> pd.DataFrame:
+def _differences(scores: Mapping[str, dict[str, tuple[pd.Series, pd.Series]]]) -> pd.DataFrame:
     rows = [
         {"run_a": a, "run_b": b, "benchmark": benchmark, **paired(scores[a][benchmark][1], scores[b][benchmark][1])}
         for a, b in combinations(scores, 2)

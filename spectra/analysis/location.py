@@ -1,16 +1,51 @@
 """Where a whole run's update lies in the base's spectrum, over all matrices, against chance."""
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
 
-from spectra.linalg.nulls import Null, haar_share, mean_of_independent
+from spectra.linalg.nulls import Null
+from spectra.runs.means import FRACTION, MeanShare, mean_share, share_rows
 from spectra.runs.tables import Tables
 
 # At this many standard deviations of the Haar null a mean over matrices is called more, or less, than chance.
 SIGNIFICANT = 3.0
 # Nearer to chance than this is said to be near chance, however many matrices make the null narrow.
 RELEVANT = 0.1
+# A side that keeps this much of its start's space has turned by six degrees on average: it is its start.
+AT_START = 0.99
+# Where chance gives more than this, the start's space is most of the whole, and keeping it says nothing.
+_START_MUST_BE_SMALL = 0.5
+
+
+@dataclass(frozen=True)
+class Start:
+    """How much of a side's space is that of the run's first factors.
+
+    Attributes
+    ----------
+    step
+        The snapshot that they are taken from.
+    share, expected
+        Mean over matrices of ``{side}_at_start`` in the trajectory table, and of what chance gives.
+    """
+
+    step: int
+    share: float
+    expected: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the side is still where it began."""
+        return self.share >= AT_START and self.expected <= _START_MUST_BE_SMALL
+
+    def words(self) -> str:
+        """Return where the side still is; step 0 is a start, a later snapshot only the first that is known."""
+        overlap = f"overlap {math.floor(self.share * 1e4) / 1e4:.4f} with step {self.step}"
+        if self.step == 0:
+            return f"this side is still in the space of its start ({overlap})"
+        return f"this side has not left the space of the first snapshot ({overlap}), and its start is not saved"
 
 
 @dataclass(frozen=True)
@@ -21,42 +56,72 @@ class Location:
     ----------
     side, subspace, fraction
         As in the projection table.
-    share
-        Mean over matrices of the share of ‖ΔW‖².
-    null
-        Haar null of that mean; matrices are independent.
-    matrices
-        How many matrices have an update.
+    mean
+        Mean over matrices of the share of ‖ΔW‖², with its null.
+    start
+        How much of the side is still at the run's start, None where that is not known.
     """
 
     side: str
     subspace: str
     fraction: float
-    share: float
-    null: Null
-    matrices: int
+    mean: MeanShare
+    start: Start | None = None
+
+    @property
+    def share(self) -> float:
+        """Mean over matrices of the share of ‖ΔW‖²."""
+        return self.mean.share
+
+    @property
+    def null(self) -> Null:
+        """Haar null of that mean; matrices are independent."""
+        return self.mean.null
+
+    @property
+    def matrices(self) -> int:
+        """How many matrices have an update."""
+        return self.mean.matrices
 
     @property
     def lift(self) -> float:
         """Share over what chance gives."""
-        return self.null.lift(self.share)
+        return self.mean.lift
 
     @property
     def z(self) -> float:
         """Distance from chance in standard deviations of the null."""
-        return self.null.z(self.share)
+        return self.mean.z
+
+    @property
+    def at_start(self) -> bool:
+        """Whether the side is still where the run began, so that its place is not what training learned."""
+        return self.start is not None and self.start.holds
 
     def words(self) -> str:
         """Return the finding in words; z takes the matrices' orientations as independent."""
-        name = f"{self.side} {self.subspace} {self.fraction:.0%}: {self.lift:.2f} × chance"
+        found = f"{self.side} {self.subspace} {self.fraction:.0%}: {self.lift:.2f} × chance, {self._against_chance()}"
+        if self.start is None or not self.start.holds:
+            return found
+        if self._is_near_chance():
+            return f"{found}; {self.start.words()}: not read as learning"
+        # LoRA's B picks directions in the row space of a random A: that alone gives a lift up to (1 + √(R/k))².
+        return f"{found}; {self.start.words()}: read as a choice within it, not as a turn"
+
+    def _is_near_chance(self) -> bool:
+        return abs(self.z) < SIGNIFICANT or abs(self.lift - 1) < RELEVANT
+
+    def _against_chance(self) -> str:
         if abs(self.z) < SIGNIFICANT:
-            return f"{name}, indistinguishable from a random direction (z {self.z:+.1f})"
+            return f"indistinguishable from a random direction (z {self.z:+.1f})"
         if abs(self.lift - 1) < RELEVANT:
-            return f"{name}, within {RELEVANT:.0%} of chance (z {self.z:+.1f})"
-        return f"{name}, {'more' if self.z > 0 else 'less'} than chance (z {self.z:+.1f})"
+            return f"within {RELEVANT:.0%} of chance (z {self.z:+.1f})"
+        return f"{'more' if self.z > 0 else 'less'} than chance (z {self.z:+.1f})"
 
 
-def locate(tables: Tables, step: int, side: str, subspace: str = "principal", fraction: float = 0.1) -> Location | None:
+def locate(
+    tables: Tables, step: int, side: str, subspace: str = "principal", fraction: float = FRACTION
+) -> Location | None:
     """Return where the update of one step lies, None where no matrix has an update.
 
     Parameters
@@ -66,24 +131,31 @@ def locate(tables: Tables, step: int, side: str, subspace: str = "principal", fr
     step
         A step that was analysed.
     side
-        ``left`` or ``right``.
+        ``left``, ``right`` or ``joint``.
     subspace
         ``principal`` or ``minor``.
     fraction
-        Fraction of the base's singular directions.
+        Fraction of the base's singular directions; the nearest analysed one is taken.
     """
-    rows = tables.projection.query(
-        "step == @step and side == @side and subspace == @subspace and fraction == @fraction"
-    )
-    modules = tables.resolved_modules().query("step == @step")
-    rows = rows.merge(modules[["module", "out_features", "in_features", "participation_ratio"]], on="module")
-    rows = rows[rows["participation_ratio"].notna()]
+    rows = share_rows(tables, fraction, step)
+    rows = rows[(rows["side"] == side) & (rows["subspace"] == subspace)]
     if rows.empty:
         return None
-    dimensions = rows["out_features" if side == "left" else "in_features"].astype(int)
-    known = zip(rows["k"], dimensions, rows["participation_ratio"], strict=True)
-    null = mean_of_independent([haar_share(int(k), int(d), 1 / participation) for k, d, participation in known])
-    return Location(side, subspace, fraction, float(rows["share"].mean()), null, len(rows))
+    return Location(side, subspace, float(rows["fraction"].iloc[0]), mean_share(rows), start_of(tables, step, side))
+
+
+def start_of(tables: Tables, step: int, side: str) -> Start | None:
+    """Return how much of a side is still at the run's start, None where the trajectory table does not know."""
+    column = f"{side}_at_start"
+    if column not in tables.trajectory.columns:  # both sides jointly
+        return None
+    known = tables.trajectory[tables.trajectory[column].notna()]
+    now = known[known["step"] == step]
+    if now.empty:
+        return None
+    # The start is compared with later snapshots only: it is the one before the first that has a number.
+    before = tables.trajectory.loc[tables.trajectory["step"] < known["step"].min(), "step"]
+    return Start(int(before.max()), float(now[column].mean()), float(now[f"expected_{column}"].mean()))
 
 
 def matrices_at(tables: Tables, step: int) -> pd.DataFrame:

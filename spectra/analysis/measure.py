@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,11 +13,14 @@ from torch import Tensor
 from spectra.linalg import spectrum
 from spectra.linalg.decompose import Basis
 from spectra.linalg.energy import Alignment, align, bin_edges, binned
-from spectra.linalg.nulls import haar_joint_share, haar_share
+from spectra.linalg.laws import joint_law, share_law
+from spectra.linalg.nulls import haar_block_share, haar_centroid, haar_diagonal_share, haar_joint_share, haar_share
 from spectra.linalg.operators import Operator
+from spectra.linalg.tails import tail
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5)
 BINS = 32
+MAP_BINS = 16
 
 Row = dict[str, Any]
 
@@ -29,7 +33,7 @@ class Measurement:
 
     Attributes
     ----------
-    modules, projection, profile, spectrum
+    modules, projection, profile, spectrum, map
         Rows of the table of that name.
     """
 
@@ -37,6 +41,7 @@ class Measurement:
     projection: list[Row] = field(default_factory=list)
     profile: list[Row] = field(default_factory=list)
     spectrum: list[Row] = field(default_factory=list)
+    map: list[Row] = field(default_factory=list)
 
 
 def layer_of(module: str) -> int | None:
@@ -71,16 +76,18 @@ def measure_matrix(weight: Float64[Tensor, "o i"], basis: Basis, update: Operato
     update
         ΔW. Where it holds NaN or infinity, its norms are NaN and the other tables get no row.
     """
-    if not _is_finite(update):
+    if not update.is_finite():
         return Measurement([_not_finite_row(basis, update)])
     aligned = align(basis, weight, update)
     sigma = aligned.sigma
-    concentration = float((spectrum.energy_shares(sigma) ** 2).sum())
+    shares = spectrum.energy_shares(sigma)
+    concentration = float((shares**2).sum())
     return Measurement(
-        [_module_row(basis, update, sigma, aligned)],
-        [row for k_fraction in FRACTIONS for row in _projection_rows(aligned, basis, concentration, k_fraction)],
+        [_module_row(basis, update, sigma, aligned) | _orientation(aligned, concentration)],
+        [row for k_fraction in FRACTIONS for row in _projection_rows(aligned, basis, shares, k_fraction)],
         _profile_rows(aligned, basis),
         [{"index": index, "sigma": sigma} for index, sigma in enumerate(sigma.tolist())],
+        _map_rows(aligned, concentration),
     )
 
 
@@ -112,13 +119,26 @@ def _module_row(basis: Basis, update: Operator, sigma: Tensor, aligned: Alignmen
         "numerical_rank": spectrum.numerical_rank(sigma, rows, columns),
         "outside_left": aligned.outside_left(),
         "outside_right": aligned.outside_right(),
+        **{f"tail_{name}": value for name, value in tail(sigma, rows, columns)._asdict().items()},
     }
 
 
-def _is_finite(update: Operator) -> bool:
-    # One NaN anywhere in a row makes that row's product with ones NaN, and no dense matrix is formed.
-    ones = torch.ones(update.shape[1], 1, dtype=torch.float64, device=update.device)
-    return bool(torch.isfinite(update.matmul(ones)).all())
+def _orientation(aligned: Alignment, concentration: float) -> Row:
+    """Return the columns of ``modules`` that say where in the base's basis the energy lies, each with its null."""
+    directions = len(aligned.left)
+    left, right, diagonal = aligned.centroid_left(), aligned.centroid_right(), aligned.diagonal_share()
+    null = haar_diagonal_share(*aligned.shape, concentration)
+    return {
+        # From the index to the place between the first direction, 0, and the last, 1.
+        "centroid_left": _ratio(left, float(directions - 1)),
+        "centroid_right": _ratio(right, float(directions - 1)),
+        "expected_centroid": 0.5 if directions > 1 else math.nan,
+        "z_centroid_left": haar_centroid(directions, aligned.inside_left()[0]).z(left),
+        "z_centroid_right": haar_centroid(directions, aligned.inside_right()[0]).z(right),
+        "diagonal_share": diagonal,
+        "expected_diagonal_share": null.mean,
+        "z_diagonal_share": null.z(diagonal),
+    }
 
 
 def _not_finite_row(basis: Basis, update: Operator) -> Row:
@@ -127,26 +147,28 @@ def _not_finite_row(basis: Basis, update: Operator) -> Row:
     return {"out_features": rows, "in_features": columns, "weight_fro": base, "rank_bound": update.rank_bound}
 
 
-def _projection_rows(aligned: Alignment, basis: Basis, concentration: float, fraction: float) -> list[Row]:
+def _projection_rows(aligned: Alignment, basis: Basis, shares: Tensor, fraction: float) -> list[Row]:
     rows, columns = basis.shape
     directions = len(basis.sigma)
     k = max(1, round(fraction * directions))
+    concentration, p = float((shares**2).sum()), shares.numpy(force=True)
     nulls = {
-        "left": haar_share(k, rows, concentration),
-        "right": haar_share(k, columns, concentration),
-        "joint": haar_joint_share(k, rows, columns, concentration),
+        "left": (haar_share(k, rows, concentration), share_law(k, rows, p)),
+        "right": (haar_share(k, columns, concentration), share_law(k, columns, p)),
+        "joint": (haar_joint_share(k, rows, columns, concentration), joint_law(k, rows, columns, p)),
     }
     out = []
     for subspace, chosen in (("principal", slice(0, k)), ("minor", slice(directions - k, directions))):
-        shares = {
+        found = {
             "left": float(aligned.left_profile[chosen].sum()),
             "right": float(aligned.right_profile[chosen].sum()),
             "joint": aligned.joint_share(chosen),
         }
-        for side, null in nulls.items():
-            share = shares[side]
+        for side, (null, law) in nulls.items():
+            share = found[side]
             where = {"side": side, "subspace": subspace, "fraction": fraction, "k": k}
-            out.append({**where, "share": share, "expected": null.mean, "lift": null.lift(share), "z": null.z(share)})
+            beside = {"expected": null.mean, "lift": null.lift(share), "z": null.z(share), "p": law.p(share)}
+            out.append({**where, "share": share, **beside})
     return out
 
 
@@ -169,6 +191,21 @@ def _profile_rows(aligned: Alignment, basis: Basis) -> list[Row]:
         }
         for side, (shares, dimension) in sides.items()
         for index, share in enumerate(shares)
+    ]
+
+
+def _map_rows(aligned: Alignment, concentration: float) -> list[Row]:
+    edges = bin_edges(len(aligned.left), MAP_BINS)
+    widths = [stop - start for start, stop in pairwise(edges)]
+    return [
+        {
+            "bin_left": i,
+            "bin_right": j,
+            "share": share,
+            "expected": haar_block_share((widths[i], widths[j]), aligned.shape, concentration).mean,
+        }
+        for i, row in enumerate(aligned.map(MAP_BINS).tolist())
+        for j, share in enumerate(row)
     ]
 
 

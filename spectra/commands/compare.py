@@ -11,6 +11,13 @@ from spectra.errors import UsageError
 
 if TYPE_CHECKING:
     from spectra.analysis.analyze import Options
+    from spectra.analysis.compare import Comparison
+
+# Of each method over seeds, what the page shows; the table on disk has every metric of the summary.
+_SHOWN = (
+    *("accuracy_end", "reward_end", "relative_fro", "effective_rank"),
+    *("left_principal_lift", "right_principal_lift"),
+)
 
 
 @dataclass(frozen=True)
@@ -19,14 +26,16 @@ class Compared:
 
     Attributes
     ----------
-    runs, pairs
+    runs, differences, pairs, methods
         See :class:`spectra.analysis.compare.Comparison`.
     report
         The page.
     """
 
     runs: pd.DataFrame
+    differences: pd.DataFrame
     pairs: pd.DataFrame
+    methods: pd.DataFrame
     report: Path
 
 
@@ -49,23 +58,43 @@ def compare(runs: Sequence[Path], *, out: Path | None = None, options: "Options 
     """
     from spectra.analysis import compare as comparison
     from spectra.commands.analyze import analyze
+    from spectra.config import cache_dir
     from spectra.figures import RunReport, draw_comparison, write_comparison_report
-    from spectra.runs.tables import write_table
 
     if len(runs) < 2:
         raise UsageError("compare needs two runs or more", cure="name them: spectra compare RUN RUN …")
     analyses = {name: analyze(path, options) for name, path in name_runs(runs).items()}
     where = out if out is not None else default_out(runs)
-    done = comparison.compare(analyses)
-    write_table(done.runs, where / "comparison.parquet")
-    write_table(done.pairs, where / "pairs.parquet")
+    cache = options.cache if options is not None and options.cache is not None else cache_dir()
+    done = comparison.compare(analyses, cache / "bases")
+    _write(done, where)
     tables = {name: analysis.tables for name, analysis in analyses.items()}
     reports = {name: RunReport(a.tables, a.verdict, a.facts) for name, a in analyses.items()}
     draw_comparison(tables, done.runs, where)
-    further = {"Paired differences of accuracy on the same problems": done.pairs} if len(done.pairs) else {}
     facts = {"command": "spectra compare " + " ".join(map(str, runs))}
-    page, *_ = write_comparison_report(reports, done.runs, where, facts=facts, further=further)
-    return Compared(done.runs, done.pairs, page)
+    if done.notes:
+        facts["not compared"] = "; ".join(done.notes)
+    page, *_ = write_comparison_report(reports, done.runs, where, facts=facts, further=_further(done))
+    return Compared(done.runs, done.differences, done.pairs, done.methods, page)
+
+
+def _write(done: "Comparison", where: Path) -> None:
+    from spectra.runs.layout import AnalysisLayout
+    from spectra.runs.tables import write_table
+
+    write_table(done.runs, where / "comparison.parquet")
+    for name in ("differences", "pairs", "pairs_summary", "methods"):
+        write_table(getattr(done, name), AnalysisLayout(where).table(name))
+
+
+def _further(done: "Comparison") -> dict[str, pd.DataFrame]:
+    """Return the tables of the page by title; those without a row are left out."""
+    shown = {
+        "Paired differences of accuracy on the same problems": done.differences,
+        "Updates against each other: means over matrices with 95 % intervals over layers": done.pairs_summary,
+        "Methods over seeds: means with 95 % intervals": done.methods[done.methods["metric"].isin(_SHOWN)],
+    }
+    return {title: frame for title, frame in shown.items() if len(frame)}
 
 
 def name_runs(runs: Sequence[Path]) -> dict[str, Path]:

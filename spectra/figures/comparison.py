@@ -7,11 +7,22 @@ from typing import Any
 import pandas as pd
 
 from spectra.figures import formats
-from spectra.figures.gallery import comparison_plates, in_order, run_plates
+from spectra.figures.gallery import comparison_plates, in_order, read_pairs, run_plates
 from spectra.figures.page import environment, pictures
 from spectra.figures.report import RunReport
 from spectra.runs.atomic import write_text
 from spectra.runs.layout import AnalysisLayout
+
+
+def _kept(cell: str) -> str:
+    """Return a cell that breaks nowhere: a table too wide for its page breaks between numbers, not inside one."""
+    return cell.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _lift(lift: Any, z: Any) -> str:
+    number, _, distance = formats.lift(lift, z).partition(" ")
+    return f"{number} {_kept(distance)}".rstrip()
+
 
 Columns = Mapping[str, Callable[[Mapping[str, Any]], str]]
 
@@ -21,21 +32,23 @@ _REACHED: Columns = {
     "method": lambda row: str(row["method"]),
     "learning rate": lambda row: formats.number(row["learning_rate"]),
     "parameters that train": lambda row: (
-        f"{formats.number(row['trainable_parameters'])} ({formats.share(row['trainable_share'])})"
+        f"{formats.number(row['trainable_parameters'])} ({_kept(formats.share(row['trainable_share']))})"
     ),
     "steps": lambda row: formats.number(row["steps"]),
-    "reward": lambda row: f"{formats.number(row['reward_start'])} → {formats.number(row['reward_end'])}",
-    "accuracy (95 %)": lambda row: (
-        f"{formats.share(row['accuracy_start'])} → {formats.share(row['accuracy_end'])} "
-        f"({formats.share(row['accuracy_low'])} to {formats.share(row['accuracy_high'])})"
+    "reward": lambda row: _kept(f"{formats.number(row['reward_start'])} → {formats.number(row['reward_end'])}"),
+    "accuracy (95 %)": lambda row: " ".join(
+        (
+            _kept(f"{formats.share(row['accuracy_start'])} → {formats.share(row['accuracy_end'])}"),
+            _kept(f"({formats.share(row['accuracy_low'])} to {formats.share(row['accuracy_high'])})"),
+        )
     ),
 }
 _UPDATE: Columns = {
     "run": lambda row: str(row["run"]),
     "‖ΔW‖/‖W‖": lambda row: formats.number(row["relative_fro"]),
     "effective rank": lambda row: formats.number(row["effective_rank"]),
-    "principal lift, left": lambda row: formats.lift(row["lift_left"], row["z_left"]),
-    "principal lift, right": lambda row: formats.lift(row["lift_right"], row["z_right"]),
+    "principal lift, left": lambda row: _lift(row["lift_left"], row["z_left"]),
+    "principal lift, right": lambda row: _lift(row["lift_right"], row["z_right"]),
     "verdict": lambda row: f"{formats.sign(row['verdict'])} {formats.words(row['verdict'])}",
     "from step": lambda row: formats.number(row["onset_step"]),
 }
@@ -60,6 +73,7 @@ def write_comparison_report(
         One row a run; ``run`` holds the names. Every number is shown.
     out_dir
         The directory; made if it is missing. The Markdown page refers to the PNG files of ``draw_comparison`` there.
+        Where it has ``tables/pairs.parquet``, the page shows how the updates relate.
     facts
         What made the comparison: shown as they are, at the end.
     further
@@ -79,7 +93,7 @@ def write_comparison_report(
         "reached": _written(ordered, _REACHED),
         "update": _written(ordered, _UPDATE),
         "further": {title: _cells(frame) for title, frame in (further or {}).items()},
-        "pictures": pictures(comparison_plates(tables, ordered)),
+        "pictures": pictures(comparison_plates(tables, ordered, read_pairs(out_dir))),
         "facts": facts or {},
     }
     # A run's own figures are drawn as its section is written, for HTML only.

@@ -1,9 +1,12 @@
 """How a report writes numbers, verdicts and text cells."""
 
 import math
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import pandas as pd
+from markupsafe import Markup, escape
 
 Tone = Literal["good", "idle", "warn", "bad"]
 
@@ -15,6 +18,7 @@ _TONES: dict[str, Tone] = {
     "merge_drift": "warn",
 }
 _SIGNS: dict[Tone, str] = {"good": "✓", "idle": "○", "warn": "!", "bad": "✕"}
+_STATUS_TONES: dict[str, Tone] = {"fault": "bad", "note": "warn", "skipped": "idle", "ok": "good"}
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _ESCAPED = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]<>|#"})
 
@@ -29,6 +33,31 @@ def tone(verdict: str) -> Tone:
 def sign(verdict: str) -> str:
     """Return the mark that stands beside the colour, for who cannot tell the colours apart."""
     return _SIGNS[tone(verdict)]
+
+
+def status_tone(status: str) -> Tone:
+    """Return how the result of a bookkeeping check is coloured."""
+    return _STATUS_TONES.get(status, "idle")
+
+
+def status_sign(status: str) -> str:
+    """Return the mark that stands beside the result of a check."""
+    return {"ok": "✓", "note": "!", "fault": "✕"}.get(status, "○")
+
+
+def breakable(name: str) -> Markup:
+    """Return a name as HTML that may break after a slash or an underscore: a long path fits a narrow column.
+
+    >>> breakable("runs/<a>")
+    Markup('runs/<wbr>&lt;a&gt;')
+    """
+    return Markup(re.sub(r"(?<=[/_])", "<wbr>", str(escape(name))))
+
+
+def sort_checks(checks: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return bookkeeping checks with the gravest first."""
+    order = [*_STATUS_TONES]
+    return sorted(checks, key=lambda check: order.index(check["status"]) if check["status"] in order else len(order))
 
 
 def words(name: str) -> str:

@@ -10,6 +10,8 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from spectra.figures.gather import DEEP, last_step
+from spectra.figures.gather import cells as deep_cells
 from spectra.figures.style import FULL_WIDTH, figure_of, new_axes, percent, say, short, styled
 from spectra.figures.summaries import FRACTION, Side, analysed_fraction, grid, resolve_step
 from spectra.runs.tables import Tables
@@ -23,6 +25,12 @@ _LABELS = {
     "top1_energy": "share of ‖ΔW‖² in its largest singular value",
     "outside_left": "share of ‖ΔW‖² outside the base's column space",
     "outside_right": "share of ‖ΔW‖² outside the base's row space",
+    "nss": "normalised spectral shift",
+    "rho_sigma": "ρ_Σ",
+    "kappa_spec": "κ_spec (isotropic update: 1)",
+    "unchanged_bf16": "entries unchanged in bfloat16",
+    "row_gini": "Gini of the row norms² of ΔW",
+    "column_gini": "Gini of the column norms² of ΔW",
 }
 _ANNOTATED_ROWS = 9  # with more layers the colour has to do
 _VALUE_WIDTH = 0.25  # inches: a narrower cell cannot hold a value
@@ -49,12 +57,13 @@ def heatmap(
     tables
         The tables of one run.
     metric
-        A number column of ``modules``, or ``principal_lift`` or ``minor_lift``: share of ‖ΔW‖² in the first or last
-        singular directions of the base, in units of chance, on a diverging colour map centred at 1.
+        A number column of ``modules``, ``drift`` or ``coordinates``, or ``principal_lift`` or ``minor_lift``: share of
+        ‖ΔW‖² in the first or last singular directions of the base, in units of chance, on a diverging colour map
+        centred at 1.
     side, fraction
         For a lift: which singular vectors, and which part of them.
     step
-        An analysed step; None is the last.
+        An analysed step; None is the last one that has the metric.
     ax
         Axes to draw into; None makes a new figure.
 
@@ -69,25 +78,35 @@ def heatmap(
     UsageError
         If the metric or side is unknown, or the step was not analysed.
     """
-    cells = grid(tables, metric, step=resolve_step(tables, step), side=side, fraction=fraction)
+    step, cells = _cells(tables, metric, step, side, fraction)
     with styled():
         ax = ax or new_axes(FULL_WIDTH, height_for(cells))
         if cells.empty:
             ax.set_axis_off()
-            return say(ax, f"{metric} is undefined at step {resolve_step(tables, step)}:\nΔW = 0, or no matrix has it")
+            return say(ax, f"{metric} is undefined at step {step}:\nΔW = 0, or no matrix has it")
         norm = _norm(cells, metric)
-        colours = _DIVERGING if metric.endswith("_lift") else "cividis"
+        colours = _DIVERGING if _is_relative(metric) else "cividis"
         values = cells.to_numpy(dtype="float64")
         image = ax.imshow(values, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
         _hatch_missing(ax, cells)
         _name_cells(ax, cells)
         if len(cells) <= _ANNOTATED_ROWS and _cell_width(ax, cells) > _VALUE_WIDTH:
             _write(ax, image, cells, _short)
-        elif metric.endswith("_lift"):
+        elif _is_relative(metric):
             # In grey both arms of a diverging map are dark: the sign tells them apart.
             _write(ax, image, cells, lambda value: _sign(float(norm(value))))
-        _colour_bar(ax, image, _label(tables, metric, side, fraction))
+        colour_bar(ax, image, _label(tables, metric, side, fraction))
     return ax
+
+
+def _cells(tables: Tables, metric: str, step: int | None, side: Side, fraction: float) -> tuple[int, pd.DataFrame]:
+    """Return the step that is drawn and its layer × kind grid, from the table that has the metric."""
+    deep = next((name for name in DEEP if metric in tables[name].select_dtypes("number").columns), None)
+    if deep is None or metric == "step":
+        step = resolve_step(tables, step)
+        return step, grid(tables, metric, step=step, side=side, fraction=fraction)
+    step = resolve_step(tables, last_step(tables[deep]) if step is None else step)
+    return step, deep_cells(tables, deep, metric, step)
 
 
 def height_for(cells: pd.DataFrame) -> float:
@@ -96,11 +115,16 @@ def height_for(cells: pd.DataFrame) -> float:
     return 0.25 + 0.16 * min(max(len(cells), 10), 60) + 0.04 * longest
 
 
+def _is_relative(metric: str) -> bool:
+    """Return whether chance is 1, so that the colours run both ways from it."""
+    return metric.endswith("_lift") or metric == "kappa_spec"
+
+
 def _norm(cells: pd.DataFrame, metric: str) -> Normalize:
     values = cells.to_numpy(dtype="float64")
     values = values[np.isfinite(values)]
     low, high = float(values.min()), float(values.max())
-    if metric.endswith("_lift"):
+    if _is_relative(metric):
         # Half of chance and twice chance are equally far from it, and noise well inside them stays pale.
         reach = float(np.clip(max(high, 1.0 / max(low, _MOST)), 2.0, 1.0 / _MOST))
         return LogNorm(1.0 / reach, reach)
@@ -109,15 +133,17 @@ def _norm(cells: pd.DataFrame, metric: str) -> Normalize:
     return Normalize(min(low, 0.0), high if high > low or high > 0 else low + 1.0)
 
 
-def _colour_bar(ax: Axes, image: AxesImage, label: str) -> None:
+def colour_bar(ax: Axes, image: AxesImage, label: str) -> None:
+    """Put a colour bar beside the axes; a diverging logarithmic one has ticks around chance."""
     figure = figure_of(ax)
     tall = max(8.0, ax.get_window_extent().height / figure.dpi / 0.11)
     bar = figure.colorbar(image, ax=ax, label=label, pad=0.02, fraction=0.06, aspect=tall)
     low, high = image.get_clim()
-    if image.get_cmap().name == _DIVERGING and high is not None and low is not None:
+    logarithmic = isinstance(image.norm, LogNorm)
+    if logarithmic and image.get_cmap().name == _DIVERGING and high is not None and low is not None:
         ticks = _FINE_LIFT_TICKS if high < 3.1 else _LIFT_TICKS
         bar.set_ticks([tick for tick in ticks if low * 0.999 <= tick <= high * 1.001])
-    if isinstance(image.norm, LogNorm):
+    if logarithmic:
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         bar.ax.yaxis.set_minor_formatter(NullFormatter())
         bar.ax.minorticks_off()

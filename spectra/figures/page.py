@@ -4,12 +4,13 @@ import base64
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
 from spectra.figures import formats
-from spectra.figures.gallery import Plate
+from spectra.figures.plate import Plate
 from spectra.figures.style import png_bytes
 
 _DPI = 144  # twice the pixels of a page at 5.5 in: sharp on a phone
@@ -22,7 +23,7 @@ class Picture:
 
     Attributes
     ----------
-    name, title, caption, alt
+    name, title, caption, alt, section, reading
         As in the plate.
     uri
         The image itself, as a data URI: the page asks nothing from anywhere.
@@ -34,6 +35,8 @@ class Picture:
     title: str
     caption: str
     alt: str
+    section: str
+    reading: str
     uri: str
     width: int
     height: int
@@ -42,6 +45,11 @@ class Picture:
 def pictures(plates: Iterable[Plate]) -> list[Picture]:
     """Return the plates as embedded images."""
     return [_picture(plate) for plate in plates]
+
+
+def by_section(drawn: Iterable[Picture]) -> list[tuple[str, list[Picture]]]:
+    """Return pictures under the sections that they belong to, in order."""
+    return [(section, list(group)) for section, group in groupby(drawn, key=lambda picture: picture.section)]
 
 
 def environment() -> Environment:
@@ -60,6 +68,10 @@ def environment() -> Environment:
         "words": formats.words,
         "tone": formats.tone,
         "sign": formats.sign,
+        "breakable": formats.breakable,
+        "status_tone": formats.status_tone,
+        "status_sign": formats.status_sign,
+        "sort_checks": formats.sort_checks,
         "md": formats.markdown,
     }
     made.globals |= {"lift": formats.lift}
@@ -74,4 +86,4 @@ def _picture(plate: Plate) -> Picture:
         small = io.BytesIO()
         palette.save(small, "png", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(small.getvalue()).decode()
-    return Picture(plate.name, plate.title, plate.caption, plate.alt, uri, width, height)
+    return Picture(plate.name, plate.title, plate.caption, plate.alt, plate.section, plate.reading, uri, width, height)

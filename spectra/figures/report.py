@@ -8,7 +8,7 @@ from typing import Any
 
 from spectra.figures import formats
 from spectra.figures.gallery import run_plates
-from spectra.figures.page import environment, pictures
+from spectra.figures.page import by_section, environment, pictures
 from spectra.figures.summaries import FRACTION, analysed_fraction, kinds, resolve_step
 from spectra.runs.atomic import write_text
 from spectra.runs.layout import AnalysisLayout
@@ -78,7 +78,7 @@ def write_report(
     context = {
         "title": facts.get("run", formats.words(str(verdict["verdict"]))),
         "report": report,
-        "pictures": pictures(run_plates(tables, verdict)),
+        "sections": by_section(pictures(run_plates(tables, verdict))),
         "figures": out.figures.relative_to(out.root).as_posix(),
     }
     write_text(out.report_html, templates.get_template("report.html.j2").render(context))

@@ -1,9 +1,6 @@
 """What the figures draw, prepared as small tables: pandas and float64 only, no drawing.
 
-The lift of several matrices is the mean of their shares over the mean of what chance gives, and its spread is that of
-the mean under the Haar null: every matrix keeps its own shape and concentration (1 / participation ratio), and the
-matrices are taken as independent. Matrices with ΔW = 0 have no direction and are left out; ``matrices`` says how many
-were used.
+Means of shares over matrices, and what chance gives for them, come from :mod:`spectra.runs.means`.
 """
 
 from collections.abc import Iterable
@@ -13,13 +10,15 @@ import numpy as np
 import pandas as pd
 
 from spectra.errors import UsageError
-from spectra.linalg.nulls import Null, haar_joint_share, haar_share, mean_of_independent
+from spectra.runs.means import FRACTION as FRACTION
+from spectra.runs.means import analysed_fraction as analysed_fraction
+from spectra.runs.means import mean_share, share_rows
+from spectra.runs.means import with_shapes as with_shapes
 from spectra.runs.tables import Tables
 
 Side = Literal["left", "right"]
 Subspace = Literal["principal", "minor"]
 
-FRACTION = 0.1  # of the singular directions: what "principal" and "minor" mean unless the caller says otherwise
 BAND = 2.0  # half-width of a null band in standard deviations
 QUANTILES = (0.1, 0.9)  # spread across matrices
 
@@ -65,45 +64,6 @@ def order_kinds(kinds: Iterable[str]) -> list[str]:
     return [kind for kind in _KINDS if kind in seen] + [kind for kind in seen if kind not in _KINDS]
 
 
-def with_shapes(tables: Tables, name: str, step: int | None = None) -> pd.DataFrame:
-    """Return table ``name`` (one step, or all) with each matrix's layer, kind, features and concentration Σp²."""
-    columns = ["step", "module", "layer", "kind", "out_features", "in_features", "participation_ratio"]
-    resolved = tables.resolved_modules()
-    matrices = resolved.loc[resolved["participation_ratio"].notna(), columns]  # ΔW = 0 and rounding have no direction
-    rows = tables[name] if step is None else tables[name][tables[name]["step"] == step]
-    shaped = rows.merge(matrices, on=["step", "module"], validate="many_to_one")
-    shaped["in_features"] = shaped["in_features"].astype("int64")
-    shaped["concentration"] = 1.0 / shaped.pop("participation_ratio")
-    return shaped
-
-
-def null_of(row: Any) -> Null:
-    """Return the Haar null of a row that has side, k, out_features, in_features and concentration."""
-    k, rows, columns = int(row.k), int(row.out_features), int(row.in_features)
-    if row.side == "joint":
-        return haar_joint_share(k, rows, columns, float(row.concentration))
-    return haar_share(k, rows if row.side == "left" else columns, float(row.concentration))
-
-
-def analysed_fraction(tables: Tables, fraction: float = FRACTION) -> float:
-    """Return the analysed fraction nearest to ``fraction``; ``fraction`` itself where nothing was projected."""
-    analysed = tables.projection["fraction"].unique()
-    return float(analysed[np.abs(analysed - fraction).argmin()]) if len(analysed) else fraction
-
-
-def lift_rows(tables: Tables, fraction: float = FRACTION, step: int | None = None) -> pd.DataFrame:
-    """Return the projection rows at the analysed fraction nearest to ``fraction``, with the null's spread.
-
-    Adds to the projection columns: ``sd`` (standard deviation of the share under the null) and the matrix's layer and
-    kind. Rows of matrices with ΔW = 0 are dropped.
-    """
-    rows = with_shapes(tables, "projection", step)
-    if rows.empty:
-        return rows.assign(sd=pd.Series(dtype="float64"))
-    rows = rows[rows["fraction"] == analysed_fraction(tables, fraction)].dropna(subset=["lift"])
-    return rows.assign(sd=[null_of(row).sd for row in rows.itertuples()])
-
-
 def lifts(tables: Tables, by: list[str], fraction: float = FRACTION, step: int | None = None) -> pd.DataFrame:
     """Return the lift of every group of matrices, side and subspace.
 
@@ -123,17 +83,15 @@ def lifts(tables: Tables, by: list[str], fraction: float = FRACTION, step: int |
         the Haar null), ``z`` = (lift − 1)/sd, ``matrices``.
     """
     keys = [*by, "side", "subspace"]
-    groups = lift_rows(tables, fraction, step).groupby(keys, sort=True, dropna=False)
+    groups = share_rows(tables, fraction, step).groupby(keys, sort=True, dropna=False)
     rows = [{**dict(zip(keys, key, strict=True)), **_mean_lift(group)} for key, group in groups]
     columns = [*keys, "lift", "sd", "z", "matrices"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _mean_lift(group: pd.DataFrame) -> dict[str, float]:
-    shares = group[["expected", "sd"]].itertuples(index=False)
-    null = mean_of_independent([Null(float(mean), float(sd)) for mean, sd in shares])
-    share = float(group["share"].mean())
-    return {"lift": null.lift(share), "sd": null.sd / null.mean, "z": null.z(share), "matrices": len(group)}
+    mean = mean_share(group)
+    return {"lift": mean.lift, "sd": mean.sd, "z": mean.z, "matrices": mean.matrices}
 
 
 def grid(tables: Tables, metric: str, *, step: int, side: Side = "left", fraction: float = FRACTION) -> pd.DataFrame:
@@ -157,7 +115,7 @@ def grid(tables: Tables, metric: str, *, step: int, side: Side = "left", fractio
     subspace, _, suffix = metric.partition("_")
     if suffix == "lift" and subspace in get_args(Subspace):
         check(side, Side, "side")
-        rows = lift_rows(tables, fraction, step)
+        rows = share_rows(tables, fraction, step)
         rows = rows[(rows["side"] == side) & (rows["subspace"] == subspace)].assign(value=lambda f: f["lift"])
     elif metric in tables.modules.select_dtypes("number").columns:
         rows = tables.resolved_modules().assign(value=lambda modules: modules[metric].astype("float64"))

@@ -5,22 +5,18 @@ from itertools import cycle
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
-from spectra.errors import UsageError
+from spectra.figures.gather import interval, rounding_floor
+from spectra.figures.panels import draw_curve, draw_spread, given, say_if_empty, stacked, step_axis
 from spectra.figures.style import (
-    FULL_WIDTH,
     MUTED,
     NULL_FILL,
     SECOND,
     UPDATE,
     UPDATE_RIGHT,
-    LineStyle,
-    ShownAxes,
     legend_above,
     legend_rows,
     new_axes,
-    new_figure,
     percent,
     run_style,
     say,
@@ -61,10 +57,9 @@ def trajectory(tables: Tables, *, axes: Sequence[Axes] | None = None) -> list[Ax
     UsageError
         If ``axes`` are not five.
     """
-    if axes is not None and len(axes) != PANELS:
-        raise UsageError(f"needs {PANELS} axes, got {len(axes)}", where="trajectory")
+    given(axes, PANELS, "trajectory")
     with styled():
-        drawn = list(axes) if axes is not None else _stacked()
+        drawn = list(axes) if axes is not None else stacked(PANELS, 7.2)
         _draw_size(drawn[0], tables)
         _draw_rank(drawn[1], tables)
         _draw_direction(drawn[2], tables)
@@ -72,11 +67,7 @@ def trajectory(tables: Tables, *, axes: Sequence[Axes] | None = None) -> list[Ax
         _draw_entropy(drawn[4], tables)
         for ax in drawn:
             legend_above(ax)
-        drawn[-1].set_xlabel("training step")
-        drawn[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-        low, high = drawn[-1].get_xlim()
-        if high - low < 1:  # a single step: matplotlib would zoom into fractions of it
-            drawn[-1].set_xlim(round(low) - 1, round(high) + 1)
+        step_axis(drawn[-1])
     return drawn
 
 
@@ -98,42 +89,34 @@ def learning_curves(runs: Mapping[str, Tables], *, ax: Axes | None = None) -> Ax
     curves = {name: curve(tables, "reward") for name, tables in runs.items()}
     with styled():
         ax = ax or new_axes(height=2.5 + 0.16 * legend_rows([short(name) for name in runs]))
-        ax.set_xlabel("training step")
         widths = {smoothing_window(len(points)) for points in curves.values()} - {1}
         ax.set_ylabel("reward" if not widths else f"reward (mean of {'/'.join(map(str, sorted(widths)))} steps)")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        step_axis(ax)
         for index, (name, points) in enumerate(curves.items()):
-            _draw_curve(ax, points, short(name) + ("" if len(points) else " (none logged)"), run_style(index))
+            draw_curve(ax, points, short(name) + ("" if len(points) else " (none logged)"), run_style(index))
         if all(points.empty for points in curves.values()):
             return say(ax, "no run logged a reward")
         legend_above(ax)
     return ax
 
 
-def _stacked() -> list[Axes]:
-    figure = new_figure(FULL_WIDTH, 7.2)
-    axes: list[Axes] = []
-    for row in range(PANELS):
-        ax = figure.add_subplot(PANELS, 1, row + 1, axes_class=ShownAxes, sharex=axes[0] if axes else None)
-        ax.tick_params(labelbottom=row == PANELS - 1)
-        axes.append(ax)
-    figure.align_ylabels(axes)
-    return axes
-
-
 def _draw_size(ax: Axes, tables: Tables) -> None:
     ax.set_ylabel("‖ΔW‖ / ‖W‖")
-    _draw_spread(ax, by_step(tables, "relative_fro"), "median", UPDATE)
-    _say_if_empty(ax, "no snapshot was analysed")
+    draw_spread(ax, by_step(tables, "relative_fro"), "median", UPDATE)
+    floor = rounding_floor(tables)
+    if not floor.empty:
+        label = "rounding floor"
+        ax.plot(floor["step"], floor["floor"], color=MUTED, linestyle="--", linewidth=1, marker="_", label=label)
+    say_if_empty(ax, "no snapshot was analysed")
     if ax.lines:
         ax.set_ylim(bottom=0)
 
 
 def _draw_rank(ax: Axes, tables: Tables) -> None:
     ax.set_ylabel("rank of ΔW")
-    _draw_spread(ax, by_step(tables, "effective_rank"), "effective rank (median)", UPDATE)
-    _draw_spread(ax, by_step(tables, "stable_rank"), "stable rank (median)", SECOND)
-    _say_if_empty(ax, "no rank: ΔW = 0 in every snapshot, or only vectors train")
+    draw_spread(ax, by_step(tables, "effective_rank"), "effective rank (median)", UPDATE)
+    draw_spread(ax, by_step(tables, "stable_rank"), "stable rank (median)", SECOND)
+    say_if_empty(ax, "no rank: ΔW = 0 in every snapshot, or only vectors train")
     if ax.lines:
         ax.set_ylim(bottom=0)
 
@@ -146,6 +129,9 @@ def _draw_direction(ax: Axes, tables: Tables) -> None:
         points = means[means["side"] == side]
         if not points.empty:
             ax.plot(points["step"], points["lift"], **style.line, marker=style.marker, label=side, zorder=3)
+            around = interval(tables, f"{side}_principal_lift")
+            around = around[around["step"].isin(points["step"])]
+            ax.vlines(around["step"], around["lo"], around["hi"], color=style.color, linewidth=1, zorder=2.5)
     if not ax.lines:
         say(ax, "no direction: ΔW = 0 in every snapshot, or only vectors train")
         return
@@ -173,14 +159,14 @@ def _draw_reward(ax: Axes, tables: Tables) -> None:
     styles = cycle([SECOND, UPDATE_RIGHT])
     reward = curve(tables, "reward")
     if not reward.empty:
-        _draw_curve(ax, reward, "reward", UPDATE)
+        draw_curve(ax, reward, "reward", UPDATE)
     for column in accuracy_columns(tables):
         points, style = curve(tables, column), next(styles)
         if not points.empty:
             ax.set_ylabel("reward, accuracy")
             name = column.replace("_", " ").replace("/", " ")
             ax.plot(points["step"], points["value"], **style.line, marker=style.marker, label=short(name), zorder=3)
-    _say_if_empty(ax, "no reward was logged")
+    say_if_empty(ax, "no reward was logged")
 
 
 def _draw_entropy(ax: Axes, tables: Tables) -> None:
@@ -189,32 +175,5 @@ def _draw_entropy(ax: Axes, tables: Tables) -> None:
     if entropy.empty:
         say(ax, "no entropy was logged")
         return
-    _draw_curve(ax, entropy, "entropy", UPDATE)
+    draw_curve(ax, entropy, "entropy", UPDATE)
     ax.set_ylim(bottom=0)
-
-
-def _draw_spread(ax: Axes, summary: pd.DataFrame, label: str, style: LineStyle) -> None:
-    if summary.empty:
-        return
-    x = summary["step"]
-    several = bool((summary["modules"] > 1).any())
-    if several and len(x) > 1:
-        ax.fill_between(x, summary["low"], summary["high"], color=style.color, alpha=0.15, linewidth=0)
-    elif several:
-        ax.vlines(x, summary["low"], summary["high"], color=style.color, alpha=0.4)
-    ax.plot(x, summary["median"], **style.line, marker=style.marker, label=label)
-
-
-def _draw_curve(ax: Axes, points: pd.DataFrame, name: str, style: LineStyle) -> None:
-    """Draw a training curve: raw where it is short, raw and pale behind its running mean where it is long."""
-    window = smoothing_window(len(points))
-    if window == 1:
-        ax.plot(points["step"], points["value"], **style.line, marker=style.marker, markersize=2.5, label=name)
-        return
-    ax.plot(points["step"], points["value"], color=style.color, alpha=0.25, linewidth=0.6)
-    ax.plot(points["step"], points["smooth"], **style.line, label=name)
-
-
-def _say_if_empty(ax: Axes, words: str) -> None:
-    if not ax.lines:
-        say(ax, words)

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-# Rows that a streamed QR takes at a time: much less than a long side, and enough to keep BLAS busy.
+# Rows that a streamed QR takes at a time: at least so many, and as many as the small side, since each is factored with
+# the R of those before stacked on it.
 _BLOCK = 512
 
 # Below this multiple of σ₁ an implied vector loses more than eps·1e7 ≈ 2e-9 to division by σ_j: those are stored.
@@ -71,8 +72,9 @@ def small_side_svd(
         Length of the long side.
     """
     r = block(0, min(_BLOCK, long))
-    for start in range(_BLOCK, long, _BLOCK):
-        r = torch.linalg.qr(torch.cat([r, block(start, min(start + _BLOCK, long))]), mode="r")[1]
+    size = max(_BLOCK, r.shape[1])
+    for start in range(_BLOCK, long, size):
+        r = torch.linalg.qr(torch.cat([r, block(start, min(start + size, long))]), mode="r")[1]
     _, s, vh = torch.linalg.svd(r, full_matrices=False)
     return vh.T, s
 

@@ -1,4 +1,4 @@
-"""Angles between subspaces, through the sine where the cosine cannot resolve them."""
+"""Angles between subspaces and between vectors, through the sine where the cosine cannot resolve them."""
 
 import torch
 from jaxtyping import Float64
@@ -24,3 +24,13 @@ def principal_angles(x: Float64[Tensor, "n k"], y: Float64[Tensor, "n l"]) -> Fl
     sines = torch.linalg.svdvals(q_y - q_x @ overlap).clamp(max=1).flip(0)
     angles = torch.where(cosines**2 > 0.5, torch.asin(sines), torch.acos(cosines))
     return torch.rad2deg(angles)
+
+
+def vector_angles(x: Float64[Tensor, "n k"], y: Float64[Tensor, "n k"]) -> Float64[Tensor, " k"]:
+    """Return the angle arccos |⟨x_i, y_i⟩| between the lines along each pair of unit columns, in degrees, 0 to 90.
+
+    2·arcsin(½‖x_i ∓ y_i‖) with the sign that makes the product positive: full digits for tiny angles too.
+    """
+    signs = torch.where((x * y).sum(0) < 0, -1.0, 1.0)
+    half = torch.linalg.vector_norm(x - y * signs, dim=0) / 2
+    return torch.rad2deg(2 * torch.asin(half.clamp(max=0.5**0.5)))

@@ -15,7 +15,8 @@ import pandas as pd
 from spectra.errors import CorruptFileError
 from spectra.runs.atomic import read_json, write_text
 
-# Names that TRL and the HF Trainer log, and ours. Every other number keeps its own name.
+# Names that TRL and the HF Trainer log, and ours. Every other number keeps its own name, such as our trainer's
+# ``frozen_drift``: ‖W − W_start‖/‖W_start‖ over the frozen tensors that changed since training began, 0 where none did.
 CANONICAL: Mapping[str, str] = {
     "frac_reward_zero_std": "zero_advantage_share",
     "completions/mean_length": "completion_length",

@@ -22,6 +22,7 @@ from spectra.training.callbacks import (
 )
 from spectra.training.checkpoints import newest_checkpoint
 from spectra.training.data import heldout_problems, pinned
+from spectra.training.frozen import FrozenWeights
 from spectra.training.methods import find_method
 from spectra.training.model import Policy, build_policy
 from spectra.training.progress import Reporter, reporting
@@ -147,6 +148,7 @@ def _train(recipe: Recipe, layout: RunLayout, plan: Plan, reporter: Reporter) ->
         DivergenceStop(layout),
         *([MethodStep(after_step)] if after_step is not None else []),
         Evaluation(recipe, layout, policy.tokenizer, problems),
+        FrozenWeights(recipe, layout, policy.base),
         Snapshots(recipe, layout),
         Metrics(layout),
         ProgressReports(reporter),

@@ -24,7 +24,7 @@ def test_a_collapse_is_dated() -> None:
     found = curves.collapse(noisy([0.3] * 10 + [0.7] * 20 + [0.05] * 30))
     assert found is not None
     assert found.best == pytest.approx(0.7, abs=0.05)
-    assert 31 <= found.onset <= 38  # the window trails the fall by less than its length
+    assert found.onset == 31
 
 
 def test_noise_is_no_collapse_and_no_rise() -> None:
@@ -67,3 +67,31 @@ def test_a_column_that_was_not_logged_is_empty() -> None:
     series = pd.DataFrame({"step": [1, 2, 3], "reward": [0.1, np.nan, np.inf]})
     assert curves.curve(series, "reward").to_dict() == {1: 0.1}
     assert curves.curve(series, "entropy").empty
+
+
+def test_a_changepoint_is_a_jump_or_the_middle_of_a_move() -> None:
+    assert curves.changepoint(pd.Series([1.0] * 7 + [0.0] * 3, index=range(10, 110, 10))) == 80
+    ramp = noisy([0.8] * 30 + list(np.linspace(0.8, 0.2, 21)) + [0.2] * 30)
+    assert abs(curves.changepoint(ramp) - 41) <= 2
+
+
+def test_a_shift_is_lasting_and_beyond_the_noise() -> None:
+    found = curves.shift(noisy([0.3] * 20 + [0.6] * 40))
+    assert found is not None
+    assert (found.onset, found.z > 0) == (21, True)
+    assert curves.shift(noisy([0.3] * 20 + [0.6] * 20 + [0.3] * 20)) is None
+    assert curves.shift(noisy([0.3] * 60)) is None
+
+
+def remembering(count: int, memory: float, seed: int) -> pd.Series:
+    rng = np.random.default_rng(seed)
+    values = [rng.normal()]
+    for _ in range(count - 1):
+        values.append(memory * values[-1] + np.sqrt(1 - memory**2) * rng.normal())
+    return pd.Series(0.4 + 0.03 * np.array(values), index=range(1, count + 1))
+
+
+def test_noise_that_remembers_is_hardly_called_a_change() -> None:
+    """AR(0.5) noise of 120 steps: |z| over 3 in few of 400 flat curves."""
+    zs = [found.z for seed in range(400) if (found := curves.change(remembering(120, 0.5, seed))) is not None]
+    assert sum(abs(z) > 3 for z in zs) <= 16

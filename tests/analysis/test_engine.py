@@ -9,6 +9,7 @@ import pytest
 
 from spectra.analysis.analyze import Options, analyze
 from spectra.analysis.engine import choose_jobs, run_tasks
+from spectra.analysis.matrix import Work
 from spectra.analysis.tasks import ModuleTask
 from spectra.errors import BaseModelError, MissingDependencyError, UsageError
 from spectra.runs.directory import Snapshot
@@ -22,7 +23,7 @@ needs_ray = pytest.mark.skipif(not HAS_RAY and "SPECTRA_EVERYTHING" not in os.en
 
 def task(size: int) -> ModuleTask:
     snapshot = Snapshot(1, Path("x"), "full")
-    return ModuleTask("m", Path("b"), (snapshot,), None, None, None, None, "cpu", size)
+    return ModuleTask("m", Path("b"), (snapshot,), Work(frozenset({1})), None, None, None, None, "cpu", size)
 
 
 def test_small_work_stays_in_this_process_and_large_work_takes_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

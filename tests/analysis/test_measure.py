@@ -9,8 +9,10 @@ import torch
 
 from spectra.analysis.measure import kind_of, layer_of, measure_matrix, measure_vector
 from spectra.linalg.decompose import decompose
+from spectra.linalg.laws import joint_law, share_law
+from spectra.linalg.nulls import haar_centroid, haar_diagonal_share
 from spectra.linalg.operators import Dense, LowRank, Operator, RowScaled, Sum
-from tests import oracles
+from tests import oracles, oracles_nulls
 from tests.builders import matrix, randn
 
 SHAPES = [(40, 40), (40, 72), (72, 40)]
@@ -61,13 +63,69 @@ def test_every_number(shape: tuple[int, int], name: str, condition: float) -> No
     np.testing.assert_allclose(sigma, oracles.spectrum_sigma(dense)[: len(sigma)], rtol=1e-9, atol=1e-15)
 
 
+@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_where_the_energy_lies(shape: tuple[int, int], name: str) -> None:
+    weight = matrix(*shape, condition=1e5)
+    update = UPDATES[name](weight)
+    dense, base = update.dense().numpy(), weight.numpy()
+    found = measure_matrix(weight, decompose(weight), update)
+    row, cells = found.modules[0], {(c["bin_left"], c["bin_right"]): c for c in found.map}
+    assert len(cells) == len(found.map) == 16**2
+    if name == "zero":
+        assert all(math.isnan(row[c]) for c in row if c.startswith(("centroid", "diagonal", "z_")))
+        assert all(math.isnan(c["share"]) for c in found.map)
+        assert (row["tail_values"], row["expected_centroid"]) == (0, 0.5)
+        return
+    centroids = oracles_nulls.centroids(dense, base)
+    assert (39 * row["centroid_left"], 39 * row["centroid_right"]) == pytest.approx(centroids, rel=1e-6)
+    for side, inside in zip(("left", "right"), oracles_nulls.inside_concentrations(dense, base), strict=True):
+        z = haar_centroid(40, inside).z(39 * row[f"centroid_{side}"])
+        assert row[f"z_centroid_{side}"] == pytest.approx(z, rel=1e-4)
+    diagonal = oracles_nulls.diagonal_share(dense, base)
+    null = haar_diagonal_share(*shape, 1 / row["participation_ratio"])
+    assert row["diagonal_share"] == pytest.approx(diagonal, rel=1e-6)
+    assert row["expected_diagonal_share"] == pytest.approx(40 / (shape[0] * shape[1]))
+    assert row["z_diagonal_share"] == pytest.approx(null.z(diagonal), rel=1e-5, abs=1e-7)
+    blocks = oracles_nulls.block_map(dense, base, 16)
+    for (i, j), cell in cells.items():
+        assert cell["share"] == pytest.approx(blocks[i, j], rel=1e-6, abs=1e-12)
+    assert sum(c["expected"] for c in found.map) == pytest.approx(40 * 40 / (shape[0] * shape[1]))
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_p_values(name: str) -> None:
+    weight = matrix(40, 72)
+    update = UPDATES[name](weight)
+    shares = oracles.spectrum_sigma(update.dense().numpy()) ** 2
+    shares = shares[: update.rank_bound] / shares.sum() if shares.sum() > 0 else np.array([math.nan])
+    for row in measure_matrix(weight, decompose(weight), update).projection:
+        k = row["k"]
+        law = {"left": share_law(k, 40, shares), "right": share_law(k, 72, shares)}
+        law["joint"] = joint_law(k, 40, 72, shares)
+        assert row["p"] == pytest.approx(law[row["side"]].p(row["share"]), rel=1e-4, abs=1e-8, nan_ok=True)
+        # A share far from chance on either side has a small p, one beside its expectation a large one.
+        if abs(row["z"]) > 6:
+            assert row["p"] < 0.02
+        if abs(row["z"]) < 0.1:
+            assert row["p"] > 0.3
+
+
+def test_tails_come_from_the_spectrum() -> None:
+    weight = matrix(64, 80)
+    row = measure_matrix(weight, decompose(weight), Dense(randn(64, 80, seed=3))).modules[0]
+    assert row["tail_values"] == 64
+    assert row["tail_hill"] > 0
+    assert row["tail_alpha"] > 1
+
+
 def test_not_finite() -> None:
     weight = matrix(8, 12)
     a = randn(2, 12)
     a[1, 3] = math.nan
     found = measure_matrix(weight, decompose(weight), LowRank(randn(8, 2), a))
     assert "delta_fro" not in found.modules[0]
-    assert (found.projection, found.profile, found.spectrum) == ([], [], [])
+    assert (found.projection, found.profile, found.spectrum, found.map) == ([], [], [], [])
 
 
 def test_vectors() -> None:

@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 
 from spectra.analysis.analyze import Options, analyze
-from spectra.analysis.verdicts import judge
+from spectra.analysis.findings import VERDICTS, Check, Evidence, Status, Verdict
+from spectra.analysis.verdicts import ACTIONS, judge
 from spectra.runs.layout import RunLayout
 from spectra.runs.tables import Tables
+from tests.analysis.rules.frames import FLAT, RISING, log, made, noisy
 from tests.builders import lora_config, own_run, small_base, small_factors, write_adapter
 
 
@@ -98,7 +100,7 @@ def test_an_update_as_large_as_the_base_is_diverging(grown: Any) -> None:
 def test_weights_that_did_not_move_are_not_learning(grown: Any) -> None:
     found = grown(0.0)
     assert found["verdict"] == "not_learning"
-    assert "no weight has moved" in found["summary"]
+    assert any("no weight has moved" in evidence["says"] for evidence in found["evidence"])
     assert {module["verdict"] for module in found["modules"].values()} == {"not_learning"}
 
 
@@ -119,3 +121,93 @@ def test_one_skipped_step_is_mentioned_and_no_fault(tables: Tables) -> None:
 def test_a_run_that_has_just_begun_is_not_judged(tables: Tables) -> None:
     found = judge(tables, {"text": ""}, only_start=True)
     assert (found["verdict"], found["summary"]) == ("healthy", "Only step 0 is saved: nothing to judge yet.")
+
+
+STEPS = (10, 20, 30, 40, 50, 60)
+FALLEN = noisy([0.6] * 45 + [0.05] * 15)
+
+
+def lost_rank(step: int) -> float:
+    return 3.5 if step <= 20 else 1.2
+
+
+def lost_energy(step: int) -> float:
+    return 0.4 if step <= 20 else 0.96
+
+
+def check(status: Status, verdict: Verdict | None, action: str = "") -> Check:
+    fact = Evidence("scale", 0.0, None, 0.0, 0, "α is 0")
+    return Check("scale", status, fact, action, verdict)
+
+
+def test_every_verdict_has_an_action() -> None:
+    assert set(ACTIONS) == set(VERDICTS)
+
+
+def test_what_began_first_decides_and_the_rest_follows_with_the_steps_between() -> None:
+    tables = made(STEPS, effective_rank_energy=lost_rank, top1_energy=lost_energy, series=log(reward=FALLEN))
+    found = judge(tables, {})
+    assert (found["verdict"], found["onset_step"]) == ("rank_collapsed", 30)
+    assert [e["metric"] for e in found["evidence"][:2]] == ["effective_rank_energy", "reward"]
+    assert found["evidence"][1]["says"].endswith("16 steps after the run was first rank collapsed")
+    assert found["first_signal"] == "effective_rank"
+    assert "at step 30, 16 steps before the reward." in found["summary"]
+
+
+def test_a_reward_that_fell_before_the_rank_decides() -> None:
+    early = noisy([0.6] * 15 + [0.05] * 45)
+    tables = made(STEPS, effective_rank_energy=lost_rank, top1_energy=lost_energy, series=log(reward=early))
+    found = judge(tables, {})
+    assert (found["verdict"], found["onset_step"]) == ("reward_collapsed", 16)
+    assert found["evidence"][1]["says"].endswith("14 steps after the run was first reward collapsed")
+
+
+def test_a_fall_between_the_snapshots_that_show_the_fault_of_the_weights_does_not_decide() -> None:
+    between = noisy([0.6] * 24 + [0.05] * 36)
+    tables = made(STEPS, effective_rank_energy=lost_rank, top1_energy=lost_energy, series=log(reward=between))
+    found = judge(tables, {})
+    assert found["verdict"] == "rank_collapsed"
+    assert "inside the 10 steps between two snapshots" in found["evidence"][1]["says"]
+
+
+def test_bookkeeping_comes_before_what_the_curves_say() -> None:
+    moved = [0.5 * 1e-4 * step if step % 10 == 0 else np.nan for step in range(1, 61)]
+    found = judge(made(STEPS, series=log(reward=FALLEN, frozen_drift=moved)), {})
+    assert found["verdict"] == "merge_drift"
+    assert any(e["metric"] == "reward" for e in found["evidence"])
+
+
+def test_numbers_that_are_not_finite_come_first() -> None:
+    broken = judge(
+        made(STEPS, relative_fro=lambda step: np.nan if step == 60 else 1e-3), {}, [check("fault", "wrong_base")]
+    )
+    assert broken["verdict"] == "diverging"
+
+
+def test_a_fault_of_the_doctor_decides_with_its_own_action() -> None:
+    tables = made(STEPS, series=log(reward=FALLEN))
+    found = judge(tables, {}, [check("note", None), check("fault", "wrong_base", "Write the alpha.")])
+    assert (found["verdict"], found["action"]) == ("wrong_base", "Write the alpha.")
+    assert found["evidence"][0]["metric"] == "scale"
+    assert judge(tables, {}, [check("note", "wrong_base")])["verdict"] == "reward_collapsed"
+    assert judge(tables, {}, [check("fault", None)])["verdict"] == "reward_collapsed"
+    assert judge(tables, {}, [check("fault", "wrong_base")])["action"] == ACTIONS["wrong_base"]
+
+
+def test_a_fault_of_the_files_is_said_of_a_run_that_has_just_begun() -> None:
+    found = judge(made((0,), relative_fro=0.0), {}, [check("fault", "wrong_base")], only_start=True)
+    assert found["verdict"] == "wrong_base"
+    assert found["summary"].startswith("Wrong base: ")
+
+
+def test_locked_and_learning_is_healthy_and_locked_and_flat_is_not() -> None:
+    assert judge(made(STEPS, share=0.7, series=log(reward=noisy(RISING))), {})["verdict"] == "healthy"
+    assert judge(made(STEPS, share=0.7, series=log(reward=noisy(FLAT))), {})["verdict"] == "principal_locked"
+    assert judge(made(STEPS, share=0.1, series=log(reward=noisy(FLAT))), {})["verdict"] == "not_learning"
+
+
+def test_a_healthy_run_names_no_first_signal() -> None:
+    entropy = np.linspace(0.6, 0.15, 60)
+    found = judge(made(STEPS, series=log(reward=noisy(RISING), entropy=entropy)), {})
+    assert (found["verdict"], found["first_signal"]) == ("healthy", None)
+    assert [signal["signal"] for signal in found["signals"]] == ["entropy"]

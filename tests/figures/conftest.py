@@ -33,3 +33,9 @@ def pissa() -> Tables:
 def untrained() -> Tables:
     """Only step 0: ΔW = 0 everywhere, nothing logged."""
     return make(Spec(steps=(0,)))
+
+
+@pytest.fixture(scope="session")
+def whole() -> Tables:
+    """All tables, two deep steps, snapshots rounded to half precision, update tilted to the last directions."""
+    return make(Spec(deep=(32, 64), tilt=0.6, rounding=1.5e-3))

@@ -8,6 +8,7 @@ import pandas as pd
 
 from spectra.linalg.nulls import haar_share
 from spectra.runs.tables import Tables, conform, empty
+from tests.figures import deep
 
 SHAPES = {
     "q_proj": (96, 96),
@@ -54,12 +55,17 @@ class Spec:
     kinds: tuple[str, ...] = tuple(SHAPES)
     seed: int = 0
     extra_series: dict[str, float] = field(default_factory=dict)
+    deep: tuple[int, ...] = ()  # steps with map, drift, coordinates, nulls; any gives trajectory and summary too
+    tilt: float = 0.0  # of the map, towards the last directions
+    rounding: float = 0.0  # ‖rounding‖/‖W‖ of every snapshot
 
 
 def make(spec: Spec) -> Tables:
-    """Return the five tables of a synthetic run."""
+    """Return the tables of a synthetic run; the deep ones are empty unless ``spec.deep`` names steps."""
     rng = np.random.default_rng(spec.seed)
     modules, projection, profile, spectrum = [], [], [], []
+    further: dict[str, list[dict]] = {name: [] for name in ("map", "drift", "coordinates", "nulls", "trajectory")}
+    planted = np.random.default_rng(spec.seed + 1)  # the other tables stay what they are without the deep ones
     for step in spec.steps:
         for name, layer, kind, shape in _modules(spec):
             row = {"step": step, "module": name, "layer": layer, "kind": kind, "method": spec.method}
@@ -69,6 +75,7 @@ def make(spec: Spec) -> Tables:
                 continue
             p = _energies(min(shape), spec.rank, rng)
             row |= _matrix(shape, p, spec.relative(step) * rng.lognormal(0, 0.3), step)
+            row["rounding_fro"] = spec.rounding * row["weight_fro"]
             for side in ("left", "right"):
                 here = {"step": step, "module": name, "side": side}
                 shares = _shares(p, shape, side, getattr(spec, side), rng) if step else None
@@ -77,9 +84,28 @@ def make(spec: Spec) -> Tables:
             spectrum += [
                 {"step": step, "module": name, "index": i, "sigma": s * bool(step)} for i, s in enumerate(np.sqrt(p))
             ]
-    frames = {"modules": modules, "projection": projection, "profile": profile, "spectrum": spectrum}
-    tables = {key: conform(key, pd.DataFrame(rows)) if rows else empty(key) for key, rows in frames.items()}
-    return Tables(**tables, series=_series(spec, rng))
+            if spec.deep:
+                _add_deep(further, spec, planted, row)
+    frames = {"modules": modules, "projection": projection, "profile": profile, "spectrum": spectrum, **further}
+    tables = {key: _table(key, rows) for key, rows in frames.items()}
+    summary = _table("summary", deep.summary_rows(tables["modules"]) if spec.deep else [])
+    return Tables(**tables, summary=summary, series=_series(spec, rng))
+
+
+def _table(name: str, rows: Iterable[dict]) -> pd.DataFrame:
+    rows = list(rows)
+    return conform(name, deep.filled(name, rows)) if rows else empty(name)
+
+
+def _add_deep(tables: dict[str, list[dict]], spec: Spec, rng: np.random.Generator, row: dict) -> None:
+    key, step = {"step": row["step"], "module": row["module"]}, row["step"]
+    shape = row["out_features"], row["in_features"]
+    tables["trajectory"].append(deep.trajectory_row(key, shape, step / max(spec.steps), spec.rank or min(shape)))
+    if step and step in spec.deep:
+        tables["map"] += deep.map_rows(rng, key, shape, spec.tilt)
+        tables["drift"].append(deep.drift_row(rng, key, shape, row["relative_fro"]))
+        tables["coordinates"].append(deep.coordinates_row(rng, key, row["kind"], row["relative_fro"]))
+        tables["nulls"] += deep.null_rows(rng, key)
 
 
 def one_matrix(
@@ -101,7 +127,7 @@ def one_matrix(
     row["participation_ratio"] = 1 / concentration
     frames = {"modules": [row], "profile": rows}
     return Tables(
-        **{key: conform(key, pd.DataFrame(frames[key])) for key in frames},
+        **{key: _table(key, frames[key]) for key in frames},
         projection=empty("projection"),
         spectrum=empty("spectrum"),
         series=empty("series"),
@@ -163,8 +189,22 @@ def verdict(word: str = "healthy") -> dict:
              "says": "was not logged"},
         ],
         "coverage": {"analysed": 28, "total": 30, "text": "28/30 matrices, 2 skipped",
-                     "skipped": [{"module": "lm_head", "reason": "tied to the embedding"},
+                     "ignored": [], "skipped": [{"module": "lm_head", "reason": "tied to the embedding"},
                                  {"module": "model.embed_tokens", "reason": "not trained"}]},
+        "signals": [
+            {"signal": "entropy", "onset_step": 28, "says": "entropy fell from 0.9 to 0.4"},
+            {"signal": "reward", "onset_step": 40, "says": "the reward fell from 0.50 to 0.01"},
+            {"signal": "update_size", "onset_step": 48, "says": "the update grew to 0.6 of the base in operator norm"},
+        ] if sick else [],
+        "checks": [
+            {"name": "wrong_base", "status": "ok", "verdict": None, "where": "", "action": "",
+             "evidence": {"metric": "base_digest", "value": None, "null": None, "threshold": None, "first_step": None,
+                          "says": "30 tensors are the ones that the run was trained on"}},
+            {"name": "labels", "status": "fault" if sick else "note", "verdict": None, "where": "adapter_config.json",
+             "action": "Set use_dora to false.",
+             "evidence": {"metric": "dora_magnitudes", "value": 0.0, "null": None, "threshold": 1.0, "first_step": None,
+                          "says": "use_dora is true and no magnitude is stored"}},
+        ],
         "modules": {
             f"model.layers.{layer}.self_attn.{kind}": {"verdict": word, "says": "as the run"}
             for layer in range(4)
@@ -210,6 +250,7 @@ def _matrix(shape: tuple[int, ...], p: np.ndarray, relative: float, step: int) -
             "stable_rank": 1 / p[0], "effective_rank": np.exp(-(sigma * np.log(sigma)).sum()),
             "effective_rank_energy": np.exp(-(p * np.log(p)).sum()), "participation_ratio": 1 / (p**2).sum(),
             "nuclear_ratio": np.sqrt(p).sum() / np.sqrt(len(p)), "top1_energy": p[0], "numerical_rank": len(p),
+            "centroid_left": 0.5, "centroid_right": 0.5, "diagonal_share": 1 / max(shape), "tail_values": len(p),
             "outside_left": max(0, 1 - min(shape) / shape[0]), "outside_right": max(0, 1 - min(shape) / shape[1]),
         }  # fmt: skip
     return spectral | row
@@ -249,7 +290,7 @@ def _projection(shares: np.ndarray | None, p: np.ndarray, shape: tuple[int, ...]
             share = np.nan if shares is None else float(shares[part].sum())
             yield {
                 "subspace": subspace, "fraction": fraction, "k": k, "share": share, "expected": null.mean,
-                "lift": share / null.mean, "z": (share - null.mean) / null.sd,
+                "lift": share / null.mean, "z": (share - null.mean) / null.sd, "p": 0.5,
             }  # fmt: skip
 
 

@@ -4,14 +4,17 @@ import pytest
 
 from spectra.figures import draw_all, draw_comparison
 from spectra.figures.gallery import in_order, run_plates
+from spectra.figures.plate import Plate
 from spectra.runs.layout import AnalysisLayout
-from spectra.runs.tables import Tables, empty
+from spectra.runs.tables import Tables, empty, write_table
+from tests.figures.deep import pair_rows
 from tests.figures.synthetic import Spec, comparison, make, verdict
 
 NAMES = {
     "profile_left", "profile_right", "cumulative_left", "cumulative_right", "heatmap_relative_fro",
-    "heatmap_principal_lift", "trajectory",
+    "heatmap_principal_lift", "trajectory", "timeline",
 }  # fmt: skip
+DEEP = {"map", "drift", "heatmap_kappa_spec", "coordinates", "nulls", "convergence"}
 
 
 def test_draw_all_writes_every_figure_and_the_same_bytes_again(tmp_path: Path) -> None:
@@ -31,8 +34,13 @@ def test_the_trajectory_says_the_verdict_and_marks_its_onset(pissa: Tables) -> N
     assert all(any(set(line.get_xdata()) == {40} for line in ax.lines) for ax in axes)
 
 
-def test_every_caption_says_how_to_read_it(lora: Tables) -> None:
-    for plate in run_plates(lora, verdict()):
+@pytest.fixture(scope="module")
+def plates(whole: Tables) -> list[Plate]:
+    return list(run_plates(whole, verdict()))
+
+
+def test_every_caption_says_how_to_read_it(plates: list[Plate]) -> None:
+    for plate in plates:
         assert len(plate.caption) > 100
         assert plate.alt
         if plate.name != "heatmap_relative_fro":
@@ -56,6 +64,26 @@ def test_every_figure_survives_vectors_alone(full: Tables) -> None:
     norms = full.modules[full.modules["kind"] == "input_layernorm"]
     alone = Tables(norms, *(empty(name) for name in ("projection", "profile", "spectrum", "series")))
     assert {plate.name for plate in run_plates(alone, verdict())} == NAMES
+
+
+def test_deep_tables_have_figures_in_named_sections(plates: list[Plate]) -> None:
+    assert {plate.name for plate in plates} == NAMES | DEEP
+    sections = [plate.section for plate in plates]
+    assert [s for i, s in enumerate(sections) if i == 0 or s != sections[i - 1]] == list(dict.fromkeys(sections))
+    for plate in plates:
+        assert (plate.reading == "") == (plate.name.startswith(("cumulative", "heatmap_principal", "heatmap_kappa")))
+
+
+def test_one_deep_snapshot_leaves_out_what_needs_two() -> None:
+    plates = {plate.name: plate for plate in run_plates(make(Spec(layers=2, steps=(64,), deep=(64,))), verdict())}
+    assert set(plates) == NAMES | DEEP - {"convergence"}
+    assert len([ax for ax in plates["map"].figure.axes if ax.images]) == 1
+
+
+def test_pairs_are_drawn_where_the_directory_has_them(lora: Tables, tmp_path: Path) -> None:
+    write_table(pair_rows(["a", "b"], ["m"]), AnalysisLayout(tmp_path).table("pairs"))
+    made = draw_comparison({"a": lora, "b": lora}, comparison(["a", "b"]), tmp_path)
+    assert "pair_cosines" in {path.stem for path in made}
 
 
 def test_draw_comparison_writes_into_the_directory(lora: Tables, pissa: Tables, tmp_path: Path) -> None:

@@ -74,12 +74,37 @@ def test_page_says_verdict_evidence_coverage_and_facts(texts: tuple[str, str]) -
         "tied to the embedding", "0.213", "8 reward collapsed", "spectra analyze outputs/lora", "org/base @ 93efa2f",
     ):  # fmt: skip
         assert expected in page.words
-    assert page.words.index("reward collapsed") < page.words.index("Evidence") < page.words.index("Figures")
+    assert page.words.index("reward collapsed") < page.words.index("Evidence") < page.words.index("The course")
+
+
+def test_page_says_what_broke_in_order_and_the_gravest_check_first(texts: tuple[str, str]) -> None:
+    for text in (Page(texts[0]).words, texts[1]):
+        entropy, reward, size = (text.index(f"since step {step}") for step in (28, 40, 48))
+        assert entropy < reward < size
+        assert text.index("no magnitude is stored") < text.index("30 tensors are the ones")
+        assert "Set use\\_dora to false" in text or "Set use_dora to false" in text
+    assert "12 steps after the first" in Page(texts[0]).words
+    assert "First, since step 28: entropy fell" in Page(texts[0]).words
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of the words alone: drawing takes most of the time."""
+    for name in ("report.run_plates", "comparison.run_plates", "comparison.comparison_plates"):
+        monkeypatch.setattr(f"spectra.figures.{name}", lambda *_: iter(()))
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_verdict_of_old_has_no_signals_and_no_checks(untrained: Tables, tmp_path: Path) -> None:
+    old = {key: value for key, value in verdict().items() if key not in ("signals", "checks")}
+    html, markdown = write_report(untrained, old, FACTS, AnalysisLayout(tmp_path))
+    for path in (html, markdown):
+        assert "Bookkeeping" not in path.read_text(encoding="utf-8")
 
 
 def test_page_is_accessible(texts: tuple[str, str]) -> None:
     page = Page(texts[0])
-    assert len(page.all("img")) == 7
+    assert len(page.all("img")) == 8
     assert all(image["alt"] and image["width"] and image["height"] for image in page.all("img"))
     assert all("scope" in cell for cell in page.all("th"))
     assert page.all("html")[0]["lang"] == "en"
@@ -117,6 +142,9 @@ def test_hostile_names_stay_text(untrained: Tables, tmp_path: Path) -> None:
     said["summary"] = said["coverage"]["text"] = HOSTILE
     said["modules"] = {HOSTILE: {"verdict": "healthy", "says": HOSTILE}}
     said["evidence"][0] |= {"metric": HOSTILE, "null": HOSTILE}
+    said["signals"] = [{"signal": HOSTILE, "onset_step": 1, "says": HOSTILE}]
+    said["checks"][1] |= {"name": HOSTILE, "where": HOSTILE, "action": HOSTILE}
+    said["checks"][1]["evidence"] |= {"says": HOSTILE}
     said["coverage"]["skipped"][0] = {"module": HOSTILE, "reason": HOSTILE}
     hostile = untrained.modules.assign(kind=HOSTILE)
     tables = Tables(hostile, untrained.projection, untrained.profile, untrained.spectrum, untrained.series)
@@ -136,6 +164,7 @@ def test_a_run_without_update_has_a_report(untrained: Tables, tmp_path: Path) ->
     assert "nan" not in markdown.lower()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_verdict_without_evidence_or_modules_has_a_report(untrained: Tables, tmp_path: Path) -> None:
     bare = {
         "verdict": "something_new",
@@ -172,13 +201,13 @@ def side_by_side(lora: Tables, pissa: Tables, tmp_path_factory: pytest.TempPathF
 
 
 def test_comparison_shows_every_column_and_run(side_by_side: tuple[str, str]) -> None:
-    page = Page(side_by_side[0])
+    page = Page(side_by_side[0].replace("\N{NO-BREAK SPACE}", " "))
     for expected in (
         "2 runs side by side", "lora <r=32>", "134,000,000", "100 %", "1×10⁻⁵", "Paired differences", "0.021",
         "✕ reward collapsed",
     ):  # fmt: skip
         assert expected in page.words
-    assert len(page.all("img")) == 4 + 2 * 7
+    assert len(page.all("img")) == 4 + 2 * 8
     folded = [attrs["id"] for attrs in page.all("details") if "id" in attrs]
     assert {"#" + name for name in folded} == {load for load in page.loads if load.startswith("#")}
     assert all(load.startswith(("data:image/png;base64,", "#")) for load in page.loads)
@@ -206,3 +235,12 @@ def luminance(colour: str) -> float:
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_long_name_can_break_and_a_number_cannot(untrained: Tables, tmp_path: Path) -> None:
+    name = "outputs/qwen2.5-math-1.5b/adalora-r32"
+    paths = write_comparison_report({name: RunReport(untrained, verdict(), FACTS)}, comparison([name, "b"]), tmp_path)
+    html = paths[0].read_text(encoding="utf-8")
+    assert "outputs/<wbr>qwen2.5-math-1.5b/<wbr>adalora-r32" in html
+    assert "40\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}42\N{NO-BREAK SPACE}% (" in html

@@ -54,7 +54,7 @@ def test_zero_updates_are_left_out(lora: Tables, untrained: Tables) -> None:
 
 def test_nearest_analysed_fraction_is_taken(lora: Tables) -> None:
     assert summaries.analysed_fraction(lora, 0.11) == 0.1
-    assert set(summaries.lift_rows(lora, 0.4)["fraction"]) == {0.5}
+    assert set(summaries.lifts(lora, ["step"], 0.4)["lift"]) == set(summaries.lifts(lora, ["step"], 0.5)["lift"])
 
 
 def test_vectors_count_only_where_nothing_else_trains(full: Tables) -> None:

@@ -85,3 +85,15 @@ def test_learning_curves_have_one_line_a_run(lora: Tables, pissa: Tables, untrai
 def test_learning_curves_of_nothing_say_so(untrained: Tables) -> None:
     ax = learning_curves({"silent": untrained})
     assert ax.texts[0].get_text() == "no run logged a reward"
+
+
+def test_the_rounding_floor_is_drawn_where_snapshots_were_rounded(lora: Tables, whole: Tables) -> None:
+    assert "rounding floor" not in labelled(trajectory(lora)[0])
+    np.testing.assert_allclose(labelled(trajectory(whole)[0])["rounding floor"][:, 1], 1.5e-3)
+
+
+def test_intervals_of_the_mean_stand_at_its_snapshots(whole: Tables) -> None:
+    bars = [c for c in trajectory(whole)[2].collections if hasattr(c, "get_segments")]
+    ends = bars[0].get_segments()
+    assert [segment[0][0] for segment in ends] == [16, 32, 48, 64]
+    assert all(tuple(segment[:, 1]) == (0.97, 1.03) for segment in ends)

@@ -7,6 +7,7 @@ import torch
 from spectra.linalg.decompose import decompose
 from spectra.linalg.energy import align, bin_edges, binned
 from spectra.linalg.operators import Dense, LowRank, Operator
+from tests import oracles_nulls
 from tests.builders import matrix, randn
 
 SHAPES = [(16, 16), (16, 33), (33, 16)]
@@ -73,3 +74,40 @@ def test_bins_cover_everything_once() -> None:
     assert {hi - lo for lo, hi in zip(edges[:-1], edges[1:], strict=True)} == {2, 3}
     assert sum(binned(profile, edges)) == pytest.approx(float(profile.sum()))
     assert bin_edges(3, 32) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("condition", [10.0, 1e8])
+@pytest.mark.parametrize("kind", ["dense", "low rank"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_map_diagonal_and_centroids(shape: tuple[int, int], kind: str, condition: float) -> None:
+    weight, delta = matrix(*shape, condition=condition), update(kind, shape)
+    dense, base = delta.dense().numpy(), weight.numpy()
+    aligned = align(decompose(weight), weight, delta)
+    for bins in (1, 5, 16, 40):
+        found = aligned.map(bins).numpy()
+        np.testing.assert_allclose(found, oracles_nulls.block_map(dense, base, bins), rtol=1e-6, atol=1e-12)
+    assert float(aligned.map(5).sum()) == pytest.approx(aligned.joint_share(slice(0, 16)))
+    assert aligned.diagonal_share() == pytest.approx(oracles_nulls.diagonal_share(dense, base), rel=1e-6)
+    centroids = aligned.centroid_left(), aligned.centroid_right()
+    assert centroids == pytest.approx(oracles_nulls.centroids(dense, base), rel=1e-6)
+    inside = aligned.inside_left()[0], aligned.inside_right()[0]
+    assert inside == pytest.approx(oracles_nulls.inside_concentrations(dense, base), rel=1e-6)
+
+
+def test_planted_places() -> None:
+    weight = matrix(16, 33)
+    u, _, vh = torch.linalg.svd(weight, full_matrices=False)
+    aligned = align(decompose(weight), weight, LowRank(u[:, [2, 5]], vh[[2, 11]]))
+    assert (aligned.centroid_left(), aligned.centroid_right()) == (pytest.approx(3.5), pytest.approx(6.5))
+    assert aligned.diagonal_share() == pytest.approx(0.5)
+    assert aligned.inside_right() == pytest.approx((1 / 2, 1 / 4, 1 / 8))
+    blocks = aligned.map(4)
+    assert (float(blocks[0, 0]), float(blocks[1, 2])) == (pytest.approx(0.5), pytest.approx(0.5))
+
+
+def test_a_zero_update_lies_nowhere() -> None:
+    weight = matrix(16, 33)
+    aligned = align(decompose(weight), weight, LowRank(torch.zeros(16, 2), randn(2, 33)))
+    numbers = [aligned.diagonal_share(), aligned.centroid_left(), aligned.centroid_right()]
+    assert np.isnan([*numbers, *aligned.inside_left(), *aligned.inside_right()]).all()
+    assert torch.isnan(aligned.map(4)).all()

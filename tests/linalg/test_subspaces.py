@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.linalg import subspace_angles
 
-from spectra.linalg.subspaces import principal_angles
+from spectra.linalg.subspaces import principal_angles, vector_angles
 from tests.builders import randn
 
 
@@ -25,3 +25,11 @@ def test_a_planted_angle(degrees: float) -> None:
     found = principal_angles(x, y)
     assert float(found[0]) == pytest.approx(0, abs=1e-12)
     assert float(found[1]) == pytest.approx(degrees, rel=1e-6)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 1e-10, 1e-4, 1.0, 60.0, 90.0])
+def test_angles_between_lines(degrees: float) -> None:
+    angle = np.deg2rad(degrees)
+    x = torch.eye(4, dtype=torch.float64)[:, :2]
+    turned = torch.tensor([[np.cos(angle), 0], [0, -np.cos(angle)], [np.sin(angle), 0], [0, np.sin(angle)]])
+    np.testing.assert_allclose(vector_angles(x, turned), [degrees, degrees], rtol=1e-14)

@@ -1,0 +1,103 @@
+"""What the doctor says: checks, as lines for people and as values for programs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spectra.analysis.findings import Check, Evidence, Status, Verdict, record
+
+_ORDER: tuple[Status, ...] = ("fault", "note", "skipped", "ok")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The result of an examination.
+
+    Attributes
+    ----------
+    path
+        What was examined.
+    recognised
+        What it is, in words.
+    checks
+        Every finding, in the order of the families.
+    """
+
+    path: Path
+    recognised: str
+    checks: tuple[Check, ...]
+
+    @property
+    def faults(self) -> tuple[Check, ...]:
+        """The checks that found something wrong."""
+        return tuple(check for check in self.checks if check.status == "fault")
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The verdict of the first fault that gives one."""
+        return next((check.verdict for check in self.faults if check.verdict is not None), None)
+
+    @property
+    def exit_code(self) -> int:
+        """1 if something is wrong, 0 otherwise."""
+        return int(bool(self.faults))
+
+    def lines(self) -> Iterator[str]:
+        """Yield one line a check, faults first: status, name, what, measured against threshold, what to do."""
+        yield f"{self.path}: {self.recognised}"
+        for status in _ORDER:
+            yield from (line(check) for check in self.checks if check.status == status)
+        count = len(self.faults)
+        yield f"{count} fault{'s' * (count != 1)} in {len(self.checks)} checks"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values: no NaN, no infinity."""
+        return {
+            "path": str(self.path),
+            "recognised": self.recognised,
+            "verdict": self.verdict,
+            "faults": len(self.faults),
+            "checks": [record(check) for check in self.checks],
+        }
+
+
+def line(check: Check) -> str:
+    """Return a check as one line.
+
+    >>> line(ok("files", "3 snapshots can be read"))
+    'ok      files: 3 snapshots can be read'
+    """
+    numbers = _numbers(check.evidence)
+    place = f" ({check.where})" if check.where else ""
+    action = f" → {check.action}" if check.action else ""
+    return f"{check.status:<8}{check.name}{place}: {check.evidence.says}{numbers}{action}"
+
+
+def _numbers(evidence: Evidence) -> str:
+    value, threshold = evidence.value, evidence.threshold
+    if value is None:
+        return ""
+    return f" [{value:.3g}]" if threshold is None else f" [{value:.3g}, threshold {threshold:.3g}]"
+
+
+def fact(
+    metric: str,
+    says: str,
+    value: float | None = None,
+    threshold: float | None = None,
+    null: float | None = None,
+    step: int | None = None,
+) -> Evidence:
+    """Return a measured fact; what is not given is not known."""
+    return Evidence(metric, value, null, threshold, step, says)
+
+
+def ok(name: str, says: str, value: float | None = None, threshold: float | None = None) -> Check:
+    """Return a check that found nothing wrong."""
+    return Check(name, "ok", fact(name, says, value, threshold))
+
+
+def skipped(name: str, says: str, action: str = "") -> Check:
+    """Return a check that could not be made, and why."""
+    return Check(name, "skipped", fact(name, says), action)

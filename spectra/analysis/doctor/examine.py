@@ -1,0 +1,69 @@
+"""Examine a path with every family of checks."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from spectra.analysis.doctor import declared, drift, files, full, identity, labels, merged, rate, reload, targets
+from spectra.analysis.doctor.case import Case, open_case
+from spectra.analysis.doctor.diagnosis import Diagnosis, skipped
+from spectra.analysis.findings import Check
+from spectra.errors import RunNotFoundError, SpectraError
+
+Family = Callable[[Case], list[Check]]
+
+FAMILIES: tuple[tuple[str, Family], ...] = (
+    (files.NAME, files.check),
+    (labels.NAME, labels.check),
+    (targets.NAME, targets.check),
+    (declared.NAME, declared.check),
+    (identity.NAME, identity.check),
+    (reload.NAME, reload.check),
+    (full.NAME, full.check),
+    (merged.NAME, merged.check),
+    (drift.NAME, drift.check),
+    (rate.NAME, rate.check),
+)
+
+
+def examine(path: Path, base: str | Path | None = None, initial: Path | None = None) -> Diagnosis:
+    """Return what every check finds; what one cannot read does not stop the others.
+
+    Parameters
+    ----------
+    path
+        A run directory (ours, TRL's, verl's …), an adapter, or a full checkpoint.
+    base
+        Base model, directory or hub id; None takes the one that the run names.
+    initial
+        Step-0 adapter or residual base of a method that moves the base, where the run does not hold it.
+
+    Raises
+    ------
+    RunNotFoundError
+        If there is no such directory.
+    """
+    if not path.is_dir():
+        raise RunNotFoundError("no such directory", where=path, cure="give the directory of a run")
+    case = open_case(path, None if base is None else str(base), initial)
+    checks = [found for name, family in FAMILIES for found in _checked(name, family, case)]
+    recognised = "not recognised" if case.run is None else case.run.describe()
+    return Diagnosis(path, recognised, tuple(checks))
+
+
+def bookkeeping(path: Path, base: str | Path | None = None, initial: Path | None = None) -> list[Check]:
+    """Return the findings of :func:`examine` for the verdict of an analysis.
+
+    Every family costs a sample of matrices at most; nothing is left out.
+    """
+    return list(examine(path, base, initial).checks)
+
+
+def _checked(name: str, family: Family, case: Case) -> list[Check]:
+    try:
+        return family(case)
+    except SpectraError as error:
+        return [files.fault(name, error)]
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch does not declare it
+        return [skipped(name, "a decomposition failed: the weights hold numbers that are not finite")]

@@ -1,0 +1,101 @@
+"""Whether a full checkpoint is the base with a singular block of itself added or missing.
+
+That is what a merged model of PiSSA or MiLoRA is after it was loaded on the wrong base, and it is seen without the
+adapter.
+"""
+
+from statistics import median
+
+import torch
+
+from spectra.analysis.doctor.case import Case, spread
+from spectra.analysis.doctor.diagnosis import fact, ok, skipped
+from spectra.analysis.doctor.offsets import Block, agreed, block
+from spectra.analysis.findings import Check
+from spectra.linalg.decompose import thin_svd
+from spectra.linalg.operators import Dense
+from spectra.weights.tensors import TensorStore
+from spectra.weights.updates import module_name
+
+NAME = "wrong_base"
+_MATRICES = 9
+_LARGEST = 1536
+# ‖W' − W‖/‖W‖ that no RLVR run comes near, and the share of its energy that makes it an adapter's.
+_LARGE = 0.05
+_LOW_RANK = 0.9
+_TABLES = ("embed", "lm_head", "wte", "wpe")
+
+
+def check(case: Case) -> list[Check]:
+    """Look for a constant offset between a full checkpoint and its base."""
+    if case.snapshot is None or case.snapshot.kind != "full":
+        return []
+    if case.base is None:
+        return [skipped(NAME, "no base to compare the checkpoint with", "give it with --base DIR_OR_HUB_ID")]
+    store = TensorStore.open_model(case.snapshot.path)
+    firsts, lasts, sizes, concentrated = [], [], [], []
+    for name in _names(case.base, store):
+        weight = case.base[name].double()
+        change, basis = Dense(store[name].double() - weight), thin_svd(weight)
+        sizes.append(change.frobenius() / float(torch.linalg.vector_norm(weight)))
+        if sizes[-1] > 0:
+            firsts.append(block(change, basis, "first"))
+            lasts.append(block(change, basis, "last"))
+            concentrated.append(_concentrated(change))
+    if not sizes:
+        return [skipped(NAME, "no matrix of the checkpoint is in the base", "give the base that it came from")]
+    found = _offset(firsts, lasts)
+    if found is None:
+        return [_plain(median(sizes), median(concentrated or [0.0]))]
+    return [_fault(case, *found, size=median(sizes))]
+
+
+def _concentrated(change: Dense) -> float:
+    """Return the share of ‖ΔW‖² in the first eighth of its singular triplets."""
+    energy = change.svdvals() ** 2
+    return float(energy[: max(1, len(energy) // 8)].sum() / energy.sum())
+
+
+def _plain(size: float, concentrated: float) -> Check:
+    says = f"the checkpoint differs from its base by {size:.2g}·‖W‖, and not by a singular block of it"
+    if size < _LARGE or concentrated < _LOW_RANK:
+        return ok(NAME, says, size)
+    says += "; that is of low rank, and more than any RLVR update"
+    action = "if an adapter of pissa_niter_N was merged, its load drew another start: examine the adapter too"
+    return Check(NAME, "note", fact("offset", says, size, _LARGE), action)
+
+
+def _names(base: TensorStore, store: TensorStore) -> tuple[str, ...]:
+    known = [
+        name
+        for name, shape in sorted(base.shapes.items())
+        if len(shape) == 2
+        and min(shape) <= _LARGEST
+        and store.shapes.get(name) == shape
+        and not any(table in module_name(name) for table in _TABLES)
+    ]
+    return spread(known, _MATRICES)
+
+
+def _offset(firsts: list[Block], lasts: list[Block]) -> tuple[Block, bool] | None:
+    """Return the block, and whether it was added or is missing."""
+    for blocks in (lasts, firsts):
+        for added in (True, False):
+            found = agreed(blocks, 1.0 if added else -1.0)
+            if found is not None:
+                return found, added
+    return None
+
+
+def _fault(case: Case, found: Block, added: bool, size: float) -> Check:
+    what = "has a second time" if added else "lacks"
+    how = "an adapter of PiSSA or MiLoRA was merged on the pristine base" if added else "it is a residual base"
+    says = (
+        f"the checkpoint {what} the {found.end} {found.rank} singular directions of its base (cosine "
+        f"{found.cosine:.2f}, {size:.3g}·‖W‖): {how}"
+    )
+    action = "merge the adapter on W − s·B₀A₀" if added else "put its adapter on it"
+    where = "" if case.snapshot is None else str(case.snapshot.path)
+    return Check(
+        NAME, "fault", fact("offset", says, found.slope, 1.0 if added else -1.0, 0.0), action, "wrong_base", where
+    )

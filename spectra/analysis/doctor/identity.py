@@ -1,0 +1,34 @@
+"""Whether the base that is at hand is the base of the run."""
+
+from spectra.analysis.doctor.case import SAMPLE, Case, spread
+from spectra.analysis.doctor.diagnosis import fact, ok, skipped
+from spectra.analysis.findings import Check
+from spectra.weights.tensors import digest
+
+NAME = "base"
+
+
+def check(case: Case) -> list[Check]:
+    """Compare digests of some base tensors with those of the manifest, and their names."""
+    if case.base is None:
+        error = case.obstacles.get("base")
+        return [] if error is None or case.adapter is None else [skipped(NAME, error.what, error.cure or "")]
+    manifest = None if case.run is None else case.run.manifest
+    if manifest is None or not manifest.base.fingerprints:
+        return []
+    then = manifest.base.fingerprints
+    names = set(then) ^ set(case.base)
+    if names:
+        says = f"{len(names)} parameters are in only one of the run's base and this one, first {min(names)}"
+        return [_wrong(says, len(names) / len(then), case)]
+    looked = spread(sorted(then), 2 * SAMPLE)
+    changed = [name for name in looked if digest(case.base[name]) != then[name]]
+    if changed:
+        says = f"{len(changed)} of {len(looked)} tensors differ from those that the run began with, first {changed[0]}"
+        return [_wrong(says, len(changed) / len(looked), case)]
+    return [ok(NAME, f"{len(looked)} of {len(then)} base tensors are those that the run began with")]
+
+
+def _wrong(says: str, share: float, case: Case) -> Check:
+    action = "give the base that the run began with, in its own dtype, with --base"
+    return Check(NAME, "fault", fact("fingerprint", says, share, 0.0, 0.0), action, "wrong_base", str(case.base_dir))

@@ -1,0 +1,89 @@
+"""Parts of the base that stand where an update should be: the first or last singular block of W, added or missing.
+
+An adapter of PiSSA or MiLoRA on the pristine base adds the block that it was made from a second time; a residual base
+without its adapter lacks it. Both are D ≈ c·W_r with W_r the truncated base and c = ±1, and no training makes c so
+large and so exact: an RLVR update has c of some thousandths.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from spectra.linalg.decompose import Factors
+from spectra.linalg.operators import Operator
+
+End = Literal["first", "last"]
+
+# Cosine between D and the block, the median over matrices. A random D of rank r has about √(r/q)/q.
+COSINE = 0.3
+# How far c may be from 1: training moves it by ‖ΔW‖/‖W_r‖.
+SLOPE = 0.35
+# Half of all directions are no block to speak of.
+_LARGEST = 0.25
+
+
+@dataclass(frozen=True)
+class Block:
+    """How a matrix D lies to a singular block of W.
+
+    Attributes
+    ----------
+    end
+        Whether the block is of the largest or of the smallest singular values.
+    rank
+        Number of triplets in it.
+    cosine
+        ⟨D, W_r⟩/(‖D‖‖W_r‖).
+    slope
+        c = ⟨D, W_r⟩/‖W_r‖².
+    share
+        ‖W_r‖/‖W‖.
+    """
+
+    end: End
+    rank: int
+    cosine: float
+    slope: float
+    share: float
+
+
+def diagonal(change: Operator, basis: Factors) -> Float64[Tensor, " r"]:
+    """Return uᵢᵀ D vᵢ for each singular triplet of the base."""
+    return (basis.u * change.matmul(basis.v)).sum(0)
+
+
+def block(change: Operator, basis: Factors, end: End, rank: int | None = None) -> Block:
+    """Return how D lies to the block of that rank, or of the rank with the largest |cosine| where None is given."""
+    inner, sigma = diagonal(change, basis) * basis.s, basis.s**2
+    if end == "last":
+        inner, sigma = inner.flip(0), sigma.flip(0)
+    products, norms = inner.cumsum(0), sigma.cumsum(0).sqrt()
+    size = change.frobenius()
+    cosines = products / (norms * size) if size > 0 else torch.zeros_like(products)
+    largest = max(1, int(_LARGEST * len(sigma)))
+    at = int(cosines[:largest].abs().argmax()) if rank is None else min(rank, len(sigma)) - 1
+    whole = float(torch.linalg.vector_norm(basis.s))
+    return Block(
+        end,
+        at + 1,
+        float(cosines[at]),
+        float(products[at] / norms[at] ** 2),
+        float(norms[at]) / whole if whole else 0.0,
+    )
+
+
+def agreed(blocks: Iterable[Block], slope: float = 1.0) -> Block | None:
+    """Return the typical block where the matrices agree that it was added (slope 1) or taken (−1), else None."""
+    found = list(blocks)
+    if not found:
+        return None
+    cosine, steepness = median(b.cosine for b in found), median(b.slope for b in found)
+    if cosine * slope < COSINE or abs(steepness - slope) > SLOPE:
+        return None
+    share, rank = median(b.share for b in found), int(median(b.rank for b in found))
+    return Block(found[0].end, rank, cosine, steepness, share)

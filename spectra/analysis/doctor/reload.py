@@ -1,0 +1,268 @@
+"""What a method that moves the base does when its adapter is put on the pristine base, predicted from the files.
+
+PiSSA and its relatives train on W − s·B₀A₀. What loaders make of the saved adapter, in units of ‖W‖ (read in peft
+0.21's ``LoraLayer``, and measured in ``reports/wrong_base.md``):
+
+=============  ===================================================  ==============================================
+start          ``PeftModel.from_pretrained``                        a server or script that adds s·BA to W
+=============  ===================================================  ==============================================
+pissa          decomposes W again: right, up to rounding            s·B₀A₀ too much
+pissa_niter_N  a new random decomposition: s(B₀A₀ − B₀'A₀') off      s·B₀A₀ too much
+olora          decomposes W again: right, up to rounding            s·B₀A₀ too much
+corda          refuses to load: the activations are not there       s·B₀A₀ too much
+loftq          quantises W again                                    s·B₀A₀ too much
+lora_ga        does not move the base: s·B₀A₀ too much              s·B₀A₀ too much
+MiLoRA         does not know of it: s·B₀A₀ too much                 s·B₀A₀ too much
+=============  ===================================================  ==============================================
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from spectra.analysis.doctor.case import Case
+from spectra.analysis.doctor.diagnosis import fact, ok
+from spectra.analysis.doctor.offsets import Block, agreed, block
+from spectra.analysis.findings import Check
+from spectra.errors import MissingInitialError, SpectraError
+from spectra.linalg.decompose import Factors, thin_svd
+from spectra.linalg.operators import LowRank, Operator
+from spectra.weights.lora_options import moving_start, product
+from spectra.weights.oriented import stored_flipped
+from spectra.weights.patterns import rank_and_alpha
+
+NAME = "wrong_base"
+# A weight error above this part of ‖ΔW‖ is no rounding: the model that is loaded is not the one that was trained.
+LIMIT = 0.1
+# Without ΔW: the size of a large RLVR update, in ‖W‖.
+_FALLBACK = 1e-3
+SEEDS = (0, 1, 2)
+_OWN_SEED = 3  # of the draw that stands for a start which is not at hand
+_DETERMINISTIC = ("pissa", "milora")
+# What peft does again from the pristine base when it loads, and gets the same.
+_REDONE = ("olora", "loftq")
+_EXPORT = "export the equal plain LoRA with `spectra export`, and evaluate that, or W − s·B₀A₀ with the adapter"
+
+
+@dataclass(frozen=True)
+class Reload:
+    """The weight error of one matrix that putting its adapter on the pristine base makes, in ‖W‖.
+
+    Attributes
+    ----------
+    module
+        The matrix.
+    added
+        Where s·BA is added to W and the start is ignored: ‖s·B₀A₀‖.
+    peft
+        Where ``PeftModel.from_pretrained`` initialises again on the base in its stored dtype, loads, and merges; NaN
+        where it does not load at all.
+    half
+        The same on the base in bfloat16.
+    update
+        ‖ΔW‖; NaN where the start is not known.
+    """
+
+    module: str
+    added: float
+    peft: float
+    half: float
+    update: float
+
+
+def check(case: Case) -> list[Check]:
+    """Find adapters whose base was moved: whether the start is at hand, and what a plain load would do."""
+    if case.adapter is None or case.base is None or case.config.get("peft_type") != "LORA":
+        return []
+    if not case.sample or not case.finite:
+        return []
+    init, misplaced = str(case.config.get("init_lora_weights", True)).lower(), _misplaced(case)
+    if moving_start(case.config) is None and misplaced is None and "start" not in case.obstacles:
+        return [ok(NAME, "the adapter belongs on the original base")] if case.changes is not None else []
+    if moving_start(case.config) is None and case.start is not None and misplaced is None:
+        return [ok(NAME, f"its start is at hand ({case.start.origin})")]
+    family = moving_start(case.config) or ("milora" if misplaced is None or misplaced.end == "last" else "pissa")
+    try:
+        found = list(predict(case, family if init in ("true", "false") else init))
+    except SpectraError:  # its tensors do not fit the base, which other checks say
+        found = []
+    return _judged(case, family, found)
+
+
+def _misplaced(case: Case) -> Block | None:
+    """Return the block of the base that the adapter of a plain start holds, or None."""
+    if moving_start(case.config) is not None or case.adapter is None or case.config.get("use_dora"):
+        return None
+    firsts, lasts = [], []
+    try:
+        for module in case.affordable:
+            weight = oriented(case, module)
+            moved, rank = product(case.adapter, module, weight), rank_and_alpha(case.config, module)[0]
+            if 4 * rank > min(weight.shape) or moved.frobenius() == 0:
+                continue
+            basis = thin_svd(weight)
+            firsts.append(block(moved, basis, "first", rank))
+            lasts.append(block(moved, basis, "last", rank))
+    except SpectraError:  # the checks of labels and shapes say so
+        return None
+    return agreed(lasts) or agreed(firsts)
+
+
+def oriented(case: Case, module: str) -> Tensor:
+    """Return a base weight in float64, O × I."""
+    weight = case.weight(module).double()
+    return weight.T if stored_flipped(case.config) else weight
+
+
+def predict(case: Case, init: str) -> Iterator[Reload]:
+    """Yield the weight errors of some matrices.
+
+    Where the start is not at hand, one made from the base stands for it: the same for a deterministic method, another
+    draw for a random one.
+
+    Parameters
+    ----------
+    case
+        An adapter with its base.
+    init
+        The initialisation: ``pissa``, ``pissa_niter_4``, ``olora``, ``corda``, ``milora`` …
+
+    Raises
+    ------
+    MissingInitialError
+        If the start is not at hand and does not follow from the base.
+    """
+    if case.adapter is None:
+        return
+    known = case.start is not None or init in _DETERMINISTIC
+    for module in case.affordable if init in _DETERMINISTIC else case.sample:
+        weight = oriented(case, module)
+        norm, rank = float(torch.linalg.vector_norm(weight)), rank_and_alpha(case.config, module)[0]
+        removed = taken(weight, rank, init, _OWN_SEED) if case.start is None else case.start.removed(module, weight)
+        moved = product(case.adapter, module, weight).dense()
+        case_of_load = _Load(weight, removed.dense(), moved, rank, init)
+        yield Reload(
+            module,
+            removed.frobenius() / norm,
+            case_of_load.error(case.weight(module).dtype) / norm,
+            case_of_load.error(torch.bfloat16) / norm,
+            float(torch.linalg.vector_norm(moved - removed.dense())) / norm if known else float("nan"),
+        )
+
+
+@dataclass(frozen=True)
+class _Load:
+    """One matrix as ``PeftModel.from_pretrained`` on the pristine base and a merge make it.
+
+    Attributes
+    ----------
+    weight, removed, moved
+        W, s·B₀A₀ and s·BA in float64.
+    rank, init
+        Of the adapter.
+    """
+
+    weight: Tensor
+    removed: Tensor
+    moved: Tensor
+    rank: int
+    init: str
+
+    def error(self, dtype: torch.dtype) -> float:
+        """Return ‖loaded and merged − trained‖, the median over redraws; NaN where the adapter does not load."""
+        if self.init.startswith("corda"):
+            return float("nan")
+        trained = self.weight - self.removed + self.moved
+        stored = self.weight.to(dtype).double()
+        merged = [(frozen.to(dtype).double() + self.moved).to(dtype).double() for frozen in self._frozen(stored)]
+        return median(float(torch.linalg.vector_norm(one - trained)) for one in merged)
+
+    def _frozen(self, stored: Tensor) -> Iterator[Tensor]:
+        """Yield what the load leaves of the base, for each draw."""
+        if self.init.startswith("pissa_niter_"):
+            yield from (stored - taken(stored, self.rank, self.init, seed).dense() for seed in SEEDS)
+        elif self.init == "pissa":
+            yield stored - taken(stored, self.rank, self.init, _OWN_SEED).dense()
+        elif self.init in _REDONE:
+            yield stored - self.removed
+        else:
+            yield stored
+
+
+def taken(weight: Tensor, rank: int, init: str, seed: int) -> Operator:
+    """Return s·B₀A₀ as an initialisation takes it out of a base weight, O × I in float64.
+
+    ``pissa_niter_N`` draws from a random stream of its own, seeded with ``seed``, what peft draws from the global one.
+
+    Raises
+    ------
+    MissingInitialError
+        If it does not follow from the weight alone.
+    """
+    if init.startswith("pissa_niter_"):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            u, s, v = torch.svd_lowrank(weight.float(), rank, niter=int(init.rpartition("_")[2]))
+        return LowRank(u * s, v.T)
+    if init not in _DETERMINISTIC:
+        raise MissingInitialError("does not follow from the base alone", where=init, cure="give it with --initial DIR")
+    return _triplets(thin_svd(weight), rank, last=init == "milora")
+
+
+def _triplets(basis: Factors, rank: int, *, last: bool) -> LowRank:
+    kept = slice(len(basis.s) - rank, None) if last else slice(0, rank)
+    return LowRank(basis.u[:, kept] * basis.s[kept], basis.v[:, kept].T)
+
+
+def _judged(case: Case, family: str, found: list[Reload]) -> list[Check]:
+    name = str(case.config.get("init_lora_weights", True))
+    label = name if moving_start(case.config) else f"{family} by its tensors (the configuration says {name})"
+    added = median(one.added for one in found) if found else None
+    says = f"{label} moves the base when it begins"
+    if added is not None:
+        says += f": added to the pristine base alone it is off by s·B₀A₀, {added:.3g}·‖W‖ (median of {len(found)})"
+    error = case.obstacles.get("start")
+    if case.start is None:
+        action = (error.cure if error is not None else None) or "give the adapter of step 0 with --initial DIR"
+        why = "its start is not at hand" if error is None else error.what
+        missing = Check(
+            NAME,
+            "fault",
+            fact("start", f"{says}; {why}", added, _limit(found)),
+            f"{action}; without it no one can load what was trained",
+            "wrong_base",
+            str(case.path),
+        )
+        return [missing, *_reinitialised(case, found)]
+    note = Check(
+        NAME, "note", fact("added_error", f"{says}; its start is at hand ({case.start.origin})", added), _EXPORT
+    )
+    return [note, *_reinitialised(case, found)]
+
+
+def _limit(found: list[Reload]) -> float:
+    updates = [one.update for one in found if one.update == one.update]
+    return LIMIT * median(updates) if updates else _FALLBACK
+
+
+def _reinitialised(case: Case, found: list[Reload]) -> list[Check]:
+    """Say what ``PeftModel.from_pretrained`` on the pristine base gives."""
+    errors = [one.peft for one in found if one.peft == one.peft]
+    if not errors:
+        return []
+    error, limit = median(errors), _limit(found)
+    init = case.config.get("init_lora_weights", True)
+    what = f"PeftModel.from_pretrained on the pristine base is off by {error:.3g}·‖W‖"
+    updates = [one.update for one in found if one.update == one.update]
+    times = f", {error / median(updates):.2g} times the update" if updates and median(updates) > 0 else ""
+    half = median(one.half for one in found)
+    says = (
+        f"{what}{times}, on the base in bfloat16 by {half:.3g}·‖W‖ (init_lora_weights {init}, median of {len(errors)}, "
+        f"worst {max(errors):.3g})"
+    )
+    if error <= limit:
+        return [ok("reload", says, error, limit)]
+    return [Check("reload", "note", fact("reload_error", says, error, limit, 0.0), _EXPORT)]

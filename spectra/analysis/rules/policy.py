@@ -1,0 +1,75 @@
+"""What the training log says of the policy: entropy that is gone, reward that fell."""
+
+import pandas as pd
+
+from spectra.analysis import curves
+from spectra.analysis.findings import Evidence
+from spectra.analysis.rules.learning import CEILING, RISE, STEPS_TO_JUDGE, is_share
+from spectra.analysis.rules.outcome import NOTHING, Outcome
+from spectra.runs.tables import Tables
+
+# RLVR spends three quarters of its entropy and goes on learning; with a tenth left nothing new is tried.
+_ENTROPY_LEFT = 0.1
+# A plateau is taken for a rise in 0.2 % of the runs at 4, in 1 % at 3.
+_STILL_RISES = 4.0
+_FALL = -RISE  # as far as a rise has to be: a reward that fell must not be told to learn faster
+
+
+def entropy_collapsed(tables: Tables) -> Outcome:
+    """Find an entropy that fell under a tenth of its start for good, while there was still something to learn.
+
+    A task that is solved needs no entropy, and a reward that still rises in the later half of the low entropy shows
+    that something new is still tried.
+    """
+    entropy = curves.curve(tables.series, "entropy")
+    found = curves.shift(entropy)
+    if found is None or found.start <= 0:
+        return NOTHING
+    left = found.end / found.start
+    says = (
+        f"entropy went from {found.start:.2g} (first window) to {found.end:.2g} (last window), {left:.0%} of its start"
+    )
+    gone = found.z < 0 and left <= _ENTROPY_LEFT and int(entropy.index[-1]) >= STEPS_TO_JUDGE
+    onset = found.onset if gone else None
+    evidence = (Evidence("entropy_left", left, 1.0, _ENTROPY_LEFT, onset, says),)
+    if not gone or _needs_none(curves.curve(tables.series, "reward"), found.onset):
+        return Outcome(evidence)
+    return Outcome(evidence, "entropy_collapsed", found.onset, found.onset)
+
+
+def _needs_none(reward: pd.Series, onset: int) -> bool:
+    """Return whether the reward is at its ceiling, or still rises in the later half of the steps since ``onset``."""
+    if reward.empty:
+        return False
+    if is_share(reward) and float(reward.iloc[-curves.window(len(reward)) :].mean()) >= CEILING:
+        return True
+    later = reward[reward.index >= (onset + int(reward.index[-1])) / 2]
+    change = curves.change(later)
+    return change is not None and change.z >= _STILL_RISES
+
+
+def reward_collapsed(tables: Tables) -> Outcome:
+    """Find a reward that fell under half of its best, or that ends well below where it began."""
+    reward = curves.curve(tables.series, "reward")
+    found = curves.collapse(reward)
+    if found is None:
+        return _fall(reward)
+    says = (
+        f"reward fell from {found.best:.2f} (best window) to {found.end:.2f} (last window), under half of its best, "
+        f"about step {found.onset} (z {found.z:.0f})"
+    )
+    evidence = (Evidence("reward", found.end, found.best, found.threshold, found.onset, says),)
+    return Outcome(evidence, "reward_collapsed", found.onset, found.onset)
+
+
+def _fall(reward: pd.Series) -> Outcome:
+    """Find a fall short of half: training makes the policy worse."""
+    found = curves.change(reward)
+    if found is None or found.z > _FALL:
+        return NOTHING
+    onset = curves.changepoint(reward)
+    says = (
+        f"reward fell from {found.start:.2f} (first window) to {found.end:.2f} (last window), about step {onset}, "
+        f"z {found.z:.0f}"
+    )
+    return Outcome((Evidence("reward", found.end, found.start, None, onset, says),), "reward_collapsed", onset, onset)

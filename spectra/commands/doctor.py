@@ -1,0 +1,32 @@
+"""``spectra doctor``: bookkeeping checks of an adapter, a run or a checkpoint, without a full analysis."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spectra.analysis.doctor import Diagnosis
+
+
+def doctor(path: Path, base: str | None = None, initial: Path | None = None) -> "Diagnosis":
+    """Examine a path; print ``lines()`` or ``as_json()`` of what is returned, and exit with its ``exit_code``.
+
+    Parameters
+    ----------
+    path
+        A run directory, an adapter, or a full checkpoint.
+    base
+        Base model; None takes the one that the run names.
+    initial
+        Step-0 adapter or residual base, for methods that move the base.
+
+    Raises
+    ------
+    UsageError
+        If there is no such directory.
+    """
+    from spectra.analysis.doctor import examine
+    from spectra.errors import UsageError
+
+    if not path.is_dir():
+        raise UsageError("no such directory", where=path, cure="give the directory of a run, adapter or checkpoint")
+    return examine(path, base, initial)

@@ -1,0 +1,241 @@
+"""Exact moments, up to the fourth, of quadratic forms in Haar-distributed orthogonal matrices.
+
+For symmetric A and B of order d and a Haar matrix H,
+
+    E tr(A H B Hᵀ)^j = Σ_κ C_κ(A) C_κ(B)/C_κ(1),   κ over the partitions of j,
+
+with the zonal polynomials C_κ (James 1964; Muirhead, *Aspects of Multivariate Statistical Theory*, §7.2), which need
+nothing but the power sums of the eigenvalues. Moments of the diagonal share, which is no such trace, come from the
+orthogonal Weingarten calculus (Collins and Śniady 2006), over the pairings of 2j indices.
+
+Power sums here are (Σp², Σp³, Σp⁴) of the energy shares p_r = σ_r²/Σσ²; Σp = 1.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Powers = tuple[float, float, float]
+Partition = tuple[int, ...]
+Matrix = NDArray[np.float64]
+
+# A relative variance of so little is rounding: that of a flat full-rank spectrum, whose energy is the same everywhere.
+# What has a spread, has one of order 1/(k·d) or more.
+_NOTHING = 1e-14
+
+# A side that is wholly chosen; four dimensions have every partition of up to four.
+WHOLE = (4, 4)
+
+# Power-sum types in the order of the coefficients below.
+_TYPES: dict[int, tuple[Partition, ...]] = {
+    2: ((1, 1), (2,)),
+    3: ((1, 1, 1), (2, 1), (3,)),
+    4: ((1, 1, 1, 1), (2, 1, 1), (2, 2), (3, 1), (4,)),
+}
+# κ, the weight of Z_κ in (tr)^j = Σ weight·Z_κ/Σ weight, and Z_κ's coefficients (Parkhurst and James 1974).
+_ZONAL: dict[int, tuple[tuple[Partition, int, tuple[int, ...]], ...]] = {
+    2: (((2,), 1, (1, 2)), ((1, 1), 2, (1, -1))),
+    3: (((3,), 1, (1, 6, 8)), ((2, 1), 9, (1, 1, -2)), ((1, 1, 1), 5, (1, -3, 2))),
+    4: (
+        ((4,), 1, (1, 12, 12, 32, 48)),
+        ((3, 1), 20, (1, 5, -2, 4, -8)),
+        ((2, 2), 14, (1, 2, 7, -8, -2)),
+        ((2, 1, 1), 56, (1, -1, -2, -2, 4)),
+        ((1, 1, 1, 1), 14, (1, -6, 3, 8, -6)),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What a law is matched to.
+
+    Attributes
+    ----------
+    mean, sd
+        Mean and standard deviation.
+    skewness, excess
+        Third standardised cumulant, and fourth (kurtosis − 3).
+    """
+
+    mean: float
+    sd: float
+    skewness: float
+    excess: float
+
+    @classmethod
+    def of_relative(cls, mean: float, second: float, third: float, fourth: float) -> "Moments":
+        """Return the moments of X from E X^j/mean^j − 1, which keep their digits where the spread is small."""
+        if not second > _NOTHING:
+            return cls(mean, math.nan if math.isnan(second) else 0.0, math.nan, math.nan)
+        skewness = (third - 3 * second) / second**1.5
+        kurtosis = (fourth - 4 * third + 6 * second) / second**2
+        return cls(mean, mean * math.sqrt(second), skewness, kurtosis - 3)
+
+
+def relative_moments(left: tuple[int, int], right: tuple[int, int], powers: Powers) -> tuple[float, float, float]:
+    """Return E X^j/(E X)^j − 1 for j = 2, 3, 4 of the share X of a block of directions.
+
+    X = ‖P_lᵀΔW P_r‖²/‖ΔW‖², ΔW of random orientation: E X^j = Σ_κ C_κ(1_kl)/C_κ(1_m) · C_κ(1_kr)/C_κ(1_n) · C_κ(p).
+
+    Parameters
+    ----------
+    left, right
+        (k, d): directions in the block, and dimension of the side; :data:`WHOLE` makes the share one-sided.
+    powers
+        Power sums of the energy shares.
+    """
+    second, third, fourth = (
+        sum(rho * zonal for rho, zonal in zip(_block_ratios(*left, *right, order), _zonal(powers, order), strict=True))
+        for order in (2, 3, 4)
+    )
+    return second, third, fourth
+
+
+def centred_moments(weights: NDArray[np.float64], powers: Powers) -> Moments:
+    """Return the moments of Σ w_i e_i, e the profile of an update of random orientation in q dimensions.
+
+    Both the weights and the energy shares are centred first, so that nothing cancels.
+
+    Parameters
+    ----------
+    weights
+        One for each of the q directions.
+    powers
+        Power sums of the energy shares of the update in these dimensions.
+    """
+    directions = len(weights)
+    mean = math.fsum(weights) / directions
+    w2, w3, w4 = (math.fsum((weights - mean) ** power) for power in (2, 3, 4))
+    first, second, third = powers
+    flat = 1 / directions
+    d2 = first - flat
+    d3 = second - 3 * flat * first + 2 * flat**2
+    d4 = third - 4 * flat * second + 6 * flat**2 * first - 3 * flat**3
+    parts = {2: ((w2,), (d2,)), 3: ((w3,), (d3,)), 4: ((w2**2, w4), (d2**2, d4))}
+    moment = {order: _centred(order, directions, *both) for order, both in parts.items()}
+    variance = moment[2]
+    if not variance > _NOTHING * w2 / directions:
+        return Moments(mean, math.nan if math.isnan(variance) else 0.0, math.nan, math.nan)
+    return Moments(mean, math.sqrt(variance), moment[3] / variance**1.5, moment[4] / variance**2 - 3)
+
+
+def diagonal_moments(out_dim: int, in_dim: int, powers: Powers) -> Moments:
+    """Return the moments of Σ_i (u_iᵀΔWv_i)²/‖ΔW‖² over min(m, n) directions, ΔW of random orientation.
+
+    E X^j = Σ over pairings of q^{#blocks} Wg_m Wg_n Π Σp^ℓ, exact; 105 pairings for the fourth.
+    """
+    directions = min(out_dim, in_dim)
+    raw = [1.0, *(_diagonal_raw(order, out_dim, in_dim, directions, powers) for order in (1, 2, 3, 4))]
+    mean = raw[1]
+    return Moments.of_relative(mean, *(raw[j] / mean**j - 1 for j in (2, 3, 4)))
+
+
+def _rising(dimension: int, partition: Partition) -> int:
+    """Return 2^j (d/2)_κ = Z_κ(1_d), zero where κ has more parts than d."""
+    return math.prod(dimension - row + 2 * column for row, part in enumerate(partition) for column in range(part))
+
+
+@lru_cache(maxsize=4096)
+def _block_ratios(k_left: int, m: int, k_right: int, n: int, order: int) -> tuple[float, ...]:
+    """Return, for each κ, the exact ratio of its term to that of the mean's power, less one."""
+    mean = Fraction(k_left * k_right, m * n) ** order
+    out = []
+    for partition, _, _ in _ZONAL[order]:
+        whole = _rising(m, partition) * _rising(n, partition)
+        held = _rising(k_left, partition) * _rising(k_right, partition)
+        out.append(float(Fraction(held, whole) / mean - 1) if whole else 0.0)
+    return tuple(out)
+
+
+def _zonal(powers: Powers, order: int) -> list[float]:
+    """Return C_κ(p) for each κ."""
+    sums = (1.0, *powers)
+    types = [math.prod(sums[part - 1] for part in kind) for kind in _TYPES[order]]
+    total = sum(weight for _, weight, _ in _ZONAL[order])
+    return [
+        weight / total * math.fsum(c * value for c, value in zip(coefficients, types, strict=True))
+        for _, weight, coefficients in _ZONAL[order]
+    ]
+
+
+def _centred(order: int, dimension: int, left: tuple[float, ...], right: tuple[float, ...]) -> float:
+    """Return E tr(A H B Hᵀ)^j for traceless A and B, given their power-sum products of the types without ones."""
+    kept = [index for index, kind in enumerate(_TYPES[order]) if 1 not in kind]
+    total = sum(weight for _, weight, _ in _ZONAL[order])
+    moment = 0.0
+    for partition, weight, coefficients in _ZONAL[order]:
+        whole = _rising(dimension, partition)
+        if whole:
+            a, b = (sum(coefficients[i] * x for i, x in zip(kept, side, strict=True)) for side in (left, right))
+            moment += weight / total * a * b / whole
+    return moment
+
+
+def _diagonal_raw(order: int, out_dim: int, in_dim: int, directions: int, powers: Powers) -> float:
+    loops = _loops(order)
+    sums = (1.0, *powers)
+    values = {kind: math.prod(sums[part - 1] for part in kind) for kind in _kinds(order)}
+    orbits = np.array([values[kind] for kind in _kinds(order)])[loops]
+    inner = _weingarten(order, out_dim) @ orbits @ _weingarten(order, in_dim)
+    return float((float(directions) ** _joins(order) * inner).sum())
+
+
+def _pairings(points: tuple[int, ...]) -> list[tuple[tuple[int, int], ...]]:
+    if not points:
+        return [()]
+    first, rest = points[0], points[1:]
+    return [
+        ((first, other), *pairing)
+        for index, other in enumerate(rest)
+        for pairing in _pairings(rest[:index] + rest[index + 1 :])
+    ]
+
+
+@lru_cache
+def _kinds(order: int) -> tuple[Partition, ...]:
+    return _TYPES[order] if order > 1 else ((1,),)
+
+
+@lru_cache
+def _loops(order: int) -> NDArray[np.int64]:
+    """Return, for each two pairings, the index of the kind of loops that they make together."""
+    pairings = _pairings(tuple(range(2 * order)))
+    kinds = {tuple(sorted(kind, reverse=True)): index for index, kind in enumerate(_kinds(order))}
+    return np.array(
+        [[kinds[_blocks((*first, *second), 2 * order)] for second in pairings] for first in pairings], dtype=np.int64
+    )
+
+
+@lru_cache
+def _joins(order: int) -> NDArray[np.int64]:
+    """Return, for each two pairings, the number of blocks that they join the pairs (1 2)(3 4)… into."""
+    pairings = _pairings(tuple(range(2 * order)))
+    fixed = tuple((2 * i, 2 * i + 1) for i in range(order))
+    return np.array(
+        [[len(_blocks((*first, *second, *fixed), 2 * order)) for second in pairings] for first in pairings],
+        dtype=np.int64,
+    )
+
+
+def _blocks(edges: Sequence[tuple[int, int]], points: int) -> Partition:
+    """Return half the sizes of the connected blocks, descending."""
+    root = list(range(points))
+    for one, other in edges:
+        a, b = root[one], root[other]
+        root = [a if at == b else at for at in root]
+    return tuple(sorted((root.count(block) // 2 for block in set(root)), reverse=True))
+
+
+@lru_cache(maxsize=256)
+def _weingarten(order: int, dimension: int) -> Matrix:
+    """Return the orthogonal Weingarten matrix: the pseudo-inverse of d^{#loops}."""
+    number = np.array([len(kind) for kind in _kinds(order)])[_loops(order)]
+    # Scaled to a unit diagonal, so that the cut-off of the pseudo-inverse does not depend on d.
+    inverse = np.linalg.pinv(float(dimension) ** (number - order), hermitian=True)
+    return np.asarray(inverse / float(dimension) ** order, dtype=np.float64)

@@ -1,0 +1,165 @@
+"""Which entries of a weight move when it is stored in half precision, and which would move by chance.
+
+A trained weight W + ΔW is stored in bfloat16, so an entry moves visibly only where w + Δw leaves the interval of
+numbers that round to the same bfloat16 value as w. Small weights have short intervals: any update, noise too, shows
+first where |W| is small. The chance that independent noise shows is closed-form in the two distances to the ends of
+that interval.
+
+Rounding here is one correct step, to nearest and ties to even, from float64. ``Tensor.to(torch.bfloat16)`` takes two
+(through float32) and is wrong by one unit where the first step lands on a tie.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+Values = Float64[Tensor, "*shape"]
+
+# Entries taken at a time by a sum over many.
+_BLOCK = 1 << 18
+
+_MANTISSA = 52  # explicit bits of a float64
+_BIAS = 1023  # of its exponent
+# In standard deviations: Φ(−a) and a·φ(a) are zero in float64 long before, and ∞·0 is avoided.
+_FARTHEST = 100.0
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The numbers that a format holds: explicit mantissa bits, least exponent of a normal number, largest number."""
+
+    mantissa: int
+    least_exponent: int
+    largest: float
+
+    @classmethod
+    def of(cls, dtype: torch.dtype) -> "_Grid":
+        info = torch.finfo(dtype)
+        mantissa = round(-math.log2(info.eps))
+        if mantissa >= _MANTISSA:
+            raise ValueError(f"{dtype} does not round float64 values")
+        return cls(mantissa, round(math.log2(info.smallest_normal)), info.max)
+
+    @property
+    def overflow(self) -> float:
+        """The least size that rounds to infinity: half a unit beyond the largest number."""
+        eps = 2.0**-self.mantissa
+        return self.largest + self.largest / (2 - eps) * eps / 2
+
+
+def round_to(values: Values, dtype: torch.dtype = torch.bfloat16) -> Values:
+    """Return float64 values rounded once to ``dtype``: to nearest, ties to even, as float64.
+
+    Subnormal numbers are kept, and what is half a unit or more beyond the largest number becomes ±∞.
+
+    Raises
+    ------
+    ValueError
+        If ``dtype`` is not narrower than float64.
+    """
+    grid = _Grid.of(dtype)
+    drop = _MANTISSA - grid.mantissa
+    bits = values.view(torch.int64)
+    # Adding just under half a unit, or half where the last kept bit is odd, carries exactly when rounding goes up.
+    rounded = (((bits >> drop) & 1).add_((1 << (drop - 1)) - 1).add_(bits)) & -(1 << drop)
+    result = rounded.view(torch.float64)
+    small = values.abs() < 2.0**grid.least_exponent
+    if bool(small.any()):
+        # Under the normal numbers the unit is fixed: the sum's last place is that unit, so the hardware rounds to it.
+        magic = 1.5 * 2.0 ** (grid.least_exponent - grid.mantissa + _MANTISSA)
+        result = torch.where(small, (values + magic) - magic, result)
+    return torch.where(result.abs() > grid.largest, torch.copysign(_infinite(values), values), result)
+
+
+def ulp(values: Values, dtype: torch.dtype = torch.bfloat16) -> Values:
+    """Return the distance between neighbouring numbers of ``dtype`` at the size of each value.
+
+    At a power of two it is the distance on the far side from zero; at zero the smallest subnormal number; ∞ where a
+    value does not fit.
+    """
+    grid = _Grid.of(dtype)
+    exponent = (((values.view(torch.int64) >> _MANTISSA) & 0x7FF) - _BIAS).clamp_(min=grid.least_exponent)
+    unit = (exponent.add_(_BIAS - grid.mantissa) << _MANTISSA).view(torch.float64)
+    return torch.where(values.abs() < grid.overflow, unit, _infinite(values))
+
+
+def rounding_norm(values: Values, dtype: torch.dtype = torch.bfloat16) -> float:
+    """Return the Frobenius norm of the error that rounding values of this size to ``dtype`` is expected to make.
+
+    √(Σ ulp²/12): an error that is uniform over its unit, which holds where the values are not themselves on the grid
+    of ``dtype`` and differ from it by more than a unit. Values on the grid that an update of less than half a unit
+    leaves in place lose that update instead, which is less. ∞ where a value does not fit; 0 for no values.
+    """
+    flat = values.flatten()
+    starts = range(0, len(flat), _BLOCK)
+    return math.sqrt(sum(float((ulp(flat[start : start + _BLOCK], dtype) ** 2).sum()) for start in starts) / 12)
+
+
+def boundary_distances(values: Values) -> tuple[Values, Values]:
+    """Return how far each value is from the lower and from the upper end of the interval that it is rounded in.
+
+    Exact for normal numbers: both ends have nine bits, and the differences fit in a float64.
+
+    Returns
+    -------
+    below, above
+        w − lo and hi − w, both ≥ 0, where [lo, hi] holds what rounds to the same bfloat16 number as w; ∞ for the
+        outer end of ±∞.
+    """
+    grid = _Grid.of(torch.bfloat16)
+    cast = round_to(values)
+    if bool(torch.isinf(cast).any()):
+        return _distances_beyond(values, cast, grid)
+    outer = ulp(cast) / 2
+    size = cast.abs()
+    # Just under a power of two the numbers are twice as dense, except where the subnormal ones begin.
+    power = (cast.view(torch.int64) & ((1 << _MANTISSA) - 1)) == 0
+    inner = torch.where(power & (size > 2.0**grid.least_exponent), outer / 2, outer)
+    up, down = torch.where(cast >= 0, outer, inner), torch.where(cast >= 0, inner, outer)
+    return (values - cast) + down, (cast - values) + up
+
+
+def _distances_beyond(values: Tensor, cast: Tensor, grid: _Grid) -> tuple[Tensor, Tensor]:
+    beyond = torch.isinf(cast)
+    below, above = boundary_distances(torch.where(beyond, 0.0, values))
+    inward = values.abs() - grid.overflow
+    below = torch.where(beyond, torch.where(values > 0, inward, math.inf), below)
+    return below, torch.where(beyond, torch.where(values > 0, math.inf, inward), above)
+
+
+def gaussian_visibility(below: Values, above: Values, sd: float) -> tuple[Values, Values]:
+    """Return the chance that Gaussian noise leaves the interval, and how the noise's size moves that chance.
+
+    Parameters
+    ----------
+    below, above
+        Distances to the ends of the interval.
+    sd
+        Standard deviation of the noise, positive.
+
+    Returns
+    -------
+    probability
+        P = Φ(−above/sd) + Φ(−below/sd).
+    slope
+        dP/d ln sd = Σ a·φ(a) over both ends, a the distance in standard deviations. It is also
+        Cov(visible, noise²)/sd².
+    """
+    low, high = (below / sd).clamp_(max=_FARTHEST), (above / sd).clamp_(max=_FARTHEST)
+    probability = (torch.erfc(low / math.sqrt(2)) + torch.erfc(high / math.sqrt(2))) / 2
+    slope = (low * torch.exp(-(low**2) / 2) + high * torch.exp(-(high**2) / 2)) / math.sqrt(2 * math.pi)
+    return probability, slope
+
+
+def flipped_visibility(values: Values, sizes: Values | float) -> Values:
+    """Return the chance that ±size with a random sign moves each value to another bfloat16 number: 0, ½ or 1."""
+    cast = round_to(values)
+    up, down = round_to(values + sizes) != cast, round_to(values - sizes) != cast
+    return (up.to(torch.float64) + down.to(torch.float64)) / 2
+
+
+def _infinite(like: Tensor) -> Tensor:
+    return torch.full((), math.inf, dtype=torch.float64, device=like.device)

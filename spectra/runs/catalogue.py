@@ -1,0 +1,190 @@
+"""The catalogue of every metric: what it is, what chance gives, and what other tools call it.
+
+The entries are data, one file a theme in ``spectra/runs/metrics/``. Needs neither pandas nor torch. An entry with
+``each`` stands for one metric a value: its texts are templates. Where an entry names the columns that hold its null
+(``expected``) and its distance from it (``z``), those are metrics too.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import chain
+from typing import Any
+
+import yaml
+
+# Columns that say which row it is, or count: no metrics.
+KEYS = frozenset(
+    "step module layer kind out_features in_features method side subspace fraction k bin index_lo index_hi index "
+    "bin_left bin_right metric null draws matrices run_a run_b".split()
+)
+_UNDEFINED = "NaN: undefined"
+_THEMES = (
+    ("modules.yaml", "modules"),
+    ("places.yaml", ""),
+    ("drift.yaml", "drift"),
+    ("coordinates.yaml", "coordinates"),
+    ("relations.yaml", ""),
+    ("runs.yaml", ""),
+    ("series.yaml", "series"),
+)
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Alias:
+    """What another tool calls a metric.
+
+    Attributes
+    ----------
+    name
+        The tool's name for it; it may be ours.
+    where
+        The tool, and how its definition differs from ours where it does.
+    """
+
+    name: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One column of one table.
+
+    Attributes
+    ----------
+    name
+        The column.
+    table
+        The table that has it, see ``spectra.runs.tables``.
+    title
+        What it is, in a few words.
+    formula
+        Its definition. O × I is the shape of ΔW, q = min(O, I), U and V hold the base's singular vectors.
+    range
+        Smallest and largest value.
+    unit
+        Its unit.
+    zero
+        Its value for ΔW = 0.
+    null
+        What chance gives.
+    source
+        Where the definition comes from.
+    aliases
+        What other tools call it.
+    """
+
+    name: str
+    table: str
+    title: str
+    formula: str
+    range: str
+    unit: str
+    zero: str
+    null: str
+    source: str
+    aliases: tuple[Alias, ...] = ()
+
+    @property
+    def qualified(self) -> str:
+        """Table and column, such as ``drift.nss``."""
+        return f"{self.table}.{self.name}"
+
+    def names(self) -> Iterator[str]:
+        """Yield everything that it is found by, its own names first."""
+        yield self.qualified
+        yield self.name
+        yield from (alias.name for alias in self.aliases)
+
+
+def find(name: str) -> tuple[Metric, ...]:
+    """Return the metrics of a name: a column, ``table.column``, or another tool's name; empty where there is none.
+
+    A column comes before another tool's name for something else.
+
+    >>> [metric.qualified for metric in find("matrix_rank")]
+    ['modules.numerical_rank']
+    >>> [metric.qualified for metric in find("share")]
+    ['projection.share', 'map.share']
+    """
+    own = tuple(metric for metric in METRICS if name in (metric.name, metric.qualified))
+    return own or tuple(metric for metric in METRICS if name in metric.names())
+
+
+def _load() -> tuple[Metric, ...]:
+    """Read every theme; a column that several metrics share, such as their null, is kept once."""
+    entries = chain.from_iterable(_entries(name, table) for name, table in _THEMES)
+    found: dict[str, Metric] = {}
+    for metric in chain.from_iterable(_family(entry) for entry in entries):
+        found.setdefault(metric.qualified, metric)
+    return tuple(found.values())
+
+
+def _entries(name: str, table: str) -> Iterator[Entry]:
+    text = (files("spectra.runs") / "metrics" / name).read_text(encoding="utf-8")
+    for entry in yaml.safe_load(text):
+        yield from _expanded({"table": table, **entry} if table else entry)
+
+
+def _expanded(entry: Entry) -> Iterator[Entry]:
+    """Yield one entry a value of ``each``, with the value and its words put into every text."""
+    each = entry.pop("each", None)
+    if each is None:
+        yield entry
+        return
+    [(key, values)] = each.items()
+    for value, words in values.items():
+        named = {key: value}
+        filled: Entry = {field: _fill(text, words, named) for field, text in entry.items()}
+        yield filled
+
+
+def _fill(text: Any, words: list[str], named: Mapping[str, Any]) -> Any:
+    if isinstance(text, dict):
+        return {_fill(name, words, named): _fill(where, words, named) for name, where in text.items()}
+    return text.format(*words, **named)
+
+
+def _family(entry: Entry) -> Iterator[Metric]:
+    """Yield the metric of an entry, then its null and its distance from it where they are columns."""
+    expected, z = entry.pop("expected", None), entry.pop("z", None)
+    aliases = tuple(Alias(name, where) for name, where in entry.pop("aliases", {}).items())
+    metric = Metric(**{"zero": _UNDEFINED, **entry}, aliases=aliases)
+    yield metric
+    if expected is not None:
+        yield _expected(metric, expected)
+    if z is not None:
+        yield _z(metric, z)
+
+
+def _expected(metric: Metric, name: str) -> Metric:
+    return Metric(
+        name=name,
+        table=metric.table,
+        title=f"{metric.title}: by chance",
+        formula=f"mean under the null of {metric.name}: {metric.null}",
+        range=metric.range,
+        unit=metric.unit,
+        zero="NaN, or the null's mean where it does not depend on ΔW",
+        null="none: it is the null's mean",
+        source="Definition",
+    )
+
+
+def _z(metric: Metric, name: str) -> Metric:
+    return Metric(
+        name=name,
+        table=metric.table,
+        title=f"{metric.title}: distance from chance",
+        formula=f"({metric.name} − its null's mean)/its null's standard deviation",
+        range="−∞ to ∞",
+        unit="standard deviations of the null",
+        zero=_UNDEFINED,
+        null="0; |z| under 2 is what chance gives",
+        source="Definition",
+    )
+
+
+METRICS: tuple[Metric, ...] = _load()

@@ -1,0 +1,69 @@
+"""Full checkpoints that hold a block of their base twice or not at all."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.analysis.doctor.ailments import base_tensors, moved_factors, only
+from tests.builders import randn, small_base, write_model
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return small_base(tmp_path / "base", width=32)
+
+
+def checkpoint(tmp_path: Path, base: Path, factors: dict[str, object], sign: float, dtype: torch.dtype) -> Path:
+    tensors = base_tensors(base)
+    for module, (b, a) in factors.items():  # type: ignore[misc]
+        tensors[f"{module}.weight"] = (tensors[f"{module}.weight"].double() + sign * 2 * b @ a).to(dtype)  # type: ignore[has-type]
+    return write_model(tmp_path / "full", tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("last", "end"), [(False, "first"), (True, "last")])
+def test_a_doubled_block(last: bool, end: str, dtype: torch.dtype, base: Path, tmp_path: Path) -> None:
+    factors = moved_factors(base, last=last, step=1e-3)
+    path = checkpoint(tmp_path, base, factors["trained"], 1.0, dtype)
+    check = only(path, "wrong_base", base)
+    assert (check.status, check.verdict) == ("fault", "wrong_base")
+    assert f"has a second time the {end} 2 singular directions" in check.evidence.says
+    assert check.evidence.value == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_residual_base(base: Path, tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, base, moved_factors(base, last=False)["start"], -1.0, torch.float32)
+    check = only(path, "wrong_base", base)
+    assert (check.status, "it is a residual base" in check.evidence.says) == ("fault", True)
+
+
+@pytest.mark.parametrize("kind", ["isotropic", "principal", "decay", "copy"])
+def test_fine_tuning_is_no_offset(kind: str, base: Path, tmp_path: Path) -> None:
+    tensors = base_tensors(base)
+    for name, weight in tensors.items():
+        if weight.ndim == 2:
+            u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+            change = {
+                "isotropic": 1e-3 * randn(*weight.shape).float(),
+                "principal": 0.02 * (u[:, :2] * s[:2]) @ vh[:2],
+                "decay": -0.05 * weight,
+                "copy": 0 * weight,
+            }[kind]
+            tensors[name] = weight + change
+    assert only(write_model(tmp_path / "full", tensors), "wrong_base", base).status == "ok"
+
+
+def test_a_large_change_of_low_rank_is_worth_a_look(base: Path, tmp_path: Path) -> None:
+    tensors = base_tensors(base)
+    for name, weight in tensors.items():
+        if weight.ndim == 2:
+            low = randn(weight.shape[0], 2).float() @ randn(2, weight.shape[1], seed=1).float()
+            tensors[name] = weight + 0.3 * weight.norm() * low / low.norm()
+    check = only(write_model(tmp_path / "full", tensors), "wrong_base", base)
+    assert (check.status, check.evidence.value) == ("note", pytest.approx(0.3, rel=1e-3))
+
+
+def test_without_a_base(base: Path, tmp_path: Path) -> None:
+    path = write_model(tmp_path / "full", base_tensors(base))
+    assert only(path, "wrong_base").status == "skipped"

@@ -1,0 +1,61 @@
+import dataclasses
+
+import pytest
+
+from spectra.figures import readings
+from spectra.runs.tables import Tables
+from tests.figures.synthetic import verdict
+
+
+def test_readings_hold_the_numbers_that_are_drawn(whole: Tables) -> None:
+    last = whole.modules.query("step == 64")
+    assert f"{last['relative_fro'].median():.3g}" in readings.course(whole)
+    assert "rounding the stored weights alone puts 0.0015 there" in readings.course(whole)
+    biggest = last.loc[last["relative_fro"].idxmax(), "module"]
+    assert readings.extremes(whole).startswith(f"Most: {biggest}, ")
+    assert f"{whole.drift.query('step == 64')['rho_sigma'].median():.3g}" in readings.motion(whole)
+    assert "(noise: 4.6 ×)" in readings.entries(whole)
+    assert readings.halfway(whole) == (
+        "At step 32 of 64 the cosine to the final update is 0.758, that of a random walk 0.707."
+    )
+
+
+def test_a_place_within_chance_is_called_chance(lora: Tables, pissa: Tables) -> None:
+    assert readings.place(lora, "left").endswith("what a random direction gives.")
+    assert "hold" in readings.place(pissa, "left")
+    assert "random direction" not in readings.place(pissa, "left")
+
+
+def test_the_first_signal_and_the_steps_to_the_others() -> None:
+    assert readings.first_signal(verdict()) == "No signal left the level of its start."
+    said = readings.first_signal(verdict("reward_collapsed"))
+    assert said.startswith("First, since step 28: entropy fell from 0.9 to 0.4; ")
+    assert said.endswith("; reward 12 steps later, update size 20 steps later.")
+
+
+def test_what_chance_explains(whole: Tables) -> None:
+    kept = whole.nulls.query("metric in ('stable_rank', 'row_gini')")
+    assert readings.unexplained(dataclasses.replace(whole, nulls=kept)) == "No family of nulls explains row gini."
+    partly = whole.nulls.query("metric == 'stable_rank'")
+    assert "not all of them do for stable rank" in readings.unexplained(dataclasses.replace(whole, nulls=partly))
+    noise = whole.nulls.assign(value=whole.nulls["expected"])
+    assert "the update is noise" in readings.unexplained(dataclasses.replace(whole, nulls=noise))
+
+
+@pytest.mark.parametrize("name", ["corner", "motion", "entries", "unexplained", "halfway"])
+def test_tables_without_rows_have_no_reading(name: str, lora: Tables) -> None:
+    assert getattr(readings, name)(lora) == ""
+
+
+def test_a_run_without_update_has_few_words(untrained: Tables) -> None:
+    assert readings.course(untrained) == "At step 0 ‖ΔW‖/‖W‖ is 0."
+    assert readings.place(untrained, "left") == readings.extremes(untrained) == ""
+
+
+def test_signals_of_one_step_came_together() -> None:
+    entries = [
+        {"signal": name, "onset_step": step, "says": f"the {name} fell"}
+        for name, step in (("a", 3), ("b", 3), ("c", 4))
+    ]
+    said = readings.first_signal({"signals": entries})
+    assert said == "First, since step 3: the a fell; b at the same step, c 1 step later."
