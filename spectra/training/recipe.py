@@ -40,14 +40,18 @@ class AlgorithmRecipe(Section):
     Attributes
     ----------
     name
-        ``grpo``: mean over completions of the mean over tokens. ``dapo``: mean over all tokens of the step, and a wider
-        upper clip; without DAPO's dynamic sampling.
+        ``grpo``: mean over completions of the mean over tokens (DeepSeekMath, 2402.03300). ``dapo``: mean over all
+        tokens of the step, and a wider upper clip (2503.14476). ``dr_grpo``: sum over tokens by a constant length, and
+        advantages that are not divided by a standard deviation (2503.20783). ``bnpo``, ``cispo``, ``sapo``, ``luspo``,
+        ``vespo`` and ``gspo`` are TRL's other losses.
     epsilon_low, epsilon_high
-        The probability ratio is clipped to [1 − low, 1 + high]; ``epsilon_high`` is 0.2 for grpo and 0.28 for dapo.
+        The probability ratio is clipped to [1 − low, 1 + high]. Left out, they are the algorithm's own: 0.2 and 0.2,
+        dapo 0.2 and 0.28, cispo an upper cap of 5, gspo 3e-4 and 4e-4.
     beta
         Weight of the KL divergence from the base; 0 leaves it out.
     scale_rewards
-        Divide advantages by the standard deviation of the group, of the batch, or by nothing.
+        Divide advantages by the standard deviation of the group, of the batch, or by nothing. Left out, it is the
+        group, and nothing for dr_grpo.
     generations
         Completions a prompt.
     temperature
@@ -56,24 +60,45 @@ class AlgorithmRecipe(Section):
         Tokens; longer completions are cut.
     mask_truncated
         Leave cut completions out of the loss.
+    dynamic_rounds
+        DAPO's dynamic sampling: groups whose completions are all right or all wrong give no gradient, and are replaced
+        by groups of further prompts, up to so many rounds of sampling a step. Null samples once.
+    overlong_buffer
+        DAPO's soft punishment: the reward falls linearly to −1 over the last so many tokens before the limit. Null
+        leaves it out.
     """
 
-    name: Literal["grpo", "dapo"] = "dapo"
-    epsilon_low: float = Field(default=0.2, gt=0, lt=1)
+    name: Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo", "gspo"] = "dapo"
+    epsilon_low: float = Field(gt=0, lt=1)
     epsilon_high: float = Field(gt=0)
     beta: float = Field(default=0.0, ge=0)
-    scale_rewards: Literal["group", "batch", "none"] = "group"
+    scale_rewards: Literal["group", "batch", "none"]
     generations: int = Field(default=8, ge=2)
     temperature: float = Field(default=1.0, gt=0)
     max_completion_length: int = Field(default=8, ge=1)
     mask_truncated: bool = False
+    dynamic_rounds: int | None = Field(default=None, ge=2)
+    overlong_buffer: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="before")
     @classmethod
-    def _clip(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping) or value.get("epsilon_high") is not None:
+    def _defaults(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
             return value
-        return {**value, "epsilon_high": 0.2 if value.get("name", "dapo") == "grpo" else 0.28}
+        name = value.get("name", "dapo")
+        low, high = CLIPS.get(name, (0.2, 0.2)) if isinstance(name, str) else (0.2, 0.2)
+        own = {"epsilon_low": low, "epsilon_high": high, "scale_rewards": "none" if name == "dr_grpo" else "group"}
+        return {**value, **{key: default for key, default in own.items() if value.get(key) is None}}
+
+    @model_validator(mode="after")
+    def _buffer(self) -> "AlgorithmRecipe":
+        if (self.overlong_buffer or 0) > self.max_completion_length:
+            raise KeyFault("overlong_buffer", f"{self.overlong_buffer} is more than max_completion_length")
+        return self
+
+
+# Lower and upper clip where they are not 0.2, as each paper has them.
+CLIPS = {"dapo": (0.2, 0.28), "cispo": (0.2, 5.0), "gspo": (3e-4, 4e-4)}
 
 
 class OptimizerRecipe(Section):

@@ -1,11 +1,12 @@
 """The recipe in TRL's words: a ``GRPOTrainer`` with every default that matters overridden."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from spectra.runs.layout import RunLayout
 from spectra.training.callbacks import Callback
-from spectra.training.data import training_dataset
+from spectra.training.data import training_dataset, training_problems
+from spectra.training.dynamic import DynamicSampling
 from spectra.training.methods import Method, find_method
 from spectra.training.model import Policy
 from spectra.training.recipe import Recipe
@@ -20,7 +21,7 @@ def build_trainer(recipe: Recipe, policy: Policy, layout: RunLayout, callbacks: 
     optimizer = None if method.optimizer is None else method.optimizer(policy.model, recipe.method, recipe.optimizer)
     trainer = _trainer_class(method, recipe)(
         model=policy.model,
-        reward_funcs=[boxed_answer_reward],
+        reward_funcs=_rewards(recipe),
         args=_arguments(recipe, layout),
         train_dataset=training_dataset(recipe),
         processing_class=policy.tokenizer,
@@ -33,20 +34,37 @@ def build_trainer(recipe: Recipe, policy: Policy, layout: RunLayout, callbacks: 
 
 
 def _trainer_class(method: Method, recipe: Recipe) -> type[Any]:
-    """Return TRL's trainer, with the method's penalty in its loss."""
+    """Return TRL's trainer, with dynamic sampling and the method's penalty in its loss where they are asked for."""
     from trl import GRPOTrainer
 
+    parent: type[Any] = GRPOTrainer
+    rounds = recipe.algorithm.dynamic_rounds
+    if rounds is not None:
+        problems = [{"prompt": p.prompt, "answer": p.answer} for p in training_problems(recipe.task)]
+        settings = {"rounds": rounds, "problems": problems, "sampling_seed": recipe.seed}
+        parent = type("DynamicTrainer", (DynamicSampling, GRPOTrainer), settings)
     if method.penalty is None:
-        return cast(type[Any], GRPOTrainer)
+        return parent
     term = method.penalty
 
-    class PenalisedTrainer(GRPOTrainer):  # type: ignore[misc]  # follow_imports skips trl
+    class PenalisedTrainer(parent):  # type: ignore[misc]  # a class that is only known when it runs
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             loss = super().compute_loss(model, inputs, *args, **kwargs)
             # Each forward pass of a step adds its share, as TRL's own terms do.
             return loss + term(model, recipe.method) / self.current_gradient_accumulation_steps
 
     return PenalisedTrainer
+
+
+def _rewards(recipe: Recipe) -> list[Any]:
+    """Return the reward functions: right or wrong first, then the soft punishment of overlong completions."""
+    from trl.rewards import get_soft_overlong_punishment
+
+    algorithm = recipe.algorithm
+    if algorithm.overlong_buffer is None:
+        return [boxed_answer_reward]
+    punishment = get_soft_overlong_punishment(algorithm.max_completion_length, algorithm.overlong_buffer)
+    return [boxed_answer_reward, punishment]
 
 
 def _arguments(recipe: Recipe, layout: RunLayout) -> Any:
@@ -79,7 +97,9 @@ def _arguments(recipe: Recipe, layout: RunLayout) -> Any:
 def _objective(recipe: Recipe) -> dict[str, Any]:
     algorithm = recipe.algorithm
     return {
-        "loss_type": algorithm.name,
+        # GSPO is GRPO's loss with one ratio a sequence.
+        "loss_type": "grpo" if algorithm.name == "gspo" else algorithm.name,
+        "importance_sampling_level": "sequence" if algorithm.name in ("gspo", "luspo") else "token",
         "epsilon": algorithm.epsilon_low,
         "epsilon_high": algorithm.epsilon_high,
         # TRL gives an adapter a frozen copy of itself as reference, which some methods cannot have twice, and which a
