@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from spectra.config import KeyFault, Section
 from spectra.training.methods import MethodRecipe, find_method
+from spectra.training.rollout import RolloutRecipe
 from spectra.weights.base import EMBEDDED
 
 CARRY_ADDITION = "carry_addition"
@@ -239,7 +240,7 @@ class Recipe(Section):
     ----------
     name
         Name of the run; the default output directory has it.
-    model, method, algorithm, optimizer, task, snapshots, checkpoints, evaluation
+    model, method, algorithm, rollout, optimizer, task, snapshots, checkpoints, evaluation
         The sections, see each.
     steps
         Optimizer steps.
@@ -255,6 +256,7 @@ class Recipe(Section):
     model: ModelRecipe = Field(default_factory=ModelRecipe)
     method: MethodRecipe = Field(default_factory=lambda: MethodRecipe.model_validate({}))
     algorithm: AlgorithmRecipe = Field(default_factory=lambda: AlgorithmRecipe.model_validate({}))
+    rollout: RolloutRecipe = Field(default_factory=RolloutRecipe)
     optimizer: OptimizerRecipe = Field(default_factory=OptimizerRecipe)
     task: TaskRecipe = Field(default_factory=TaskRecipe)
     steps: int = Field(default=60, ge=1)

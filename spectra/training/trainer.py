@@ -11,6 +11,7 @@ from spectra.training.methods import Method, find_method
 from spectra.training.model import Policy
 from spectra.training.recipe import Recipe
 from spectra.training.rewards import boxed_answer_reward
+from spectra.training.rollout import keep_frozen_exact, keep_sampler_renewable, rollout_arguments
 
 
 def build_trainer(recipe: Recipe, policy: Policy, layout: RunLayout, callbacks: Sequence[Callback]) -> Any:
@@ -18,6 +19,9 @@ def build_trainer(recipe: Recipe, policy: Policy, layout: RunLayout, callbacks: 
     from transformers.trainer_callback import PrinterCallback
 
     method = find_method(recipe.method.name)
+    if recipe.rollout.engine == "vllm":
+        keep_sampler_renewable()
+        keep_frozen_exact(policy.model)
     optimizer = None if method.optimizer is None else method.optimizer(policy.model, recipe.method, recipe.optimizer)
     trainer = _trainer_class(method, recipe)(
         model=policy.model,
@@ -89,6 +93,7 @@ def _arguments(recipe: Recipe, layout: RunLayout) -> Any:
         gradient_accumulation_steps=recipe.accumulation,
         num_iterations=1,
         **_objective(recipe),
+        **rollout_arguments(recipe.rollout),
         **_optimization(recipe),
         **_checkpoints(recipe),
     )
