@@ -40,6 +40,9 @@ Out = Annotated[Path | None, typer.Option(help="Where results go.")]
 Jobs = Annotated[int | None, typer.Option(help="Processes. Default: as many cores as the work is worth.")]
 Device = Annotated[str, typer.Option(help="Torch device of the arithmetic, such as cpu or cuda.")]
 Engine = Annotated[str, typer.Option(help="local or ray.")]
+Deep = Annotated[
+    str, typer.Option(help="Snapshots that get the costly tables (drift, coordinates, nulls): auto, all, last or none.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -81,6 +84,7 @@ def analyze(
     jobs: Jobs = None,
     device: Device = "cpu",
     engine: Engine = "local",
+    deep: Deep = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -93,7 +97,7 @@ def analyze(
     for name, run in name_runs(runs).items():
         # Several runs under one --out each get a directory of their own there.
         where = out if out is None or len(runs) == 1 else out / name
-        options = replace(_options(base, where, jobs, device, engine), initial=initial)
+        options = replace(_options(base, where, jobs, device, engine), initial=initial, deep=cast(Any, deep))
         try:
             with _progress(quiet or as_json) as progress:
                 done = command(run, options, progress=progress)
@@ -202,6 +206,44 @@ def methods(
     else:
         for key, value in found[0].items():
             print(f"{key}: {value}")
+
+
+@app.command()
+def metrics(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Explain one; other tools' names work too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every metric with its definition and what chance gives."""
+    from spectra.commands.metrics import metrics as command
+
+    found = command(name)
+    if as_json:
+        _say_json(found if name is None else found[0], as_json)
+    elif name is None:
+        _print_table(found, ("name", "table", "formula", "null"))
+    else:
+        for key, value in found[0].items():
+            print(f"{key}: {value}")
+
+
+@app.command()
+def doctor(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Adapter, run directory, or full checkpoint.")],
+    base: Base = None,
+    initial: Initial = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check the bookkeeping of an adapter or a run: right base, right label, no drift. Exit code 1 on a fault."""
+    from spectra.commands.doctor import doctor as command
+
+    found = command(path, base=base, initial=initial)
+    if as_json:
+        _say_json(found.as_json(), as_json)
+    else:
+        for line in found.lines():
+            print(line)
+    if found.faults:
+        raise typer.Exit(1)
 
 
 @app.command()

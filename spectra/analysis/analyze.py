@@ -1,18 +1,21 @@
 """Analyse a run: plan, measure what is missing, write tables and verdict."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from spectra.analysis import tasks as task_module
+from spectra.analysis.depth import DeepSteps, Depth, deep_steps, missing_work
 from spectra.analysis.digests import FileDigests
 from spectra.analysis.engine import EngineName, choose_jobs, run_tasks
 from spectra.analysis.plan import Plan, content_keys, make_plan
+from spectra.analysis.matrix import Work
 from spectra.analysis.store import RowStore
+from spectra.analysis.summary import summarise
 from spectra.analysis.verdicts import judge
 from spectra.config import cache_dir
 from spectra.errors import CorruptFileError
@@ -49,6 +52,8 @@ class Options:
         ``local`` or ``ray``.
     cache
         Directory of decomposed bases; None is the user's cache directory.
+    deep
+        Which snapshots get the costly tables (drift, coordinates, nulls): ``auto``, ``all``, ``last`` or ``none``.
     """
 
     base: str | None = None
@@ -58,6 +63,7 @@ class Options:
     device: str = "cpu"
     engine: EngineName = "local"
     cache: Path | None = None
+    deep: Depth = "auto"
 
 
 @dataclass(frozen=True)
@@ -139,11 +145,12 @@ def _analyze(plan: Plan, where: AnalysisLayout, options: Options, progress: Prog
     keys = content_keys(plan, digests)
     digests.save()
     store = RowStore(where, keys)
-    reused = len(store.done() & plan.pairs)
-    bases = _measure(plan, store, options, progress)
-    computed = len(plan.pairs) - reused
-    changed = bool(computed or store.dropped or store.has_parts or _series_changed(where, run.series()))
-    tables = _finish(store, run, where) if changed else Tables.read(where)
+    deep = deep_steps(plan, options.deep)
+    work = missing_work(plan, store, deep)
+    computed = {(step, module) for module, missing in work.items() for step in missing.steps}
+    bases = _measure(plan, work, store, options, progress)
+    changed = bool(work or store.dropped or store.has_parts or _series_changed(where, run.series()))
+    tables = _finish(plan, deep, store, where) if changed else Tables.read(where)
     facts = _facts(plan)
     only_start = run.initial is not None and len(run.snapshots) == 1
     verdict = {**judge(tables, coverage(plan), only_start=only_start), "facts": facts}
@@ -157,8 +164,8 @@ def _analyze(plan: Plan, where: AnalysisLayout, options: Options, progress: Prog
         verdict=verdict,
         facts=facts,
         plan=plan,
-        rows_reused=reused,
-        rows_computed=computed,
+        rows_reused=len(plan.pairs - computed),
+        rows_computed=len(computed),
         rows_dropped=store.dropped,
         bases_reused=bases[0],
         bases_computed=bases[1],
@@ -182,11 +189,13 @@ def coverage(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _measure(plan: Plan, store: RowStore, options: Options, progress: Progress | None) -> tuple[int, int]:
+def _measure(
+    plan: Plan, work: Mapping[str, Work], store: RowStore, options: Options, progress: Progress | None
+) -> tuple[int, int]:
     """Run the missing tasks; return how many bases were reused and decomposed."""
     task_module.forget()
     cache = (options.cache or cache_dir()) / "bases"
-    tasks = plan.tasks(plan.pairs - store.done(), cache, options.device)
+    tasks = plan.tasks(work, cache, options.device)
     results = run_tasks(tasks, jobs=choose_jobs(tasks, options.jobs), engine=options.engine)
     reused = made = 0
     flushed = time.monotonic()
@@ -206,11 +215,13 @@ def _measure(plan: Plan, store: RowStore, options: Options, progress: Progress |
     return reused, made
 
 
-def _finish(store: RowStore, run: RunDirectory, where: AnalysisLayout) -> Tables:
+def _finish(plan: Plan, deep: DeepSteps, store: RowStore, where: AnalysisLayout) -> Tables:
     where.report_html.unlink(missing_ok=True)
-    frames = store.finish()
-    tables = Tables(**frames, series=conform("series", run.series()))
-    write_table(tables.series, where.table("series"))
+    frames = store.finish(deep.complete(plan))
+    tables = Tables(**frames, series=conform("series", plan.run.series()))
+    tables = replace(tables, summary=conform("summary", summarise(tables)))
+    for name in ("series", "summary"):
+        write_table(tables[name], where.table(name))
     return tables
 
 

@@ -31,7 +31,7 @@ def choose_jobs(tasks: Sequence[ModuleTask], jobs: int | None) -> int:
             raise UsageError(f"--jobs is {jobs}", cure="give 1 or more")
         return min(jobs, max(len(tasks), 1))
     # An SVD of an O × I matrix is about 10·O·I·min(O, I) operations; min ≤ √size.
-    operations = sum(10 * task.size**1.5 * (1 + len(task.snapshots)) for task in tasks)
+    operations = sum(10 * task.size**1.5 * (1 + len(task.work.steps)) for task in tasks)
     return max(1, min(os.cpu_count() or 1, int(operations / _WORTH_A_PROCESS), len(tasks)))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from spectra.analysis.bases import ALGORITHM
 from spectra.analysis.digests import FileDigests, content_key
+from spectra.analysis.matrix import Work
 from spectra.analysis.measure import BINS, FRACTIONS
 from spectra.analysis.tasks import ModuleTask
 from spectra.errors import BaseModelError, CorruptFileError
@@ -20,7 +21,7 @@ from spectra.weights.tensors import TensorStore
 from spectra.weights.updates import Updates, open_updates, parameter_name
 
 # Raise it when a number in the tables changes its meaning or its value.
-VERSION = "1"
+VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Plan:
         What initialisation took out of the base, for methods that move it.
     trainable_parameters, total_parameters
         Numbers that train, and numbers in the base.
+    sizes
+        Entries of each matrix.
     """
 
     run: RunDirectory
@@ -56,27 +59,30 @@ class Plan:
     start: Start | None
     trainable_parameters: int
     total_parameters: int
+    sizes: Mapping[str, int]
 
     @property
     def pairs(self) -> set[tuple[int, str]]:
         """Every (step, module) that the tables must hold."""
         return {(step, module) for step, modules in self.modules.items() for module in modules}
 
-    def tasks(self, missing: Iterable[tuple[int, str]], cache: Path | None, device: str) -> list[ModuleTask]:
-        """Return one task a module that has missing steps."""
-        steps: dict[str, set[int]] = {}
-        for step, module in missing:
-            steps.setdefault(module, set()).add(step)
-        store = TensorStore.open_model(self.base)
-        return [self._task(module, wanted, store, cache, device) for module, wanted in sorted(steps.items())]
+    def matrix_pairs(self, steps: Iterable[int]) -> set[tuple[int, str]]:
+        """Return every (step, matrix) of some steps."""
+        return {(step, module) for step in steps for module in self.modules[step] & self.matrices}
 
-    def _task(self, module: str, steps: set[int], store: TensorStore, cache: Path | None, device: str) -> ModuleTask:
+    def tasks(self, work: Mapping[str, Work], cache: Path | None, device: str) -> list[ModuleTask]:
+        """Return one task a module that has something to do."""
+        store = TensorStore.open_model(self.base)
+        return [self._task(module, wanted, store, cache, device) for module, wanted in sorted(work.items()) if wanted]
+
+    def _task(self, module: str, work: Work, store: TensorStore, cache: Path | None, device: str) -> ModuleTask:
         parameter = parameter_name(module, store.files) or module
         manifest = self.run.manifest
         return ModuleTask(
             module=module,
             base=self.base,
-            snapshots=tuple(s for s in self.run.snapshots if s.step in steps),
+            snapshots=tuple(s for s in self.run.snapshots if module in self.modules[s.step]),
+            work=work,
             start=self.start,
             method=self.method,
             expected_digest=None if manifest is None else manifest.base.fingerprints.get(parameter),
@@ -108,16 +114,18 @@ def make_plan(run: RunDirectory, base: str | None, initial: Path | None = None) 
     start = find_start(_newest_readable(run), run, store, initial)
     run, opened = _open_all(run, store, start)
     last = opened[run.snapshots[-1].step]
+    matrices = frozenset(module for updates in opened.values() for module in updates.matrices)
     return Plan(
         run=run,
         base=base_dir,
         modules={step: frozenset(updates.matrices) | frozenset(updates.vectors) for step, updates in opened.items()},
-        matrices=frozenset(module for updates in opened.values() for module in updates.matrices),
+        matrices=matrices,
         skipped={module: why for updates in opened.values() for module, why in updates.skipped.items()},
         start=start,
         method=last.method if run.manifest is None else run.manifest.method,
         trainable_parameters=last.size if run.manifest is None else sum(map(prod, run.manifest.trainable.values())),
         total_parameters=sum(map(prod, store.shapes.values())),
+        sizes={module: prod(store.shapes[parameter_name(module, store.files) or module]) for module in matrices},
     )
 
 

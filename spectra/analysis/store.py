@@ -1,12 +1,13 @@
 """Finished rows on disk: what was computed from which content, so that nothing is computed twice.
 
-``state.json`` names, for each step, the key of the content that its rows were computed from. While an analysis runs,
-results are flushed to ``parts/``; a killed analysis finds them there. A part and the final tables have the same form.
+``state.json`` names, for each step, the key of the content that its rows were computed from, and the steps at which a
+table is complete: an update of zero leaves some tables without a row. While an analysis runs, results are flushed to
+``parts/``; a killed analysis finds them there. A part and the final tables have the same form.
 """
 
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -16,13 +17,15 @@ from spectra.runs.atomic import atomic_directory, read_json, write_json
 from spectra.runs.layout import AnalysisLayout
 from spectra.runs.tables import conform, empty, read_table, write_table
 
-NAMES = ("modules", "projection", "profile", "spectrum")
+NAMES = ("modules", "projection", "profile", "spectrum", "map", "drift", "coordinates", "nulls", "trajectory")
+# Its rows compare every snapshot with the last one: they hold for this very set of snapshots and no other.
+_WHOLE_RUN = "trajectory"
 
 Frames = dict[str, pd.DataFrame]
 
 
 class RowStore:
-    """Rows of the four measured tables under one analysis directory.
+    """Rows of the measured tables under one analysis directory.
 
     Parameters
     ----------
@@ -40,16 +43,22 @@ class RowStore:
     def __init__(self, where: AnalysisLayout, keys: Mapping[int, str]) -> None:
         self.where = where
         self.keys = dict(keys)
+        self.complete: dict[str, set[int]] = {name: set() for name in NAMES}
         self.frames: Frames = {name: empty(name) for name in NAMES}
         self._new: dict[str, list[Row]] = {name: [] for name in NAMES}
         self.dropped = 0
         for directory in [where, *self._parts()]:
             self._take(directory)
 
-    def done(self) -> set[tuple[int, str]]:
-        """Return the (step, module) pairs that have their rows."""
-        modules = self.frames["modules"]
-        return set(zip(modules["step"].tolist(), modules["module"].tolist(), strict=True))
+    def done(self, table: str = "modules") -> set[tuple[int, str]]:
+        """Return the (step, module) pairs that have rows in a table."""
+        frame = self.frames[table][["step", "module"]].drop_duplicates()
+        return set(zip(frame["step"].tolist(), frame["module"].tolist(), strict=True))
+
+    def missing(self, table: str, wanted: Iterable[tuple[int, str]]) -> set[tuple[int, str]]:
+        """Return which of the wanted pairs a table does not have yet."""
+        done = self.done(table)
+        return {pair for pair in wanted if pair not in done and pair[0] not in self.complete[table]}
 
     @property
     def has_parts(self) -> bool:
@@ -58,24 +67,30 @@ class RowStore:
 
     def add(self, rows: Mapping[str, Sequence[Row]]) -> None:
         """Take the rows of one finished task."""
-        for name in NAMES:
-            self._new[name] += rows[name]
+        for name, found in rows.items():
+            self._new[name] += found
 
     def flush(self) -> None:
         """Write what was added since the last flush as a part."""
-        if self._new["modules"]:
+        if any(self._new.values()):
             added = self._drain()
             with atomic_directory(self.where.parts / uuid.uuid4().hex[:12]) as temporary:
-                _write(AnalysisLayout(temporary), added, self.keys)
+                self._write(AnalysisLayout(temporary), added, {})
             self._merge(added)
 
-    def finish(self) -> Frames:
-        """Write the final tables in one order, and drop the parts. Return them."""
+    def finish(self, complete: Mapping[str, set[int]]) -> Frames:
+        """Write the final tables in one order, and drop the parts. Return them.
+
+        Parameters
+        ----------
+        complete
+            For each table, the steps at which nothing is missing now.
+        """
         self._merge(self._drain())
         self.frames = {name: _ordered(frame) for name, frame in self.frames.items()}
         # Without a state nobody trusts the tables: a crash in between leaves the parts to start from.
         self.where.state.unlink(missing_ok=True)
-        _write(self.where, self.frames, self.keys)
+        self._write(self.where, self.frames, {name: self.complete[name] | complete.get(name, set()) for name in NAMES})
         shutil.rmtree(self.where.parts, ignore_errors=True)
         return self.frames
 
@@ -86,13 +101,21 @@ class RowStore:
     def _take(self, directory: AnalysisLayout) -> None:
         """Take the rows of a finished directory whose keys are still those of the content."""
         try:
-            state = {int(step): key for step, key in read_json(directory.state)["steps"].items()}
+            content = read_json(directory.state)
+            state = {int(step): key for step, key in content["steps"].items()}
+            complete = {name: set(content["complete"].get(name, ())) for name in NAMES}
             frames = {name: read_table(name, directory.table(name)) for name in NAMES}
         except (CorruptFileError, KeyError, AttributeError, ValueError):
             return  # no state, or a broken one: its rows are computed again
         current = {step for step, key in state.items() if self.keys.get(step) == key}
-        known = self.done()  # a crash between the final tables and the removal of parts leaves rows in both
-        fresh = {name: frame[_fresh(frame, current, known)] for name, frame in frames.items()}
+        # A crash between the final tables and the removal of parts leaves rows in both.
+        fresh = {name: frame[_fresh(frame, current, self.done(name))] for name, frame in frames.items()}
+        if state == self.keys:
+            self.complete[_WHOLE_RUN] |= complete[_WHOLE_RUN]
+        else:
+            fresh[_WHOLE_RUN] = empty(_WHOLE_RUN)
+        for name in set(NAMES) - {_WHOLE_RUN}:
+            self.complete[name] |= complete[name] & current
         self.dropped += len(frames["modules"]) - len(fresh["modules"])
         self._merge(fresh)
 
@@ -107,18 +130,18 @@ class RowStore:
         self._new = {name: [] for name in NAMES}
         return frames
 
+    def _write(self, where: AnalysisLayout, frames: Frames, complete: Mapping[str, set[int]]) -> None:
+        for name, frame in frames.items():
+            write_table(frame, where.table(name))
+        keys = {str(step): key for step, key in sorted(self.keys.items())}
+        write_json(where.state, {"steps": keys, "complete": {name: sorted(steps) for name, steps in complete.items()}})
+
 
 def _frame(name: str, rows: list[Row]) -> pd.DataFrame:
     if not rows:
         return empty(name)
     frame = pd.DataFrame(rows)
     return conform(name, frame.reindex(columns=list(empty(name).columns)))
-
-
-def _write(where: AnalysisLayout, frames: Frames, keys: Mapping[int, str]) -> None:
-    for name, frame in frames.items():
-        write_table(frame, where.table(name))
-    write_json(where.state, {"steps": {str(step): key for step, key in sorted(keys.items())}})
 
 
 def _ordered(frame: pd.DataFrame) -> pd.DataFrame:

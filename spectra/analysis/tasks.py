@@ -4,16 +4,17 @@ The base matrix is read, checked and decomposed once for all of its snapshots. T
 and clusters can run them.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from spectra.analysis.bases import BasisCache
-from spectra.analysis.measure import Measurement, Row, kind_of, layer_of, measure_matrix, measure_vector
+from spectra.analysis.matrix import MatrixWork, Rows, Work, merge
+from spectra.analysis.measure import kind_of, layer_of, measure_vector
 from spectra.errors import BaseModelError
 from spectra.runs.directory import Snapshot
 from spectra.weights.start import Start
@@ -35,7 +36,9 @@ class ModuleTask:
     base
         Directory of the base model.
     snapshots
-        Snapshots to measure, by step.
+        Every snapshot that changes this module, by step.
+    work
+        What of it is missing in the tables.
     start
         What initialisation took out of the base, for methods that move it.
     method
@@ -53,6 +56,7 @@ class ModuleTask:
     module: str
     base: Path
     snapshots: tuple[Snapshot, ...]
+    work: Work
     start: Start | None
     method: str | None
     expected_digest: str | None
@@ -66,7 +70,7 @@ class ModuleResult:
     """Rows of each table, complete, and whether the base's decomposition was reused (None: it needed none)."""
 
     module: str
-    rows: Mapping[str, list[Row]]
+    rows: Rows
     basis_reused: bool | None
 
 
@@ -89,24 +93,40 @@ def run_task(task: ModuleTask) -> ModuleResult:
     weight = stored.to(task.device, torch.float64)
     if weight.ndim > 2:  # a convolution is the matrix of its flattened kernels
         weight = weight.flatten(1)
-    basis, reused = BasisCache(task.cache).get(found, weight) if weight.ndim == 2 else (None, None)
-    rows: dict[str, list[Row]] = {"modules": [], "projection": [], "profile": [], "spectrum": []}
-    for snapshot in task.snapshots:
-        updates = _updates(snapshot, task.base, task.start)
-        if basis is None:
-            measured = measure_vector(weight, updates.vectors[task.module](weight))
-        else:
-            measured = measure_matrix(weight, basis, updates.matrices[task.module](weight))
-        _add(rows, measured, task, snapshot.step, updates.method)
+    if weight.ndim != 2:
+        return ModuleResult(task.module, _vector_rows(task, weight), None)
+    basis, reused = BasisCache(task.cache).get(found, weight)
+    matrix = MatrixWork(weight, basis)
+    rows: Rows = {}
+    for step in sorted(task.work.steps):
+        updates = _updates(_snapshot(task, step), task.base, task.start)
+        update = updates.matrices[task.module](weight)
+        found_rows = matrix.rows(update, step, task.work, half=updates.half.get(task.module))
+        merge(rows, found_rows, _key(task, step, updates.method))
+    if task.work.trajectory:
+        functions = {s.step: _updates(s, task.base, task.start).matrices[task.module] for s in task.snapshots}
+        for row in matrix.trajectory(functions):
+            merge(rows, {"trajectory": [row]}, {"module": task.module})
     return ModuleResult(task.module, rows, reused)
 
 
-def _add(rows: dict[str, list[Row]], measured: Measurement, task: ModuleTask, step: int, method: str) -> None:
-    key = {"step": step, "module": task.module}
+def _vector_rows(task: ModuleTask, weight: Tensor) -> Rows:
+    rows: Rows = {}
+    for step in sorted(task.work.basic):
+        updates = _updates(_snapshot(task, step), task.base, task.start)
+        measured = measure_vector(weight, updates.vectors[task.module](weight))
+        merge(rows, {"modules": measured.modules}, _key(task, step, updates.method))
+    return rows
+
+
+def _snapshot(task: ModuleTask, step: int) -> Snapshot:
+    return next(snapshot for snapshot in task.snapshots if snapshot.step == step)
+
+
+def _key(task: ModuleTask, step: int, method: str) -> dict[str, Any]:
+    """Return the columns that say whose row it is; a table takes those that it has."""
     identity = {"layer": layer_of(task.module), "kind": kind_of(task.module), "method": task.method or method}
-    rows["modules"] += [{**key, **identity, **row} for row in measured.modules]
-    for table in ("projection", "profile", "spectrum"):
-        rows[table] += [{**key, **row} for row in getattr(measured, table)]
+    return {"step": step, "module": task.module, **identity}
 
 
 def _check_identity(task: ModuleTask, parameter: str, found: str) -> None:

@@ -62,6 +62,12 @@ class Operator(ABC):
         """Return some columns as a matrix."""
         return self.matmul(self._unit_vectors(self.shape[1], start, stop))
 
+    def is_finite(self) -> bool:
+        """Return whether ΔW holds neither NaN nor infinity; no dense matrix is formed."""
+        # One NaN anywhere in a row makes that row's product with ones NaN.
+        ones = torch.ones(self.shape[1], 1, dtype=torch.float64, device=self.device)
+        return bool(torch.isfinite(self.matmul(ones)).all())
+
     def _unit_vectors(self, size: int, start: int, stop: int) -> Tensor:
         chosen = torch.zeros(size, stop - start, dtype=torch.float64, device=self.device)
         chosen[start:stop].fill_diagonal_(1)

@@ -11,7 +11,7 @@ Conventions that hold in every table:
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import pandas as pd
@@ -45,6 +45,18 @@ MODULES: Schema = {
     "numerical_rank": "Int64",
     "outside_left": "float64",
     "outside_right": "float64",
+    "centroid_left": "float64",  # mean base index of the energy on that side, 0 the first, 1 the last direction
+    "centroid_right": "float64",
+    "expected_centroid": "float64",
+    "z_centroid_left": "float64",
+    "z_centroid_right": "float64",
+    "diagonal_share": "float64",  # Σ (u_iᵀΔW v_i)²/‖ΔW‖²
+    "expected_diagonal_share": "float64",
+    "z_diagonal_share": "float64",
+    "tail_hill": "float64",  # exponent of the tail of σ(ΔW), Hill
+    "tail_alpha": "float64",  # exponent of the density of σ(ΔW)², as WeightWatcher fits it
+    "tail_values": "Int64",  # singular values that the fit could use
+    "rounding_fro": "float64",  # ‖·‖_F that storing the snapshot in half precision puts into ΔW; 0 where it put none
 }
 PROJECTION: Schema = {
     "step": "int64",
@@ -57,6 +69,7 @@ PROJECTION: Schema = {
     "expected": "float64",  # mean of the Haar null
     "lift": "float64",  # share / expected
     "z": "float64",  # (share − expected) / standard deviation of the Haar null
+    "p": "float64",  # two-sided p-value under the Haar null
 }
 PROFILE: Schema = {
     "step": "int64",
@@ -70,6 +83,99 @@ PROFILE: Schema = {
     "expected": "float64",
 }
 SPECTRUM: Schema = {"step": "int64", "module": "str", "index": "int64", "sigma": "float64"}
+# |UᵀΔWV|² in blocks of equal count of base directions on both sides.
+MAP: Schema = {
+    "step": "int64",
+    "module": "str",
+    "bin_left": "int64",
+    "bin_right": "int64",
+    "share": "float64",
+    "expected": "float64",
+}
+# How the whole matrix W moved. Computed for the snapshots that ``--deep`` chooses.
+DRIFT: Schema = {
+    "step": "int64",
+    "module": "str",
+    "nss": "float64",  # ‖σ(W + ΔW) − σ(W)‖/‖σ(W)‖
+    "nss_error": "float64",  # bound on the rounding error of nss
+    "rho_sigma": "float64",  # ‖σ(W + ΔW) − σ(W)‖/‖ΔW‖_F
+    "kappa_spec": "float64",  # rho_sigma² · O·I/min(O, I): 1 for small isotropic updates
+    "one_minus_cos": "float64",  # 1 − ⟨W, W + ΔW⟩/(‖W‖‖W + ΔW‖), computed from ΔW
+    **{f"angle_{what}_k{k}": "float64" for k in (1, 4, 16, 64) for what in ("max", "mean")},  # degrees
+    "rotation_head": "float64",  # median angle of u_i to its old self over the first 10 % of indices, degrees
+    "rotation_tail": "float64",  # the same over the last 10 %
+    "intruders": "Int64",  # of the first 10 left singular vectors of W + ΔW
+    "intruder_energy": "float64",  # their share of ‖W + ΔW‖²
+}
+_MASKS = ("principal", "low_magnitude", "principal_not_low")
+# Which entries of W moved visibly in bfloat16. Computed for the snapshots that ``--deep`` chooses.
+COORDINATES: Schema = {
+    "step": "int64",
+    "module": "str",
+    "unchanged_bf16": "float64",  # share of entries whose bfloat16 value did not change
+    "unchanged_relative": "float64",  # |Δ| ≤ 1e-3·max(|w|, |w'|) between the bfloat16 values
+    "unchanged_atol": "float64",  # |Δ| ≤ 1e-5 between the bfloat16 values
+    "expected_unchanged_bf16": "float64",  # i.i.d. Gaussian noise of the same norm, through the same cast
+    "z_unchanged_bf16": "float64",
+    **{
+        column: "float64"
+        for mask in _MASKS
+        for column in (
+            f"density_{mask}",  # |M|/n
+            f"overlap_{mask}",  # |M ∩ visible|/|visible|
+            f"coverage_{mask}",  # |M ∩ visible|/|M|
+            f"enrichment_{mask}",  # overlap/density
+            f"expected_overlap_{mask}",  # i.i.d. Gaussian noise of the same norm, through the same cast
+            f"z_overlap_{mask}",
+        )
+    },
+    "row_gini": "float64",  # Gini coefficient of the row norms² of ΔW
+    "column_gini": "float64",
+    "expected_row_gini": "float64",
+    "expected_column_gini": "float64",
+}
+# How the snapshots of one run relate; every snapshot against the last.
+TRAJECTORY: Schema = {
+    "step": "int64",
+    "module": "str",
+    "cos_final": "float64",  # ⟨ΔW_t, ΔW_T⟩/(‖ΔW_t‖‖ΔW_T‖)
+    "subspace_final_left": "float64",  # ‖U_K(t)ᵀU_K(T)‖²/K of ΔW, K = min(16, ranks)
+    "subspace_final_right": "float64",
+    "expected_subspace_left": "float64",
+    "expected_subspace_right": "float64",
+    "rank1_cos_final": "float64",  # |u₁(t)·u₁(T)|·|v₁(t)·v₁(T)|
+    "linearity": "float64",  # pooled R² of a straight line through ΔW_s, s ≤ t
+    "expected_linearity": "float64",  # of a random walk with steps in independent directions
+    "left_at_start": "float64",  # ‖P₀ U(t)‖²/R: how much of ΔW's column space is that of the first snapshot's factors
+    "right_at_start": "float64",
+    "expected_left_at_start": "float64",
+    "expected_right_at_start": "float64",
+}
+# A metric against a sampled null. Computed for the snapshots that ``--deep`` chooses.
+NULLS: Schema = {
+    "step": "int64",
+    "module": "str",
+    "metric": "str",
+    "null": "str",  # gaussian, low_rank, spectrum_matched, sign_flipped, permuted, adam_like
+    "value": "float64",
+    "expected": "float64",
+    "sd": "float64",
+    "lo": "float64",  # 2.5 % quantile of the null
+    "hi": "float64",  # 97.5 % quantile of the null
+    "z": "float64",
+    "p": "float64",  # two-sided
+    "draws": "int64",
+}
+# The run as a whole: means over matrices, with 95 % bootstrap intervals over layers.
+SUMMARY: Schema = {
+    "step": "int64",
+    "metric": "str",
+    "value": "float64",
+    "lo": "float64",
+    "hi": "float64",
+    "expected": "float64",
+    "matrices": "int64",
+}
 # Further columns are what the run logged, see ``spectra.runs.series``; ``non_finite`` counts what was logged as NaN, ∞.
 SERIES: Schema = {"step": "int64"}
 
@@ -78,6 +184,12 @@ SCHEMAS: Mapping[str, Schema] = {
     "projection": PROJECTION,
     "profile": PROFILE,
     "spectrum": SPECTRUM,
+    "map": MAP,
+    "drift": DRIFT,
+    "coordinates": COORDINATES,
+    "nulls": NULLS,
+    "trajectory": TRAJECTORY,
+    "summary": SUMMARY,
     "series": SERIES,
 }
 
@@ -113,6 +225,18 @@ class Tables:
         A row is step × module × index: singular values of ΔW.
     series
         A row is a logged step: reward, entropy, lengths, gradient norm.
+    map
+        A row is step × module × bin × bin: energy over both sides of the base's singular index.
+    drift
+        A row is step × module: how the whole matrix moved.
+    coordinates
+        A row is step × module: which entries moved visibly in bfloat16.
+    nulls
+        A row is step × module × metric × null: a metric against a sampled null.
+    trajectory
+        A row is step × module: the snapshot against the last one.
+    summary
+        A row is step × metric: mean over matrices with its interval.
     """
 
     modules: pd.DataFrame
@@ -120,6 +244,12 @@ class Tables:
     profile: pd.DataFrame
     spectrum: pd.DataFrame
     series: pd.DataFrame
+    map: pd.DataFrame = field(default_factory=lambda: empty("map"))
+    drift: pd.DataFrame = field(default_factory=lambda: empty("drift"))
+    coordinates: pd.DataFrame = field(default_factory=lambda: empty("coordinates"))
+    nulls: pd.DataFrame = field(default_factory=lambda: empty("nulls"))
+    trajectory: pd.DataFrame = field(default_factory=lambda: empty("trajectory"))
+    summary: pd.DataFrame = field(default_factory=lambda: empty("summary"))
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         frame: pd.DataFrame = getattr(self, name)
@@ -142,8 +272,8 @@ class Tables:
 
     def write(self, where: AnalysisLayout) -> None:
         """Write every table, each atomically."""
-        for field in fields(self):
-            write_table(self[field.name], where.table(field.name))
+        for table in fields(self):
+            write_table(self[table.name], where.table(table.name))
 
     @classmethod
     def read(cls, where: AnalysisLayout) -> "Tables":

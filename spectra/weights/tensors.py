@@ -19,6 +19,10 @@ from spectra.runs.atomic import read_json
 from spectra.runs.layout import MODEL_INDEX, MODEL_WEIGHTS
 
 
+# As safetensors names them.
+_HALF = {"BF16": torch.bfloat16, "F16": torch.float16}
+
+
 class TensorStore(Mapping[str, Tensor]):
     """The tensors of one or several safetensors files, by name.
 
@@ -104,6 +108,19 @@ class TensorStore(Mapping[str, Tensor]):
                 for name in (name for name, holder in self.files.items() if holder == path):
                     with self._named(name):
                         found[name] = tuple(file.get_slice(name).get_shape())
+        return found
+
+    @cached_property
+    def half_precision(self) -> dict[str, torch.dtype]:
+        """Dtype of each tensor that is stored in 16 bits, from the headers alone."""
+        found: dict[str, torch.dtype] = {}
+        for path in sorted(set(self.files.values())):
+            with _opened(path) as file:
+                for name in (name for name, holder in self.files.items() if holder == path):
+                    with self._named(name):
+                        code = file.get_slice(name).get_dtype()
+                    if code in _HALF:
+                        found[name] = _HALF[code]
         return found
 
     @contextmanager

@@ -1,11 +1,12 @@
 """The update of one snapshot: which modules it changes, and ΔW of each as an operator, read when asked for."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from spectra.errors import BaseModelError, UnsupportedMethodError
@@ -71,6 +72,8 @@ class Updates:
         What the snapshot holds and spectra does not analyse, with the reason.
     size
         Numbers in the snapshot.
+    half
+        Modules whose W + ΔW the snapshot stores rounded to 16 bits, with that dtype.
     """
 
     method: str
@@ -78,6 +81,7 @@ class Updates:
     vectors: Mapping[str, VectorFunction]
     skipped: Mapping[str, str]
     size: int
+    half: Mapping[str, torch.dtype] = field(default_factory=dict)
 
 
 def parameter_name(module: str, base: Mapping[str, object]) -> str | None:
@@ -158,7 +162,8 @@ def _open_adapter(path: Path, base: TensorStore, start: Start | None) -> Updates
 def _open_full(snapshot: Snapshot, base: TensorStore) -> Updates:
     store = TensorStore.open_model(snapshot.path)
     matrices, vectors, skipped = _replaced({name: name for name in store}, store, base)
-    return Updates("full", matrices, vectors, skipped, sum(map(prod, store.shapes.values())))
+    half = {module_name(name): dtype for name, dtype in store.half_precision.items()}
+    return Updates("full", matrices, vectors, skipped, sum(map(prod, store.shapes.values())), half)
 
 
 def _replaced(
