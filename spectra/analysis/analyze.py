@@ -12,8 +12,8 @@ from spectra.analysis import tasks as task_module
 from spectra.analysis.depth import DeepSteps, Depth, deep_steps, missing_work
 from spectra.analysis.digests import FileDigests
 from spectra.analysis.engine import EngineName, choose_jobs, run_tasks
-from spectra.analysis.plan import Plan, content_keys, make_plan
 from spectra.analysis.matrix import Work
+from spectra.analysis.plan import Plan, content_keys, make_plan
 from spectra.analysis.store import RowStore
 from spectra.analysis.summary import summarise
 from spectra.analysis.verdicts import judge
