@@ -183,10 +183,18 @@ def export(
     energy: Annotated[float | None, typer.Option(help="Smallest rank that holds this share of ‖ΔW‖².")] = None,
     base: Base = None,
     initial: Initial = None,
+    whole: Annotated[bool, typer.Option("--model", help="Write the whole model in float32 instead.")] = False,
 ) -> None:
-    """Write a snapshot as a plain LoRA adapter on the original base."""
+    """Write a snapshot as a plain LoRA adapter on the original base, or as a whole model."""
     from spectra.commands.export import export as command
+    from spectra.commands.export import export_model
+    from spectra.errors import UsageError
 
+    if whole:
+        if rank is not None or energy is not None:
+            raise UsageError("--rank and --energy do not go with --model", cure="leave them out")
+        print(f"model: {export_model(run, out, step=step, base=base, initial=initial)}")
+        return
     print(command(run, out, step=step, rank=rank, energy=energy, base=base, initial=initial).describe())
 
 

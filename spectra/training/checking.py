@@ -24,6 +24,20 @@ _BRACKET = re.compile(r"[{}()\[\]]")
 _EAGER = re.compile(r"binom|choose|gcd|lcm|det|mod")
 _LARGE = re.compile(r"\^|!|\d{5}")
 
+_REWRITES = [
+    (re.compile(r"(?<=\d)\\[,;!](?=\d{3}(?!\d))"), ""),  # a thin space between thousands
+    (re.compile(r"√\s*(\w+|\{[^{}]*\})"), lambda root: rf"\sqrt{{{root[1].strip('{}')}}}"),
+    (re.compile(r"√\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
+    (re.compile(r"\\degree\b|°"), r"^{\\circ}"),
+    (re.compile(r"\\varnothing\b"), r"\\emptyset"),
+    (re.compile(r"(?<=[\w})%])\.\s*$"), ""),  # a full stop
+]
+_SIGNS = str.maketrans(
+    {"−": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∞": r"\infty "}
+    | {"∅": r"\emptyset ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm ", "π": r"\pi "}
+    | dict.fromkeys("£€¥", "")
+)
+
 
 def readable(content: str) -> bool:
     """Return whether the parser is quick on a text, by its looks."""
@@ -36,6 +50,17 @@ def readable(content: str) -> bool:
     return len(content) <= MAX_CHARACTERS and deepest <= MAX_NESTING and chained <= MAX_OPERATORS and not eager
 
 
+def plain(text: str) -> str:
+    r"""Return the text in the notations that the parser knows.
+
+    >>> plain("62°."), plain(r"1\,000"), plain("√2"), plain("x ≤ −1"), plain("£5")
+    ('62^{\\circ}', '1000', '\\sqrt{2}', 'x \\le  -1', '5')
+    """
+    for pattern, replacement in _REWRITES:
+        text = pattern.sub(replacement, text)
+    return text.translate(_SIGNS).strip()
+
+
 def equal(expected: str, content: str) -> bool:
     """Compare two box contents as mathematics; False where the gold answer is not mathematics.
 
@@ -43,7 +68,7 @@ def equal(expected: str, content: str) -> bool:
     """
     verifier = _math_verify()
     gold, predicted = (
-        verifier.parse(BOX + text + "}", parsing_timeout=None, fallback_mode="no_fallback")
+        verifier.parse(BOX + plain(text) + "}", parsing_timeout=None, fallback_mode="no_fallback")
         for text in (expected, content)
     )
     if not gold or not predicted:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from spectra.training import checking, verifier
@@ -80,6 +81,8 @@ def _within_limits(check: Callable[..., bool], question: Mapping[str, Any]) -> b
     _set_clocks(verifier.PROCESSOR_SECONDS, verifier.CLOCK_SECONDS)
     try:
         return check(**question)
+    except MemoryError:
+        os._exit(1)
     except Exception:  # sympy raises many kinds on malformed mathematics, and training must go on
         return False
     finally:
@@ -93,8 +96,16 @@ def _set_clocks(processor: float, clock: float) -> None:
 
 
 def _limit_memory() -> None:
+    limit = _address_space() + verifier.MEMORY_BYTES
     with suppress(ValueError, OSError):  # macOS has no such limit
-        resource.setrlimit(resource.RLIMIT_AS, (verifier.MEMORY_BYTES, verifier.MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sys.setrecursionlimit(2000)
+
+
+def _address_space() -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except OSError:
+        return 0
+    return pages * resource.getpagesize()

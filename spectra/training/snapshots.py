@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spectra.runs.atomic import atomic_directory, read_json, write_json
-from spectra.runs.layout import ADAPTER_WEIGHTS, MODEL_CONFIG, RunLayout
+from spectra.runs.atomic import atomic_directory
+from spectra.runs.layout import ADAPTER_WEIGHTS, MODEL_UPDATE, RunLayout
 from spectra.training.factors import read_initial, stack
 from spectra.training.model import ADAPTER
+from spectra.weights.base import resolve_base
+from spectra.weights.differences import write_difference
+from spectra.weights.tensors import TensorStore
 
 SHARED = "base_model."
 MODULES = "base_model.model."
@@ -19,8 +22,9 @@ def save_snapshot(
 ) -> Path:
     """Save what trains, atomically; a snapshot of the same step is replaced.
 
-    An adapter becomes a directory that ``PeftModel.from_pretrained`` loads onto the original base, a fully trained
-    model one that ``AutoModelForCausalLM.from_pretrained`` loads. Nothing is pickled.
+    An adapter becomes a directory that ``PeftModel.from_pretrained`` loads onto the original base. A fully trained
+    model becomes the difference of its bits from the base's, lossless; ``spectra export`` writes it as a model.
+    Nothing is pickled.
 
     Parameters
     ----------
@@ -53,7 +57,7 @@ def save_snapshot(
                 state, config = stack(state, initial), _doubled(config)
             _save_adapter(state, config, directory, base, revision)
         else:
-            _save_full(model, directory)
+            _save_full(model, directory, TensorStore.open_model(resolve_base(base, revision)))
         # safetensors lets only the owner read its files; a run is as readable as the rest of its directory.
         mode = next(directory.glob("*.json")).stat().st_mode
         for file in directory.iterdir():
@@ -94,12 +98,14 @@ def _save_adapter(state: Mapping[str, Any], config: Any, directory: Path, base: 
     config.save_pretrained(directory)
 
 
-def _save_full(model: Any, directory: Path) -> None:
-    once: dict[int, Any] = {}  # tied weights stay one tensor, or the file would hold them twice
-    state = {name: once.setdefault(at.data_ptr(), _float32(at)) for name, at in model.state_dict().items()}
-    model.save_pretrained(directory, state_dict=state)
-    config = read_json(directory / MODEL_CONFIG)
-    write_json(directory / MODEL_CONFIG, {**config, "dtype": "float32"})
+def _save_full(model: Any, directory: Path, base: TensorStore) -> None:
+    state, seen = {}, set()
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in seen:  # tied weights are one tensor
+            seen.add(tensor.data_ptr())
+            state[name] = tensor
+    write_difference(directory / MODEL_UPDATE, state, base)
+    model.config.save_pretrained(directory)
 
 
 def _float32(tensor: Any) -> Any:

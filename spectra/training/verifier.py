@@ -16,17 +16,17 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from spectra.errors import MissingDependencyError, SpectraError
 
 PROCESSOR_SECONDS = 1.5
-CLOCK_SECONDS = 2.5
-MEMORY_BYTES = 2 * 1024**3
+CLOCK_SECONDS = 2.0
+MEMORY_BYTES = 1024**3  # beyond what the imports take
 # A process grows with what its parser learns: it is replaced after so many answers.
 ANSWERS = 5000
 MOST_PROCESSES = 8
@@ -36,25 +36,28 @@ _START_SECONDS = 120.0
 # The kernel's limits come first; this one is for a machine that stands still.
 _LOST_SECONDS = 20.0
 
-_COMMAND = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from spectra.training import serving; serving.main()"
+_COMMAND = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from spectra.training import serving; serving.main()"
+)
 
 Question = Mapping[str, Any]
+Item = TypeVar("Item")
 
 
-def check_all(kind: str, questions: Sequence[Question]) -> list[bool]:
-    """Check answers, several at once where there are many.
+def check(kind: str, question: Question) -> bool:
+    """Check one answer.
 
     Parameters
     ----------
     kind
         Which check: a key of ``spectra.training.serving.CHECKS``.
-    questions
-        Its keyword arguments, one mapping an answer, of plain JSON values.
+    question
+        Its keyword arguments, of plain JSON values.
 
     Returns
     -------
-    list of bool
-        Whether each answer is right; False where a limit was broken.
+    bool
+        Whether the answer is right; False where a limit was broken.
 
     Raises
     ------
@@ -63,14 +66,16 @@ def check_all(kind: str, questions: Sequence[Question]) -> list[bool]:
     SpectraError
         If no checking process can be started.
     """
-    if not questions:
-        return []
-    pool = _pool(kind)
-    at_once = min(pool.limit, math.ceil(len(questions) / WORTH_A_PROCESS))
-    if at_once == 1:
-        return [pool.check(question) for question in questions]
+    return _pool(kind).check(question)
+
+
+def spread(function: Callable[[Item], bool], items: Sequence[Item]) -> list[bool]:
+    """Return ``function`` of each item, from several threads where there are enough to keep several processes busy."""
+    at_once = min(_most_processes(), math.ceil(len(items) / WORTH_A_PROCESS))
+    if at_once <= 1:
+        return [function(item) for item in items]
     with ThreadPoolExecutor(at_once) as threads:
-        return list(threads.map(pool.check, questions))
+        return list(threads.map(function, items))
 
 
 class _Process:
@@ -129,30 +134,36 @@ class _Pool:
     def __init__(self, kind: str, limit: int) -> None:
         self.limit = limit
         self._kind = kind
+        self._owner = os.getpid()
         self._free = threading.BoundedSemaphore(limit)
+        self._lock = threading.Lock()
         self._idle: list[_Process] = []
         self._all: list[_Process] = []
 
     def check(self, question: Question) -> bool:
         with self._free:
-            process = self._idle.pop() if self._idle else self._start()
+            process = self._take()
             truth = process.check(question)
+            with self._lock:
+                (self._all.remove if truth is None else self._idle.append)(process)
             if truth is None:
-                self._all.remove(process)
                 process.end()
-            else:
-                self._idle.append(process)
         return bool(truth)
 
-    def _start(self) -> _Process:
+    def _take(self) -> _Process:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
         process = _Process(self._kind)
-        self._all.append(process)
+        with self._lock:
+            self._all.append(process)
         return process
 
     def end(self) -> None:
-        while self._all:
-            self._all.pop().end()
-        self._idle.clear()
+        if self._owner == os.getpid():  # a forked child runs its parent's exit functions
+            while self._all:
+                self._all.pop().end()
+            self._idle.clear()
 
 
 # The package that each kind of check imports, and what installs it.
@@ -162,8 +173,16 @@ _PACKAGES = {
 }
 
 
-@cache
+_POOL_LOCK = threading.Lock()
+
+
 def _pool(kind: str) -> _Pool:
+    with _POOL_LOCK:  # a cache alone would start one in each of two threads
+        return _only_pool(kind)
+
+
+@cache
+def _only_pool(kind: str) -> _Pool:
     package, what, cure = _PACKAGES[kind]
     if find_spec(package) is None:
         raise MissingDependencyError(what, cure=cure)
@@ -186,4 +205,4 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 
 
 # A forked child must not talk over its parent's pipes.
-os.register_at_fork(after_in_child=_pool.cache_clear)
+os.register_at_fork(after_in_child=_only_pool.cache_clear)
