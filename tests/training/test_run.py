@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from spectra.config import dump, load
 from spectra.errors import BaseModelError, RunExistsError
-from spectra.runs.layout import ADAPTER_WEIGHTS, MODEL_UPDATE, RunLayout
+from spectra.runs.layout import ADAPTER_WEIGHTS, MODEL_UPDATE, MODEL_WEIGHTS, RunLayout
 from spectra.runs.manifest import Manifest
 from spectra.runs.series import read_metrics
 from spectra.training.recipe import Recipe
