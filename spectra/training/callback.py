@@ -14,6 +14,7 @@ from spectra.training.callbacks import Callback
 from spectra.training.model import ADAPTER
 from spectra.training.pulse import PulseReader, warnings_of
 from spectra.training.recipe import log_spaced
+from spectra.training.shards import whole_shape
 from spectra.training.snapshots import save_snapshot
 from spectra.weights.base import fingerprint, resolve_base
 from spectra.weights.initial import find_start
@@ -68,22 +69,30 @@ class SpectraCallback(Callback):
         """Say which run this is, and save step 0 of one that starts."""
         self._layout = RunLayout(self._out or Path(args.output_dir))
         self._steps = _schedule(state.max_steps, self._every)
-        if not state.is_world_process_zero:
-            return
         self._name = self._base or _base_name(model)
-        self._directory = resolve_base(self._name)
-        if state.global_step == 0:
+        writes = state.is_world_process_zero
+        if writes and state.global_step == 0:
             self._describe(args, model)
-            save_snapshot(model, self._layout, 0, self._name)
+        if state.global_step == 0:
+            save_snapshot(model, self._layout, 0, self._name, writes=writes)
+        if writes:
+            self._watch(model)
+
+    def _watch(self, model: Any) -> None:
+        base = resolve_base(self._name)
         self._kind: SnapshotKind = "adapter" if hasattr(model, "peft_config") else "full"
         first = Snapshot(0, self._layout.snapshot(0), self._kind)
-        start = find_start(first, open_run(self._layout.root), TensorStore.open_model(self._directory))
-        self._pulse = PulseReader(self._directory, start)
+        start = find_start(first, open_run(self._layout.root), TensorStore.open_model(base))
+        self._pulse = PulseReader(base, start)
 
     def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
         """Save a step that is due, and measure it."""
-        if state.is_world_process_zero and (state.global_step in self._steps or state.global_step == state.max_steps):
-            path = save_snapshot(model, self._layout, state.global_step, self._name)
+        if state.global_step not in self._steps and state.global_step != state.max_steps:
+            return
+        # Every process takes part: where the model is sharded, each holds a share of the snapshot.
+        writes = state.is_world_process_zero
+        path = save_snapshot(model, self._layout, state.global_step, self._name, writes=writes)
+        if writes:
             pulse = self._pulse.read(Snapshot(state.global_step, path, self._kind))
             self._report(pulse.logged())
             for warning in warnings_of(pulse, state.global_step, self._records):
@@ -116,11 +125,12 @@ class SpectraCallback(Callback):
 
     def _describe(self, args: Any, model: Any) -> None:
         versions, git, hardware = describe_environment()
-        identity = BaseIdentity(self._name, None, fingerprint(self._directory))
+        identity = BaseIdentity(self._name, None, fingerprint(resolve_base(self._name)))
         peft = getattr(model, "peft_config", {}).get(ADAPTER)
         method = "full" if peft is None else str(peft.peft_type.value).lower()
         algorithm = str(getattr(args, "loss_type", type(args).__name__))
-        trainable = {name: list(at.shape) for name, at in model.named_parameters() if at.requires_grad}
+        hardware["processes"] = args.world_size
+        trainable = {name: whole_shape(at) for name, at in model.named_parameters() if at.requires_grad}
         Manifest(now(), versions, git, identity, method, algorithm, args.seed, hardware, trainable).write(
             self._layout.manifest
         )

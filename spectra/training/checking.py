@@ -6,6 +6,7 @@ it busy: equal answers then earn equal rewards on every machine. What they miss 
 
 import logging
 import re
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -24,7 +25,7 @@ _BRACKET = re.compile(r"[{}()\[\]]")
 _EAGER = re.compile(r"binom|choose|gcd|lcm|det|mod")
 _LARGE = re.compile(r"\^|!|\d{5}")
 
-_REWRITES = [
+_REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"(?<=\d)\\[,;!](?=\d{3}(?!\d))"), ""),  # a thin space between thousands
     (re.compile(r"√\s*(\w+|\{[^{}]*\})"), lambda root: rf"\sqrt{{{root[1].strip('{}')}}}"),
     (re.compile(r"√\s*\(([^()]*)\)"), r"\\sqrt{\1}"),

@@ -1,4 +1,4 @@
-r"""The verifiable rewards: the answer in ``\boxed{}``, compared as mathematics by math-verify, and the format around it.
+r"""The verifiable rewards: the answer in ``\boxed{}``, compared as mathematics by math-verify, and the format.
 
 Which box counts: the last ``\boxed{`` of a completion, and it must be closed. math-verify alone decides otherwise: it
 joins neighbouring boxes into one set, so ``\boxed{52} \boxed{62}`` is {52, 62} to it, and it reads numbers outside any

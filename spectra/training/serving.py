@@ -12,12 +12,14 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from spectra.training import checking, verifier
 
-_ENOUGH = 3  # exit status of a copy that has served its share
+# Exit statuses of a copy: nobody asks any more; it has served its share. Every other one is a broken limit.
+_ENDED, _ENOUGH = 3, 4
 
 
 def maths(gold: str, content: str) -> bool:
@@ -32,8 +34,6 @@ def reasoning_gym(generator: str, options: str, entry: Mapping[str, Any], conten
 
 @lru_cache(maxsize=16)
 def _generator(name: str, options: str) -> Any:
-    from importlib import import_module
-
     return import_module("reasoning_gym").create_dataset(name, size=1, seed=0, **json.loads(options))
 
 
@@ -45,7 +45,7 @@ def _warm_up(kind: str) -> None:
         checking.equal(r"\frac{1}{2}", "0.5")
         checking.equal(r"\{1,2\}", r"(x+1)^2")
     else:
-        import reasoning_gym as package  # noqa: F401  # type: ignore[import-not-found]
+        import_module("reasoning_gym")
 
 
 def main() -> None:
@@ -59,10 +59,10 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             os._exit(_serve(CHECKS[kind], replies))
-        _, status = os.waitpid(child, 0)
-        if status == 0:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status == _ENDED:
             return
-        if os.waitstatus_to_exitcode(status) != _ENOUGH:
+        if status != _ENOUGH:
             replies.write(b"limit\n")
 
 
@@ -72,7 +72,7 @@ def _serve(check: Callable[..., bool], replies: BinaryIO) -> int:
     for _ in range(verifier.ANSWERS):
         line = questions.readline()
         if not line:
-            return 0
+            return _ENDED
         replies.write(b"right\n" if _within_limits(check, json.loads(line)) else b"wrong\n")
     return _ENOUGH
 
@@ -83,7 +83,7 @@ def _within_limits(check: Callable[..., bool], question: Mapping[str, Any]) -> b
         return check(**question)
     except MemoryError:
         os._exit(1)
-    except Exception:  # sympy raises many kinds on malformed mathematics, and training must go on
+    except (Exception, SystemExit):  # sympy raises many kinds on malformed mathematics, and training must go on
         return False
     finally:
         _set_clocks(0, 0)

@@ -1,21 +1,26 @@
 """The recipe in TRL's words: a ``GRPOTrainer`` with every default that matters overridden."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
+from spectra.errors import RecipeError
 from spectra.runs.layout import RunLayout
 from spectra.training.callbacks import Callback
 from spectra.training.data import training_dataset, training_problems
 from spectra.training.dynamic import DynamicSampling
 from spectra.training.methods import Method, find_method
 from spectra.training.model import Policy
+from spectra.training.processes import Batch, divide, on_cpu
 from spectra.training.recipe import Recipe
-from spectra.training.rewards import boxed_answer_reward
+from spectra.training.rewards import boxed_answer_reward, format_reward
 from spectra.training.rollout import keep_frozen_exact, keep_sampler_renewable, rollout_arguments
 
 
-def build_trainer(recipe: Recipe, policy: Policy, layout: RunLayout, callbacks: Sequence[Callback]) -> Any:
-    """Return the trainer of a run; ``train`` on it does the work."""
+def build_trainer(
+    recipe: Recipe, policy: Policy, layout: RunLayout, callbacks: Sequence[Callback], processes: int = 1
+) -> Any:
+    """Return the trainer of a run, one of so many processes; ``train`` on it does the work."""
     from transformers.trainer_callback import PrinterCallback
 
     method = find_method(recipe.method.name)
@@ -23,10 +28,15 @@ def build_trainer(recipe: Recipe, policy: Policy, layout: RunLayout, callbacks: 
         keep_sampler_renewable()
         keep_frozen_exact(policy.model)
     optimizer = None if method.optimizer is None else method.optimizer(policy.model, recipe.method, recipe.optimizer)
+    if optimizer is not None and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        cure = "launch it with training/launch/zero2.yaml, or without sharding"
+        raise RecipeError(
+            "has an optimizer of its own, which FSDP does not take", where=f"method {method.name}", cure=cure
+        )
     trainer = _trainer_class(method, recipe)(
         model=policy.model,
         reward_funcs=_rewards(recipe),
-        args=_arguments(recipe, layout),
+        args=_arguments(recipe, layout, divide(recipe, processes)),
         train_dataset=training_dataset(recipe),
         processing_class=policy.tokenizer,
         callbacks=list(callbacks),
@@ -34,6 +44,8 @@ def build_trainer(recipe: Recipe, policy: Policy, layout: RunLayout, callbacks: 
     )
     trainer.remove_callback(PrinterCallback)
     trainer.beta = recipe.algorithm.beta
+    for callback in callbacks:
+        callback.trainer = trainer
     return trainer
 
 
@@ -61,26 +73,27 @@ def _trainer_class(method: Method, recipe: Recipe) -> type[Any]:
 
 
 def _rewards(recipe: Recipe) -> list[Any]:
-    """Return the reward functions: right or wrong first, then the soft punishment of overlong completions."""
+    """Return the reward functions: right or wrong first, then the format, then what overlong completions lose."""
     from trl.rewards import get_soft_overlong_punishment
 
-    algorithm = recipe.algorithm
-    if algorithm.overlong_buffer is None:
-        return [boxed_answer_reward]
-    punishment = get_soft_overlong_punishment(algorithm.max_completion_length, algorithm.overlong_buffer)
-    return [boxed_answer_reward, punishment]
+    algorithm, task = recipe.algorithm, recipe.task
+    functions: list[Any] = [boxed_answer_reward]
+    if task.format_weight:
+        functions.append(format_reward(task.format_weight))
+    if algorithm.overlong_buffer is not None:
+        functions.append(get_soft_overlong_punishment(algorithm.max_completion_length, algorithm.overlong_buffer))
+    return functions
 
 
-def _arguments(recipe: Recipe, layout: RunLayout) -> Any:
-    import torch
+def _arguments(recipe: Recipe, layout: RunLayout, batch: Batch) -> Any:
     from trl import GRPOConfig
 
-    return GRPOConfig(
+    arguments = GRPOConfig(
         output_dir=str(layout.checkpoints),
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=on_cpu(),
         bf16=recipe.model.dtype == "bfloat16",
-        gradient_checkpointing=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        gradient_checkpointing=recipe.model.gradient_checkpointing,
+        dataloader_pin_memory=not on_cpu(),
         report_to="none",
         disable_tqdm=True,
         logging_steps=1,
@@ -89,14 +102,18 @@ def _arguments(recipe: Recipe, layout: RunLayout) -> Any:
         max_steps=recipe.steps,
         # Each row of the dataset is one prompt of one step, in the order to train on: see `training_dataset`.
         shuffle_dataset=False,
-        per_device_train_batch_size=recipe.completions_per_step // recipe.accumulation,
-        gradient_accumulation_steps=recipe.accumulation,
+        per_device_train_batch_size=batch.per_device,
+        gradient_accumulation_steps=batch.accumulation,
         num_iterations=1,
         **_objective(recipe),
         **rollout_arguments(recipe.rollout),
         **_optimization(recipe),
         **_checkpoints(recipe),
     )
+    if arguments.n_gpu > 1:
+        # One process that sees several GPUs would spread each batch over them, and make it as many times larger.
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _objective(recipe: Recipe) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class _Process:
     def __init__(self, kind: str) -> None:
         with tempfile.TemporaryFile("w+") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _COMMAND, json.dumps(sys.path), kind],
+                [sys.executable, "-c", _COMMAND, json.dumps([str(path) for path in sys.path]), kind],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
