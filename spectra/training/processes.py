@@ -26,7 +26,7 @@ _FAULT = "spectra/fault"
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train a run.
+    """One process among those that train a run.
 
     Attributes
     ----------

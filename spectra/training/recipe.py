@@ -301,9 +301,11 @@ class Recipe(Section):
     prompts_per_step
         Prompts a step; each gets ``algorithm.generations`` completions.
     micro_batch
-        Completions a forward pass; null takes the whole step at once. Less needs less memory.
+        Completions a forward pass on each process; null takes all of the step's at once. Less needs less memory.
     seed
         Seed of adapter initialisation, order of prompts and sampling.
+    report_to
+        Where the logged numbers go too: ``tensorboard`` (files under ``checkpoints/runs``), ``wandb``, ``trackio``.
     """
 
     name: str = Field(default="run", pattern=NAME_PATTERN)
@@ -320,16 +322,12 @@ class Recipe(Section):
     snapshots: SnapshotRecipe = Field(default_factory=lambda: SnapshotRecipe(every=10))
     checkpoints: CheckpointRecipe = Field(default_factory=CheckpointRecipe)
     evaluation: EvaluationRecipe = Field(default_factory=EvaluationRecipe)
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
 
     @property
     def completions_per_step(self) -> int:
         """Completions that one optimizer step learns from."""
         return self.prompts_per_step * self.algorithm.generations
-
-    @property
-    def accumulation(self) -> int:
-        """Forward passes that one optimizer step adds up."""
-        return self.completions_per_step // (self.micro_batch or self.completions_per_step)
 
     @model_validator(mode="before")
     @classmethod

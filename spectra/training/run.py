@@ -30,6 +30,7 @@ from spectra.training.processes import Processes, divide, join, lost_others, one
 from spectra.training.progress import Reporter, reporting
 from spectra.training.quiet import quiet_libraries
 from spectra.training.recipe import Recipe
+from spectra.training.reports import check_reports
 from spectra.training.trainer import build_trainer
 from spectra.weights.base import fingerprint
 
@@ -83,11 +84,14 @@ def train(recipe: Recipe, out: Path, *, overwrite: bool = False, quiet: bool = F
         If the recipe asks for what the base or the data does not have.
     DivergedError
         If a gradient is not finite.
+    MissingDependencyError
+        If something that the recipe asks for is not installed.
     """
     processes, layout = join(), RunLayout(out)
     with one_voice(processes), reporting(quiet or not processes.is_main) as reporter, quiet_libraries():
         recipe = pinned(recipe)
         divide(recipe, processes.count)
+        check_reports(recipe.report_to)
         plan = processes.once(lambda: decide(recipe, layout, overwrite=overwrite))
         if plan is Plan.LEAVE:
             reporter.say(f"{out}: already finished, nothing to do")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from spectra.errors import UsageError
@@ -32,7 +33,14 @@ def whole_state(model: Any, *, keep: bool) -> dict[str, Any]:
         A model, with or without an adapter.
     keep
         Whether this process keeps what is gathered, in main memory; those that do not write need not.
+
+    Raises
+    ------
+    UsageError
+        If FSDP 1 sharded it.
     """
+    if not is_sharded(model):
+        return dict(model.state_dict())
     prefix = getattr(getattr(model, "base_model", None), "prefix", None)
     state: dict[str, Any] = {}
     gathered: dict[int, Any] = {}  # tied weights are one tensor under several names
@@ -80,7 +88,5 @@ def _gather(tensor: Any, keep: bool) -> Any:
     if hasattr(tensor, "full_tensor"):
         whole = tensor.detach().full_tensor()
         return whole.cpu() if keep else None
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters([tensor]):
+    with import_module("deepspeed").zero.GatheredParameters([tensor]):
         return tensor.detach().cpu().clone() if keep else None

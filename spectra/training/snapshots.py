@@ -59,8 +59,12 @@ def save_snapshot(
     ------
     MissingInitialError
         With ``as_lora`` after step 0, if the run's step-0 snapshot is gone.
+    UsageError
+        If FSDP 1 sharded the model.
     """
-    whole = whole_state(model, keep=writes) if writes or is_sharded(model) else {}
+    if not writes and not is_sharded(model):
+        return layout.snapshot(step)
+    whole = whole_state(model, keep=writes)
     if not writes:
         return layout.snapshot(step)
     with atomic_directory(layout.snapshot(step)) as directory:

@@ -13,6 +13,7 @@ from spectra.training.methods import Method, find_method
 from spectra.training.model import Policy
 from spectra.training.processes import Batch, divide, on_cpu
 from spectra.training.recipe import Recipe
+from spectra.training.reports import report_last
 from spectra.training.rewards import boxed_answer_reward, format_reward
 from spectra.training.rollout import keep_frozen_exact, keep_sampler_renewable, rollout_arguments
 
@@ -44,6 +45,7 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.beta = recipe.algorithm.beta
+    report_last(trainer, recipe.report_to)
     for callback in callbacks:
         callback.trainer = trainer
     return trainer
@@ -94,7 +96,8 @@ def _arguments(recipe: Recipe, layout: RunLayout, batch: Batch) -> Any:
         bf16=recipe.model.dtype == "bfloat16",
         gradient_checkpointing=recipe.model.gradient_checkpointing,
         dataloader_pin_memory=not on_cpu(),
-        report_to="none",
+        report_to=recipe.report_to or "none",
+        run_name=recipe.name,
         disable_tqdm=True,
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would replace a NaN loss by the average so far

@@ -97,12 +97,7 @@ def test_round_trip_of_every_method(method: object) -> None:
 
 def test_defaults_suit_the_embedded_base() -> None:
     loaded = recipe("")
-    assert (loaded.model.base, loaded.steps, loaded.completions_per_step, loaded.accumulation) == (
-        "embedded",
-        60,
-        256,
-        1,
-    )
+    assert (loaded.model.base, loaded.steps, loaded.completions_per_step) == ("embedded", 60, 256)
     assert (loaded.method.name, loaded.method.r, loaded.method.alpha) == ("lora", 8, 16.0)
 
 
@@ -113,7 +108,7 @@ def test_the_upper_clip_follows_the_algorithm(name: str, high: float) -> None:
 
 
 def test_micro_batches_must_divide_the_step() -> None:
-    assert recipe("micro_batch: 64\n").accumulation == 4
+    assert recipe("micro_batch: 64\n").micro_batch == 64
     assert "recipe.yaml:1: micro_batch: 100 does not divide" in fault("micro_batch: 100\n")
 
 
