@@ -1,6 +1,6 @@
 """What did fine-tuning do to the weights, and is it healthy.
 
-Nothing heavy is imported until it is asked for: ``spectra.open`` and ``spectra.figures`` load on first use.
+Nothing heavy is imported until it is asked for: what stands in ``__all__`` loads on first use.
 """
 
 from importlib import import_module
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from spectra import figures as figures
     from spectra.api import Run as Run
     from spectra.api import open as open
+    from spectra.training.callback import SpectraCallback as SpectraCallback
 
-__all__ = ["Run", "__version__", "figures", "open"]
+__all__ = ["Run", "SpectraCallback", "__version__", "figures", "open"]
 
-_LAZY = {"open": "spectra.api", "Run": "spectra.api"}
+_LAZY = {"open": "spectra.api", "Run": "spectra.api", "SpectraCallback": "spectra.training.callback"}
 
 
 def __getattr__(name: str) -> Any:

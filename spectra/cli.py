@@ -72,7 +72,8 @@ def train(
     from spectra.commands.train import train as command
 
     run = command(recipe, overrides=overrides or [], out=out, overwrite=overwrite, quiet=quiet)
-    _say(f"run: {run}", quiet)
+    # Of several processes that a launcher started, the first one speaks.
+    _say(f"run: {run}", quiet or os.environ.get("RANK", "0") != "0")
 
 
 @app.command()
@@ -184,10 +185,18 @@ def export(
     energy: Annotated[float | None, typer.Option(help="Smallest rank that holds this share of ‖ΔW‖².")] = None,
     base: Base = None,
     initial: Initial = None,
+    whole: Annotated[bool, typer.Option("--model", help="Write the whole model in float32 instead.")] = False,
 ) -> None:
-    """Write a snapshot as a plain LoRA adapter on the original base."""
+    """Write a snapshot as a plain LoRA adapter on the original base, or as a whole model."""
     from spectra.commands.export import export as command
+    from spectra.commands.export import export_model
+    from spectra.errors import UsageError
 
+    if whole:
+        if rank is not None or energy is not None:
+            raise UsageError("--rank and --energy do not go with --model", cure="leave them out")
+        print(f"model: {export_model(run, out, step=step, base=base, initial=initial)}")
+        return
     print(command(run, out, step=step, rank=rank, energy=energy, base=base, initial=initial).describe())
 
 
@@ -207,6 +216,73 @@ def methods(
     else:
         for key, value in found[0].items():
             print(f"{key}: {value}")
+
+
+@app.command(name="eval")
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, adapter, or full checkpoint.")],
+    benchmark: Annotated[
+        list[str] | None, typer.Option(help="aime24 …, study (its six), or heldout (the run's own). May be repeated.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Problems of your own: a file, a directory or a hub id.")] = None,
+    split: Annotated[str, typer.Option(help="Split of --data.")] = "test",
+    prompt_column: Annotated[str, typer.Option(help="Column of --data with the problem.")] = "prompt",
+    answer_column: Annotated[str, typer.Option(help="Column of --data with the gold answer.")] = "answer",
+    problems: Annotated[int | None, typer.Option(help="The first so many problems.")] = None,
+    step: Annotated[list[int] | None, typer.Option(help="Snapshot; the last by default. May be repeated.")] = None,
+    k: Annotated[int | None, typer.Option(help="Completions a problem. Default: the benchmark's own, 32 or 4.")] = None,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="Mass that is sampled.")] = 0.9,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 42,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest completion.")] = None,
+    format: Annotated[str | None, typer.Option(help="Prompt format: none, boxed or think.")] = None,
+    generator: Annotated[str, typer.Option(help="hf or vllm.")] = "hf",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    device: Annotated[str | None, typer.Option(help="Torch device; a GPU where there is one.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Completions at once.")] = 64,
+    memory: Annotated[float, typer.Option(help="Share of the device's memory that vLLM takes.")] = 0.9,
+    base: Base = None,
+    initial: Initial = None,
+    out: Out = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Evaluate again what is there.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Sample and verify answers: Avg@k and Pass@k with intervals, on the right base; called again, it goes on."""
+    from spectra.commands.eval import EvalOptions
+    from spectra.commands.eval import evaluate as command
+
+    options = EvalOptions(
+        benchmarks=benchmark or (),
+        data=data,
+        split=split,
+        prompt=prompt_column,
+        answer=answer_column,
+        problems=problems,
+        steps=step or (),
+        k=k,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        max_tokens=max_tokens,
+        style=cast(Any, _one_of(format, "format", ("none", "boxed", "think"))),
+        generator=cast(Any, _one_of(generator, "generator", ("hf", "vllm"))),
+        dtype=cast(Any, _one_of(dtype, "dtype", ("float32", "bfloat16"))),
+        device=device,
+        batch_size=batch_size,
+        memory=memory,
+        base=base,
+        initial=initial,
+        out=out,
+        overwrite=overwrite,
+    )
+    with _progress(quiet or as_json) as progress:
+        done = command(run, options, progress=progress)
+    if as_json:
+        _say_json(done.summaries, as_json)
+    elif not quiet:
+        rows = done.rows()
+        _print_table(rows, tuple(dict.fromkeys(key for row in rows for key in row)))
 
 
 @app.command()
@@ -275,6 +351,14 @@ def _fail(error: SpectraError) -> NoReturn:
         raise error
     print(f"spectra: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
+
+
+def _one_of(value: str | None, option: str, choices: tuple[str, ...]) -> str | None:
+    from spectra.errors import UsageError
+
+    if value is not None and value not in choices:
+        raise UsageError(f"--{option} is {value!r}", cure=f"choose {' or '.join(choices)}")
+    return value
 
 
 def _options(base: str | None, out: Path | None, jobs: int | None, device: str, engine: str) -> "Options":

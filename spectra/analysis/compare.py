@@ -212,8 +212,8 @@ def paired(a: pd.Series, b: pd.Series) -> dict[str, float]:
     difference = (a - b).dropna()
     count = len(difference)
     if count < 2:
-        return {"problems": count, "difference": math.nan, "low": math.nan, "high": math.nan, "z": math.nan}
+        return {"problems": float(count), "difference": math.nan, "low": math.nan, "high": math.nan, "z": math.nan}
     mean, error = float(difference.mean()), float(difference.std(ddof=1)) / math.sqrt(count)
     z = mean / error if error > 0 else (0.0 if mean == 0 else math.copysign(math.inf, mean))
     half = _NORMAL_95 * error
-    return {"problems": count, "difference": mean, "low": mean - half, "high": mean + half, "z": z}
+    return {"problems": float(count), "difference": mean, "low": mean - half, "high": mean + half, "z": z}

@@ -1,4 +1,4 @@
-"""``spectra export``: a snapshot as a plain LoRA adapter on the original base."""
+"""``spectra export``: a snapshot as a plain LoRA adapter on the original base, or as a whole model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +66,30 @@ def export(
     updates = open_updates(snapshot, store, find_start(snapshot, opened, store, initial))
     target = _target(name, revision, directory, snapshot)
     return export_lora(updates, store, out, step=snapshot.step, target=target, truncation=Truncation(rank, energy))
+
+
+def export_model(
+    run: Path, out: Path, *, step: int | None = None, base: str | None = None, initial: Path | None = None
+) -> Path:
+    """Write a snapshot as a whole float32 model that transformers loads; the parameters are those of :func:`export`."""
+    import torch
+
+    from spectra.runs.directory import open_run
+    from spectra.weights import export_model as whole
+    from spectra.weights.base import resolve_base
+    from spectra.weights.initial import find_start
+    from spectra.weights.tensors import TensorStore
+    from spectra.weights.updates import open_updates
+
+    opened = open_run(run)
+    snapshot = _snapshot(opened, step)
+    name = base or opened.base_name
+    if name is None:
+        raise BaseModelError("does not say which base it was trained on", where=run, cure="give it with --base")
+    directory = resolve_base(name, None if base else opened.base_revision)
+    store = TensorStore.open_model(directory)
+    updates = open_updates(snapshot, store, find_start(snapshot, opened, store, initial))
+    return whole.export_model(updates, store, directory, out, torch.float32)
 
 
 def _check(rank: int | None, energy: float | None) -> None:

@@ -21,6 +21,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_PICKLE = "adapter_model.bin"
 MODEL_WEIGHTS = "model.safetensors"
 MODEL_INDEX = "model.safetensors.index.json"
+MODEL_UPDATE = "model_update.safetensors"
 MODEL_CONFIG = "config.json"
 TRAINER_STATE = "trainer_state.json"
 

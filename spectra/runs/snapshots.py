@@ -19,6 +19,7 @@ from spectra.runs.layout import (
     ADAPTER_WEIGHTS,
     MODEL_CONFIG,
     MODEL_INDEX,
+    MODEL_UPDATE,
     MODEL_WEIGHTS,
 )
 
@@ -74,7 +75,8 @@ def snapshot_kind(path: Path) -> SnapshotKind | None:
             return "adapter"
         if (path / ADAPTER_PICKLE).exists():
             return "adapter"
-    if (path / MODEL_CONFIG).exists() and any((path / name).exists() for name in (MODEL_WEIGHTS, MODEL_INDEX)):
+    whole = (MODEL_WEIGHTS, MODEL_INDEX, MODEL_UPDATE)
+    if (path / MODEL_CONFIG).exists() and any((path / name).exists() for name in whole):
         return "full"
     return None
 

@@ -1,11 +1,13 @@
 """What happens beside training, one concern a callback.
 
-The trainer asks a callback for every event by name; these classes answer the events that concern them.
+The trainer asks a callback for every event by name; these classes answer the events that concern them. Where several
+processes train, the first three are on each of them, because all take part; the others are on the main one alone.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,23 @@ from spectra.runs.layout import RunLayout
 from spectra.runs.series import append_metrics, canonical
 from spectra.training.embedded.task import Problem
 from spectra.training.methods import find_method
+from spectra.training.processes import ALONE, Processes
 from spectra.training.progress import Reporter
 from spectra.training.recipe import Recipe
+from spectra.training.shards import generating
 from spectra.training.snapshots import save_snapshot
 
 
 class Callback:
-    """Answers every trainer event by doing nothing. Duck-typed, so that importing it needs no transformers."""
+    """Answers every trainer event by doing nothing. Duck-typed, so that importing it needs no transformers.
+
+    Attributes
+    ----------
+    trainer
+        The trainer of the run, once it is built.
+    """
+
+    trainer: Any = None
 
     def __getattr__(self, event: str) -> Callable[..., None]:
         if not event.startswith("on_"):
@@ -39,9 +51,9 @@ class Snapshots(Callback):
     The last snapshot is written when everything else of the run is: it is the sign that the run is finished.
     """
 
-    def __init__(self, recipe: Recipe, layout: RunLayout) -> None:
+    def __init__(self, recipe: Recipe, layout: RunLayout, processes: Processes = ALONE) -> None:
         self._steps = set(recipe.snapshots.schedule(recipe.steps)) - {recipe.steps}
-        self._recipe, self._layout = recipe, layout
+        self._recipe, self._layout, self._processes = recipe, layout, processes
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
         """Save step 0 of a run that starts."""
@@ -59,21 +71,35 @@ class Snapshots(Callback):
 
     def _save(self, model: Any, step: int) -> None:
         base, method = self._recipe.model, find_method(self._recipe.method.name)
-        save_snapshot(model, self._layout, step, base.base, base.revision, as_lora=method.saved_as_lora)
+        writes = self._processes.is_main
+        save_snapshot(model, self._layout, step, base.base, base.revision, as_lora=method.saved_as_lora, writes=writes)
 
 
 class Evaluation(Callback):
-    """Measures accuracy on held-out problems without touching the random streams that training draws from."""
+    """Measures accuracy on held-out problems without touching the random streams that training draws from.
 
-    def __init__(self, recipe: Recipe, layout: RunLayout, tokenizer: Any, problems: Sequence[Problem]) -> None:
-        self._recipe, self._layout = recipe, layout
-        self._tokenizer, self._problems = tokenizer, problems
+    Each process takes a share of the problems, equally many: where the model is sharded, all of them meet in every
+    forward pass.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        layout: RunLayout,
+        tokenizer: Any,
+        problems: Sequence[Problem],
+        processes: Processes = ALONE,
+    ) -> None:
+        self._recipe, self._layout, self._processes = recipe, layout, processes
+        self._tokenizer, self._problems = tokenizer, list(problems)
         self._accuracy: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
         """Evaluate the base; step 0 has no training metrics, so its record is written here."""
         if state.global_step == 0 and self._recipe.evaluation.due(0, self._recipe.steps):
-            append_metrics(self._layout.metrics, {"step": 0, "eval_accuracy": self._evaluate(model, 0)})
+            accuracy = self._evaluate(model, 0)
+            if self._processes.is_main:
+                append_metrics(self._layout.metrics, {"step": 0, "eval_accuracy": accuracy})
 
     def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
         """Evaluate a step that is due."""
@@ -88,16 +114,22 @@ class Evaluation(Callback):
     def _evaluate(self, model: Any, step: int) -> float:
         from spectra.training.evaluate import accuracy, generate_and_verify
 
-        generations = generate_and_verify(
-            model,
-            self._tokenizer,
-            self._problems,
-            samples=self._recipe.evaluation.samples,
-            temperature=self._recipe.evaluation.temperature,
-            max_new_tokens=self._recipe.algorithm.max_completion_length,
-            seed=self._recipe.seed,
-        )
-        write_json_lines(self._layout.evaluation(self._recipe.task.name, step), [asdict(row) for row in generations])
+        samples = self._recipe.evaluation.samples
+        with generating(model, self.trainer) as policy:
+            own = generate_and_verify(
+                policy,
+                self._tokenizer,
+                self._processes.part(self._problems),
+                samples=samples,
+                temperature=self._recipe.evaluation.temperature,
+                max_new_tokens=self._recipe.algorithm.max_completion_length,
+                seed=self._recipe.seed,
+                batch_size=self._recipe.evaluation.batch_size,
+            )
+        generations = list(chain.from_iterable(self._processes.gather(own)))[: samples * len(self._problems)]
+        if self._processes.is_main:
+            where = self._layout.evaluation(self._recipe.task.name, step)
+            write_json_lines(where, [asdict(row) for row in generations])
         return accuracy(generations)
 
 
@@ -141,20 +173,38 @@ class MethodStep(Callback):
 class DivergenceStop(Callback):
     """Stops before a gradient that is not finite reaches the weights."""
 
-    def __init__(self, layout: RunLayout) -> None:
-        self._layout = layout
+    def __init__(self, layout: RunLayout, processes: Processes = ALONE) -> None:
+        self._layout, self._processes = layout, processes
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
         """Raise :class:`DivergedError` where a gradient holds NaN or ∞."""
-        for name, parameter in model.named_parameters():
-            if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
-                # The step's own record is never written: without this the log would end as if nothing had happened.
-                append_metrics(self._layout.metrics, {"step": state.global_step + 1, "grad_norm": math.nan})
-                raise DivergedError(
-                    f"the gradient of {name} at step {state.global_step + 1} is not finite",
-                    where=self._layout.root,
-                    cure="lower optimizer.learning_rate and start again with --overwrite",
-                )
+        found = next((name for name, parameter in model.named_parameters() if not _is_finite(parameter.grad)), None)
+        # Of a sharded gradient a process sees its own part.
+        culprits = [name for name in self._processes.gather(found) if name is not None]
+        if culprits:
+            self._stop(f"the gradient of {culprits[0]}", state.global_step + 1)
+
+    def on_log(self, args: Any, state: Any, control: Any, *, logs: dict[str, Any], **kwargs: Any) -> None:
+        """Stop after the step where nobody saw the gradients before it: DeepSpeed keeps them to itself."""
+        if not math.isfinite(float(logs.get("grad_norm", 0.0))):
+            self._stop("the norm of the gradient", state.global_step)
+
+    def _stop(self, what: str, step: int) -> None:
+        if self._processes.is_main:
+            # The step's own record is never written: without this the log would end as if nothing had happened.
+            append_metrics(self._layout.metrics, {"step": step, "grad_norm": math.nan})
+        raise DivergedError(
+            f"{what} at step {step} is not finite",
+            where=self._layout.root,
+            cure="lower optimizer.learning_rate and start again with --overwrite",
+        )
+
+
+def _is_finite(gradient: Any) -> bool:
+    if gradient is None:
+        return True
+    own = gradient.to_local() if hasattr(gradient, "to_local") else gradient
+    return bool(own.isfinite().all())
 
 
 def write_json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

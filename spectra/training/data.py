@@ -1,43 +1,101 @@
 """The task's problems, and the order in which a run meets them."""
 
-import hashlib
 import json
 import random
-from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import pandas as pd
-
-from spectra.errors import CorruptFileError, RecipeError
+from spectra.errors import RecipeError
 from spectra.training.embedded.task import Problem, problems
+from spectra.training.prompts import formatted
 from spectra.training.recipe import Recipe, TaskRecipe
+from spectra.training.sources.reading import digest, read
+from spectra.training.sources.source import Source
 
 
 def pinned(recipe: Recipe) -> Recipe:
-    """Return the recipe with the digests of its data files, so that a run knows its data.
+    """Return the recipe with the digests of its data, so that a run knows its problems.
 
     Raises
     ------
     RecipeError
-        If a file is missing, or is not the one whose digest the recipe holds.
+        If data is missing, or is not the one whose digest the recipe holds.
+    SpectraError
+        If it cannot be read.
     """
-    digests: dict[str, str] = {}
-    for key in ("data", "heldout"):
-        path = getattr(recipe.task, key)
-        if path is None:
-            continue
-        found, expected = _digest(Path(path), key), getattr(recipe.task, f"{key}_sha256")
-        if expected not in (None, found):
-            cure = f"restore the file, or set task.{key}_sha256 to null for a new run"
-            raise RecipeError(f"is not the file that task.{key}_sha256 names", where=path, cure=cure)
-        digests[f"{key}_sha256"] = found
+    sources = {"data": data_source(recipe.task), "heldout": heldout_source(recipe.task)}
+    digests = {
+        f"{key}_sha256": _unchanged(source, key, recipe.task) for key, source in sources.items() if source is not None
+    }
     return recipe.model_copy(update={"task": recipe.task.model_copy(update=digests)})
 
 
+def data_source(task: TaskRecipe) -> Source | None:
+    """Return where a task's training problems are; None for the built-in task."""
+    if task.data is None:
+        return None
+    return Source(
+        task.data,
+        subset=task.subset,
+        split=task.split,
+        revision=task.revision,
+        prompt=task.prompt,
+        answer=task.answer,
+        answer_after=task.answer_after,
+        remove=tuple(task.remove),
+        unique=task.unique,
+        size=task.generator.size,
+        seed=task.generator.seed,
+        options=json.dumps(task.generator.options, sort_keys=True),
+    )
+
+
+def heldout_source(task: TaskRecipe) -> Source | None:
+    """Return where a task's held-out problems are; None for the built-in task, and where there are none."""
+    data = data_source(task)
+    if data is None or task.heldout is None:
+        return None
+    same = task.heldout == task.data
+    kept = {"subset": data.subset, "revision": data.revision} if same else {"subset": None, "revision": None}
+    # What is cut from training prompts need not stand in others.
+    remove = data.remove if same else ()
+    return replace(data, name=task.heldout, split=task.heldout_split, seed=data.seed + 1, remove=remove, **kept)
+
+
 def training_problems(task: TaskRecipe) -> list[Problem]:
-    """Return the problems to train on; raises :class:`CorruptFileError` where a file does not hold them."""
-    return problems("train") if task.data is None else _read(Path(task.data), task)
+    """Return the problems to train on, in the prompt format of the task.
+
+    Raises
+    ------
+    SpectraError
+        If the data does not hold them.
+    """
+    source = data_source(task)
+    if source is None:
+        return problems("train")
+    return [formatted(problem, task.format) for problem in read(source)]
+
+
+def all_heldout_problems(task: TaskRecipe) -> list[Problem]:
+    """Return every held-out problem of a task, in its prompt format; none where it has none.
+
+    Raises
+    ------
+    RecipeError
+        If they are not those whose digest the task holds.
+    SpectraError
+        If they cannot be read.
+    """
+    source = heldout_source(task)
+    if source is None:
+        return [] if task.data is not None else problems("eval")
+    _unchanged(source, "heldout", task)
+    found = read(source)
+    if source.kind == "generator" and task.heldout == task.data:
+        # Another seed does not keep a small space of problems apart.
+        trained = {str(problem.prompt) for problem in read(replace(source, seed=source.seed - 1, split=task.split))}
+        found = [problem for problem in found if str(problem.prompt) not in trained]
+    return [formatted(problem, task.format) for problem in found]
 
 
 def heldout_problems(recipe: Recipe) -> list[Problem]:
@@ -47,17 +105,15 @@ def heldout_problems(recipe: Recipe) -> list[Problem]:
     ------
     RecipeError
         If there are fewer.
-    CorruptFileError
-        If the held-out file does not hold problems.
+    SpectraError
+        If the held-out data does not hold problems.
     """
     if recipe.evaluation.every is None:
         return []
-    task, count = recipe.task, recipe.evaluation.problems
-    found = problems("eval") if task.heldout is None else _read(Path(task.heldout), task)
+    found, count = all_heldout_problems(recipe.task), recipe.evaluation.problems
     if len(found) < count:
-        raise RecipeError(
-            f"{count} problems, and {task.name} has {len(found)}", where="evaluation.problems", cure="ask for fewer"
-        )
+        fault = f"{count} problems, and {recipe.task.name} has {len(found)}"
+        raise RecipeError(fault, where="evaluation.problems", cure="ask for fewer")
     return found[:count]
 
 
@@ -84,46 +140,16 @@ def training_dataset(recipe: Recipe) -> Any:
     return Dataset.from_dict(rows).select(order)
 
 
-def _digest(path: Path, key: str) -> str:
+def _unchanged(source: Source, key: str, task: TaskRecipe) -> str:
+    found, expected = _digest(source, key), getattr(task, f"{key}_sha256")
+    if expected not in (None, found):
+        cure = f"restore it, or set task.{key}_sha256 to null for a new run"
+        raise RecipeError(f"is not what task.{key}_sha256 names", where=source.name, cure=cure)
+    return found
+
+
+def _digest(source: Source, key: str) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        cure = "give a .jsonl or .parquet file, relative to the working directory"
-        raise RecipeError(f"task.{key} cannot be read", where=path, cure=cure) from error
-
-
-def _read(path: Path, task: TaskRecipe) -> list[Problem]:
-    rows = _parquet(path) if path.suffix == ".parquet" else _json_lines(path)
-    if not rows:
-        raise CorruptFileError("holds no problems", where=path, cure="give a file with one problem a row")
-    return [_problem(row, index, path, task) for index, row in enumerate(rows)]
-
-
-def _parquet(path: Path) -> list[dict[str, Any]]:
-    try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise CorruptFileError("cannot be read as parquet", where=path, cure="restore the file") from error
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict(orient="records")]
-
-
-def _json_lines(path: Path) -> list[Any]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise CorruptFileError("is not JSON", where=f"{path}:{number}", cure="write one object a line") from error
-    return rows
-
-
-def _problem(row: Any, index: int, path: Path, task: TaskRecipe) -> Problem:
-    for column in (task.prompt, task.answer):
-        if not isinstance(row, Mapping) or column not in row:
-            cure = "set task.prompt and task.answer to its columns"
-            raise CorruptFileError(f"row {index + 1} has no {column!r}", where=path, cure=cure)
-    prompt = row[task.prompt]
-    if not isinstance(prompt, str):
-        prompt = [dict(message) for message in prompt]
-    return Problem(id=str(row.get("id", index)), prompt=prompt, answer=str(row[task.answer]))
+        return digest(source)
+    except RecipeError as error:
+        raise RecipeError(f"task.{key} {error.what}", where=error.where, cure=error.cure) from error

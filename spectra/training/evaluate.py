@@ -4,24 +4,17 @@ Evaluating leaves no trace: the global random streams, the model's mode and the 
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
-from spectra.errors import UsageError
 from spectra.training.embedded.task import Problem
+from spectra.training.generation import Completion, ModelGenerator, Sampling
 from spectra.training.rewards import boxed_answer_reward
+from spectra.training.scores import estimate_pass
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-
-# What is not set here, transformers takes from the checkpoint's own generation_config.json.
-NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-FULL_DISTRIBUTION = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -94,101 +87,23 @@ def generate_and_verify(
     UsageError
         If the arguments cannot work together.
     """
-    if samples < 1 or (temperature == 0 and samples > 1):
-        raise UsageError(
-            f"cannot draw {samples} samples at temperature {temperature}",
-            cure="ask for one sample, or sample at a temperature above 0",
-        )
-    ends = _ends(model, tokenizer)
-    config = _generation_config(tokenizer, ends, temperature, max_new_tokens)
-    rows = [(problem, sample) for problem in problems for sample in range(samples)]
-    generations: list[Generation] = []
-    with _evaluating(model, seed):
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            generations += _verified(batch, _sample(model, tokenizer, batch, config), tokenizer, ends)
-    return generations
+    sampling = Sampling(samples, float(temperature), 1.0, max_new_tokens, seed)
+    generator = ModelGenerator(model, tokenizer, batch_size=batch_size)
+    return verified(problems, generator.generate([problem.prompt for problem in problems], sampling))
 
 
-def _sample(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    batch: Sequence[tuple[Problem, int]],
-    config: "GenerationConfig",
-) -> list[list[int]]:
-    prompts = [_prompt_ids(tokenizer, problem.prompt) for problem, _ in batch]
-    longest = max(map(len, prompts))
-    padded = [[config.pad_token_id] * (longest - len(ids)) + ids for ids in prompts]
-    mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]
-    output = model.generate(
-        input_ids=torch.tensor(padded, device=model.device),
-        attention_mask=torch.tensor(mask, device=model.device),
-        generation_config=config,
-    )
-    completions: list[list[int]] = output[:, longest:].tolist()
-    return completions
-
-
-def _prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str | list[dict[str, str]]) -> list[int]:
-    # A chat template writes the special tokens itself; a plain prompt gets those that the tokenizer adds.
-    plain = isinstance(prompt, str)
-    text = prompt if plain else tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    ids: list[int] = tokenizer(text, add_special_tokens=plain)["input_ids"]
-    return ids
-
-
-def _verified(
-    batch: Sequence[tuple[Problem, int]],
-    completions: list[list[int]],
-    tokenizer: "PreTrainedTokenizerBase",
-    ends: list[int],
-) -> Iterator[Generation]:
-    ended = [_ended(tokens, ends) for tokens in completions]
-    texts = tokenizer.batch_decode([tokens for tokens, _ in ended], skip_special_tokens=True)
-    rewards = boxed_answer_reward(texts, [problem.answer for problem, _ in batch])
-    for (problem, sample), (tokens, finished), text, reward in zip(batch, ended, texts, rewards, strict=True):
-        yield Generation(problem.id, sample, text, reward == 1.0, len(tokens), finished)
-
-
-def _ended(tokens: list[int], ends: list[int]) -> tuple[list[int], bool]:
-    end = next((index for index, token in enumerate(tokens) if token in ends), None)
-    return (tokens, False) if end is None else (tokens[: end + 1], True)
-
-
-def _ends(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    # Instruct models end a turn and a text differently, and only their generation config knows both.
-    known = model.generation_config.eos_token_id
-    several = known if isinstance(known, list) else [known]
-    return sorted({end for end in (*several, tokenizer.eos_token_id) if end is not None})
-
-
-def _generation_config(
-    tokenizer: "PreTrainedTokenizerBase", ends: list[int], temperature: float, max_new_tokens: int
-) -> "GenerationConfig":
-    from transformers import GenerationConfig
-
-    return GenerationConfig(
-        do_sample=temperature > 0,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=ends or None,
-        pad_token_id=next(iter([*ends, 0])) if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        **NEUTRAL,
-        **({} if temperature == 0 else {"temperature": temperature, **FULL_DISTRIBUTION}),
-    )
-
-
-@contextmanager
-def _evaluating(model: "PreTrainedModel", seed: int) -> Iterator[None]:
-    training = model.training
-    devices = [model.device] if model.device.type == "cuda" else []
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices), torch.inference_mode():
-            torch.manual_seed(seed)
-            yield
-    finally:
-        model.train(training)
+def verified(problems: Sequence[Problem], completions: Sequence[Sequence[Completion]]) -> list[Generation]:
+    """Return the completions of each problem with their verdicts."""
+    rows = [
+        (problem, sample, completion)
+        for problem, drawn in zip(problems, completions, strict=True)
+        for sample, completion in enumerate(drawn)
+    ]
+    rewards = boxed_answer_reward([row.text for *_, row in rows], [problem.answer for problem, *_ in rows])
+    return [
+        Generation(problem.id, sample, row.text, reward == 1.0, row.tokens, row.finished)
+        for (problem, sample, row), reward in zip(rows, rewards, strict=True)
+    ]
 
 
 def accuracy(generations: Sequence[Generation]) -> float:
@@ -200,20 +115,8 @@ def accuracy(generations: Sequence[Generation]) -> float:
 
 
 def pass_at_k(generations: Sequence[Generation], k: int) -> float:
-    r"""Return Pass@k in [0, 1], the mean over problems of the unbiased estimator of Chen et al. 2021, eq. 1.
-
-    With n samples a problem of which c are correct, :math:`1 - \binom{n-c}{k} / \binom{n}{k}`.
-
-    Raises
-    ------
-    UsageError
-        If a problem has fewer than ``k`` samples.
-    """
+    """Return Pass@k in [0, 1]; raises where :func:`spectra.training.scores.estimate_pass` does."""
     counts: dict[str, list[bool]] = {}
     for row in generations:
         counts.setdefault(row.problem, []).append(row.correct)
-    fewest = min((len(outcomes) for outcomes in counts.values()), default=0)
-    if not 1 <= k <= fewest:
-        raise UsageError(f"Pass@{k} of {fewest} samples a problem is undefined", cure="draw at least k samples")
-    misses = [math.comb(outcomes.count(False), k) / math.comb(len(outcomes), k) for outcomes in counts.values()]
-    return 1.0 - math.fsum(misses) / len(misses)
+    return estimate_pass(counts, k).value

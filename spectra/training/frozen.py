@@ -86,7 +86,8 @@ class FrozenWeights(Callback):
             if initial and f"{key}.lora_A.weight" in initial and layer is not None:
                 removed = initial[f"{key}.lora_B.weight"] @ initial[f"{key}.lora_A.weight"] * layer.scaling[ADAPTER]
                 weight = (weight.float() - removed).to(dtype)
-            found[name] = weight
+            if weight.shape == _on_cpu(names[name]).shape:
+                found[name] = weight
         return found
 
     def _initial(self) -> dict[str, Any]:
@@ -103,7 +104,8 @@ def frozen(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _on_cpu(tensor: Any) -> Any:
-    return tensor.cpu()
+    # Of a sharded tensor, this process's part.
+    return (tensor.to_local() if hasattr(tensor, "to_local") else tensor).cpu()
 
 
 def _square(tensor: Any, other: Any = None) -> float:

@@ -1,6 +1,7 @@
 """What a person sees of a run: a bar on a terminal, plain lines in a log, nothing when quiet."""
 
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+_REMEMBERED_SECONDS = 6 * 3600.0
 LINES = 12  # a log shows about so many lines a run
 
 
@@ -24,14 +26,20 @@ class Reporter:
 class PlainReporter(Reporter):
     """Lines on standard error: standard output belongs to results."""
 
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+
     def say(self, line: str) -> None:
         """Print the line."""
         print(line, file=sys.stderr, flush=True)
 
     def step(self, step: int, last: int, metrics: Mapping[str, float]) -> None:
         """Print a line now and then, at every evaluation, and at the end."""
+        now = time.monotonic()
+        began, first = self._first = self._first or (now, step)
         if step % max(1, last // LINES) == 0 or step == last or "eval_accuracy" in metrics:
-            self.say(f"step {step}/{last} {describe(metrics)}")
+            seconds = (now - began) / max(1, step - first) * (last - step)
+            self.say(f"step {step}/{last} {describe(metrics)}{remaining(seconds)}")
 
 
 class BarReporter(Reporter):
@@ -62,6 +70,17 @@ def describe(metrics: Mapping[str, float]) -> str:
     return " ".join(f"{label} {metrics[key]:.2f}" for key, label in shown.items() if key in metrics)
 
 
+def remaining(seconds: float) -> str:
+    """Return how long it will take, where that is minutes or more.
+
+    >>> remaining(20), remaining(200), remaining(20000)
+    ('', ', 3 min left', ', 5.6 h left')
+    """
+    if seconds < 60:
+        return ""
+    return f", {seconds / 60:.0f} min left" if seconds < 5400 else f", {seconds / 3600:.1f} h left"
+
+
 def log_reporter(quiet: bool) -> Reporter:
     """Return the reporter of lines, for where several runs speak at once."""
     return Reporter() if quiet else PlainReporter()
@@ -75,5 +94,6 @@ def reporting(quiet: bool) -> Iterator[Reporter]:
         yield log_reporter(quiet)
     else:
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-        with Progress(*columns, console=console) as bar:
+        # Steps of a large model take minutes; by default only the last half minute would count.
+        with Progress(*columns, console=console, speed_estimate_period=_REMEMBERED_SECONDS) as bar:
             yield BarReporter(bar)

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from spectra.config import KeyFault, Section
 from spectra.training.methods import MethodRecipe, find_method
+from spectra.training.rollout import RolloutRecipe
 from spectra.weights.base import EMBEDDED
 
 CARRY_ADDITION = "carry_addition"
@@ -27,11 +28,14 @@ class ModelRecipe(Section):
         Commit, tag or branch of a hub id.
     dtype
         Type of the base weights while training; adapters and snapshots are float32.
+    gradient_checkpointing
+        Compute activations again in the backward pass: a third more time, and memory for one layer's alone.
     """
 
     base: str = EMBEDDED
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
 
 
 class AlgorithmRecipe(Section):
@@ -40,14 +44,18 @@ class AlgorithmRecipe(Section):
     Attributes
     ----------
     name
-        ``grpo``: mean over completions of the mean over tokens. ``dapo``: mean over all tokens of the step, and a wider
-        upper clip; without DAPO's dynamic sampling.
+        ``grpo``: mean over completions of the mean over tokens (DeepSeekMath, 2402.03300). ``dapo``: mean over all
+        tokens of the step, and a wider upper clip (2503.14476). ``dr_grpo``: sum over tokens by a constant length, and
+        advantages that are not divided by a standard deviation (2503.20783). ``bnpo``, ``cispo``, ``sapo``, ``luspo``,
+        ``vespo`` and ``gspo`` are TRL's other losses.
     epsilon_low, epsilon_high
-        The probability ratio is clipped to [1 − low, 1 + high]; ``epsilon_high`` is 0.2 for grpo and 0.28 for dapo.
+        The probability ratio is clipped to [1 − low, 1 + high]. Left out, they are the algorithm's own: 0.2 and 0.2,
+        dapo 0.2 and 0.28, cispo an upper cap of 5, gspo 3e-4 and 4e-4.
     beta
         Weight of the KL divergence from the base; 0 leaves it out.
     scale_rewards
-        Divide advantages by the standard deviation of the group, of the batch, or by nothing.
+        Divide advantages by the standard deviation of the group, of the batch, or by nothing. Left out, it is the
+        group, and nothing for dr_grpo.
     generations
         Completions a prompt.
     temperature
@@ -56,24 +64,45 @@ class AlgorithmRecipe(Section):
         Tokens; longer completions are cut.
     mask_truncated
         Leave cut completions out of the loss.
+    dynamic_rounds
+        DAPO's dynamic sampling: groups whose completions are all right or all wrong give no gradient, and are replaced
+        by groups of further prompts, up to so many rounds of sampling a step. Null samples once.
+    overlong_buffer
+        DAPO's soft punishment: the reward falls linearly to −1 over the last so many tokens before the limit. Null
+        leaves it out.
     """
 
-    name: Literal["grpo", "dapo"] = "dapo"
-    epsilon_low: float = Field(default=0.2, gt=0, lt=1)
+    name: Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo", "gspo"] = "dapo"
+    epsilon_low: float = Field(gt=0, lt=1)
     epsilon_high: float = Field(gt=0)
     beta: float = Field(default=0.0, ge=0)
-    scale_rewards: Literal["group", "batch", "none"] = "group"
+    scale_rewards: Literal["group", "batch", "none"]
     generations: int = Field(default=8, ge=2)
     temperature: float = Field(default=1.0, gt=0)
     max_completion_length: int = Field(default=8, ge=1)
     mask_truncated: bool = False
+    dynamic_rounds: int | None = Field(default=None, ge=2)
+    overlong_buffer: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="before")
     @classmethod
-    def _clip(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping) or value.get("epsilon_high") is not None:
+    def _defaults(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
             return value
-        return {**value, "epsilon_high": 0.2 if value.get("name", "dapo") == "grpo" else 0.28}
+        name = value.get("name", "dapo")
+        low, high = CLIPS.get(name, (0.2, 0.2)) if isinstance(name, str) else (0.2, 0.2)
+        own = {"epsilon_low": low, "epsilon_high": high, "scale_rewards": "none" if name == "dr_grpo" else "group"}
+        return {**value, **{key: default for key, default in own.items() if value.get(key) is None}}
+
+    @model_validator(mode="after")
+    def _buffer(self) -> "AlgorithmRecipe":
+        if (self.overlong_buffer or 0) > self.max_completion_length:
+            raise KeyFault("overlong_buffer", f"{self.overlong_buffer} is more than max_completion_length")
+        return self
+
+
+# Lower and upper clip where they are not 0.2, as each paper has them.
+CLIPS = {"dapo": (0.2, 0.28), "cispo": (0.2, 5.0), "gspo": (3e-4, 4e-4)}
 
 
 class OptimizerRecipe(Section):
@@ -100,37 +129,85 @@ class OptimizerRecipe(Section):
     max_grad_norm: float = Field(default=1.0, gt=0)
 
 
+class GeneratorRecipe(Section):
+    """Problems that a ``reasoning_gym:`` generator makes.
+
+    Attributes
+    ----------
+    size
+        Number of problems; equal ones are left out.
+    seed
+        Of the problems to train on; held-out ones have the next, and none of the same.
+    options
+        The generator's own configuration.
+    """
+
+    size: int = Field(default=1000, ge=1)
+    seed: int = Field(default=0, ge=0)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 class TaskRecipe(Section):
-    """Problems with verifiable answers: the built-in task, or local files.
+    """Problems with verifiable answers: the built-in task, files, a dataset, or a generator.
 
     Attributes
     ----------
     name
         ``carry_addition``, or a name of your own for ``data``.
     data, heldout
-        Local ``.jsonl`` or ``.parquet`` files to train and to evaluate on, relative to the working directory.
+        Problems to train and to evaluate on: a ``.jsonl`` or ``.parquet`` file, a directory that ``datasets`` reads, a
+        hub id such as ``open-r1/DAPO-Math-17k-Processed``, or ``reasoning_gym:`` with a generator's name. ``heldout``
+        may also be ``benchmark:`` with a name of ``spectra eval``. Paths are relative to the working directory.
+    subset, split, heldout_split, revision
+        Of a dataset. Subset and revision hold for ``heldout`` too where it is the same set.
     prompt, answer
-        Their columns. A prompt is text or chat messages; an answer is the gold answer without a box.
+        Columns; dots lead into nested ones: ``reward_model.ground_truth``. A prompt is text or chat messages; an answer
+        is the gold answer, with or without a box.
+    answer_after
+        The gold answer is what follows the last of this text, such as ``####``.
+    remove
+        Texts to cut out of prompts: instructions that the format below replaces.
+    unique
+        Leave out prompts that came before: DAPO-Math-17k has each of its 17k about a hundred times.
+    format
+        ``none``: prompts as they are. ``boxed``: a chat message that asks for the answer in a box. ``think``: a chat
+        whose system message asks for ``<think>…</think>`` and then the answer in a box.
+    format_weight
+        Reward for ending the thought once and answering in a box after it; 0 leaves it out.
+    generator
+        Of ``reasoning_gym:`` sources.
     data_sha256, heldout_sha256
-        Digests of the files; the run's own recipe holds them, so that changed data is noticed.
+        Digests of the problems; the run's own recipe holds them, so that changed data is noticed.
     """
 
     name: str = Field(default=CARRY_ADDITION, pattern=NAME_PATTERN)
     data: str | None = None
     heldout: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    heldout_split: str = "test"
+    revision: str | None = None
     prompt: str = "prompt"
     answer: str = "answer"
+    answer_after: str | None = None
+    remove: list[str] = Field(default_factory=list)
+    unique: bool = False
+    format: Literal["none", "boxed", "think"] = "none"
+    format_weight: float = Field(default=0.0, ge=0)
+    generator: GeneratorRecipe = Field(default_factory=GeneratorRecipe)
     data_sha256: str | None = None
     heldout_sha256: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "TaskRecipe":
         if self.data is None and self.name != CARRY_ADDITION:
-            raise KeyFault("name", f"no task {self.name!r}; choose {CARRY_ADDITION!r}, or give task.data a file")
+            raise KeyFault("name", f"no task {self.name!r}; choose {CARRY_ADDITION!r}, or give task.data a source")
         if self.data is not None and self.name == CARRY_ADDITION:
             raise KeyFault("name", f"{CARRY_ADDITION!r} is the built-in task; give your data another name")
         if self.data is None and self.heldout is not None:
             raise KeyFault("heldout", "needs task.data beside it; give both or neither")
+        if self.data is None and self.format != "none":
+            raise KeyFault("format", f"{CARRY_ADDITION!r} has prompts of its own; leave it out")
         return self
 
 
@@ -194,13 +271,16 @@ class EvaluationRecipe(Section):
     samples
         Completions a problem.
     temperature
-        Sampling temperature.
+        Sampling temperature; the whole distribution is sampled.
+    batch_size
+        Completions at once. Less needs less memory.
     """
 
     every: int | None = Field(default=20, ge=1)
     problems: int = Field(default=100, ge=1)
     samples: int = Field(default=4, ge=1)
     temperature: float = Field(default=1.0, gt=0)
+    batch_size: int = Field(default=256, ge=1)
 
     def due(self, step: int, last: int) -> bool:
         """Return whether ``step`` of a run of ``last`` steps is evaluated."""
@@ -214,22 +294,25 @@ class Recipe(Section):
     ----------
     name
         Name of the run; the default output directory has it.
-    model, method, algorithm, optimizer, task, snapshots, checkpoints, evaluation
+    model, method, algorithm, rollout, optimizer, task, snapshots, checkpoints, evaluation
         The sections, see each.
     steps
         Optimizer steps.
     prompts_per_step
         Prompts a step; each gets ``algorithm.generations`` completions.
     micro_batch
-        Completions a forward pass; null takes the whole step at once. Less needs less memory.
+        Completions a forward pass on each process; null takes all of the step's at once. Less needs less memory.
     seed
         Seed of adapter initialisation, order of prompts and sampling.
+    report_to
+        Where the logged numbers go too: ``tensorboard`` (files under ``checkpoints/runs``), ``wandb``, ``trackio``.
     """
 
     name: str = Field(default="run", pattern=NAME_PATTERN)
     model: ModelRecipe = Field(default_factory=ModelRecipe)
     method: MethodRecipe = Field(default_factory=lambda: MethodRecipe.model_validate({}))
     algorithm: AlgorithmRecipe = Field(default_factory=lambda: AlgorithmRecipe.model_validate({}))
+    rollout: RolloutRecipe = Field(default_factory=RolloutRecipe)
     optimizer: OptimizerRecipe = Field(default_factory=OptimizerRecipe)
     task: TaskRecipe = Field(default_factory=TaskRecipe)
     steps: int = Field(default=60, ge=1)
@@ -239,16 +322,12 @@ class Recipe(Section):
     snapshots: SnapshotRecipe = Field(default_factory=lambda: SnapshotRecipe(every=10))
     checkpoints: CheckpointRecipe = Field(default_factory=CheckpointRecipe)
     evaluation: EvaluationRecipe = Field(default_factory=EvaluationRecipe)
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
 
     @property
     def completions_per_step(self) -> int:
         """Completions that one optimizer step learns from."""
         return self.prompts_per_step * self.algorithm.generations
-
-    @property
-    def accumulation(self) -> int:
-        """Forward passes that one optimizer step adds up."""
-        return self.completions_per_step // (self.micro_batch or self.completions_per_step)
 
     @model_validator(mode="before")
     @classmethod

@@ -1,46 +1,38 @@
-r"""The verifiable reward: the answer in ``\boxed{}``, compared as mathematics by math-verify.
+r"""The verifiable rewards: the answer in ``\boxed{}``, compared as mathematics by math-verify, and the format.
 
 Which box counts: the last ``\boxed{`` of a completion, and it must be closed. math-verify alone decides otherwise: it
 joins neighbouring boxes into one set, so ``\boxed{52} \boxed{62}`` is {52, 62} to it, and it reads numbers outside any
 box. Here the box is cut out first and math-verify sees nothing else.
 """
 
-import logging
+import json
 import re
-import threading
-from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
-from importlib import import_module
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from spectra.errors import MissingDependencyError
+from spectra.training.checking import BOX, readable
+from spectra.training.verifier import check, spread
 
 Message = Mapping[str, Any]
+Reward = Callable[..., list[float]]
 
-BOX = r"\boxed{"
-# Threads have no timeout, and what sympy evaluates in C has none anywhere: these bounds keep every check short.
-MAX_CHARACTERS = 256
-MAX_NESTING = 8  # the parser's time grows exponentially with the depth
-MAX_OPERATORS = 16  # likewise with a chain of powers or bars
-MAX_NUMBER = 1000  # exponents, and arguments of factorials
-MAX_EXPANSION = 16  # exponents of sums with variables in them
-UNFINISHED = ("Sum", "Product", "Integral", "Derivative", "Limit")
-COMBINATORIAL = ("factorial", "factorial2", "subfactorial", "binomial")
-TIMEOUT_SECONDS = 2
+# Gold answers that only their generator can check, see ``spectra.training.sources.generators``.
+GENERATED = "reasoning_gym:"
+THOUGHT_END = "</think>"
+_REMEMBERED = 65536
 
-# math-verify's parser keeps tables that are filled as it reads.
-_LOCK = threading.Lock()
+_TEXT = re.compile(r"\\text\w*\{([^{}]*)\}")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is a character of the answer
-_BRACKET = re.compile(r"[{}()\[\]]")
-# The parser evaluates these as it reads, before anything can look at how large the numbers are.
-_EAGER = re.compile(r"binom|choose|gcd|lcm|det|mod")
-_LARGE = re.compile(r"\^|!|\d{5}")
 
 
 def boxed_answer_reward(
     completions: Sequence[str | Sequence[Message]], answer: Sequence[str], **kwargs: Any
 ) -> list[float]:
     r"""Return 1.0 for each completion whose last box holds its gold answer, else 0.0: TRL's reward signature.
+
+    Safe in any thread: an answer is checked within 1.5 s of processor time and 2 s of the clock, in a process of its
+    own with bounded memory, and is wrong where that does not do.
 
     Parameters
     ----------
@@ -56,13 +48,40 @@ def boxed_answer_reward(
     list of float
         1.0 or 0.0 a completion. No box, an empty box and an unclosed last box are 0.0, and so is a sum or product of
         numbers that was not carried out where the gold answer is a number: ``27+35`` restates the problem.
+
+    Raises
+    ------
+    MissingDependencyError
+        If math-verify is not installed, or reasoning-gym where a generator made the problems.
     """
-    return [
-        float(is_correct(_text(completion), str(gold))) for completion, gold in zip(completions, answer, strict=True)
-    ]
+    pairs = [(_text(completion), str(gold)) for completion, gold in zip(completions, answer, strict=True)]
+    return [float(truth) for truth in are_correct(pairs)]
 
 
-@lru_cache(maxsize=65536)
+def format_reward(weight: float) -> Reward:
+    r"""Return a reward function: ``weight`` for each completion that thinks, ends the thought once, and then answers.
+
+    The completion holds ``</think>`` exactly once, and a closed, filled ``\boxed{}`` after it. Whether ``<think>``
+    stands before it is not asked: many chat templates end the prompt with it.
+    """
+
+    def formatted(completions: Sequence[str | Sequence[Message]], **kwargs: Any) -> list[float]:
+        return [weight * is_formatted(_text(completion)) for completion in completions]
+
+    formatted.__name__ = "format_reward"  # the name that TRL logs it under
+    return formatted
+
+
+def is_formatted(completion: str) -> bool:
+    r"""Return whether a completion ends its thought once and boxes an answer after it.
+
+    >>> is_formatted(r"27+35 is 62</think> \boxed{62}"), is_formatted(r"\boxed{62}</think> 62")
+    (True, False)
+    """
+    _, end, rest = completion.partition(THOUGHT_END)
+    return bool(end) and THOUGHT_END not in rest and bool((last_box(rest) or "").strip())
+
+
 def is_correct(completion: str, gold: str) -> bool:
     r"""Return whether the last box of ``completion`` holds ``gold``. Never raises on a malformed completion.
 
@@ -71,11 +90,15 @@ def is_correct(completion: str, gold: str) -> bool:
     >>> is_correct(r"so \boxed{\frac{124}{2}}", "62"), is_correct(r"\boxed{62} or \boxed{", "62")
     (True, False)
     """
-    content = last_box(completion)
-    if content is None or not content.strip():
-        return False
-    expected = _bare(gold)
-    return content.strip() == expected or (_readable(content) and _equal(expected, content))
+    return are_correct([(completion, gold)])[0]
+
+
+def are_correct(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """Return :func:`is_correct` of each pair of completion and gold answer; several at once where there are many."""
+    boxes = [((last_box(completion) or "").strip(), gold) for completion, gold in pairs]
+    distinct = list(dict.fromkeys(boxes))
+    truths = dict(zip(distinct, spread(lambda box: _holds(*box), distinct), strict=True))
+    return [truths[box] for box in boxes]
 
 
 def last_box(text: str) -> str | None:
@@ -100,92 +123,27 @@ def _text(completion: str | Sequence[Message]) -> str:
     return content if isinstance(content, str) else ""
 
 
+def _holds(content: str, gold: str) -> bool:
+    if not content:
+        return False
+    if gold.startswith(GENERATED):
+        return _checked("reasoning_gym", gold.removeprefix(GENERATED), _unwrapped(content))
+    expected = _bare(gold)
+    return content == expected or (readable(content) and _checked("maths", expected, content))
+
+
 def _bare(gold: str) -> str:
     boxed = last_box(gold)
     return (gold if boxed is None else boxed).strip().strip("$").strip()
 
 
-def _equal(expected: str, content: str) -> bool:
-    """Compare two box contents as mathematics; False where the gold answer is not mathematics."""
-    verifier = _verifier()
-    # math-verify times out by a signal, which only the main thread may set.
-    timeout = TIMEOUT_SECONDS if threading.current_thread() is threading.main_thread() else None
-    with _LOCK:
-        gold, predicted = (
-            verifier.parse(BOX + text + "}", parsing_timeout=timeout, fallback_mode="no_fallback")
-            for text in (expected, content)
-        )
-        if not gold or not predicted:
-            return False
-        try:
-            answered = _is_answer(predicted[0], gold[0])
-        except Exception:  # sympy raises many kinds on malformed mathematics, and training must go on
-            return False
-        return answered and bool(verifier.verify(gold, predicted, timeout_seconds=timeout))
+def _unwrapped(content: str) -> str:
+    text = _TEXT.fullmatch(content)
+    return (content if text is None else text[1]).strip().strip("$").strip()
 
 
-def _readable(content: str) -> bool:
-    """Whether the parser is quick on the text."""
-    depth = deepest = 0
-    for bracket in _BRACKET.findall(content):
-        depth += 1 if bracket in "{([" else -1
-        deepest = max(deepest, depth)
-    chained = max(content.count("^"), content.count("|"))
-    eager = _EAGER.search(content) and _LARGE.search(content)
-    return len(content) <= MAX_CHARACTERS and deepest <= MAX_NESTING and chained <= MAX_OPERATORS and not eager
-
-
-@cache
-def _verifier() -> Any:
-    try:
-        import math_verify
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the verifiable reward needs math-verify", cure="pip install 'spectra-rlvr[train]'"
-        ) from error
-    # It warns once a process that threads have no timeout, which the guards here make up for.
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
-    return math_verify
-
-
-@cache
-def _sympy() -> Any:
-    # Comes with math-verify, and takes half a second to import.
-    return import_module("sympy")
-
-
-def _is_answer(predicted: Any, gold: Any) -> bool:
-    """Whether the parsed prediction is quick to evaluate, and finished where the gold answer is a number."""
-    sympy = _sympy()
-    # math-verify compares the last side of a = b = 62 with the gold answer 62.
-    value = predicted.args[-1] if isinstance(predicted, sympy.And) else predicted
-    value = value.rhs if isinstance(value, sympy.Eq) else value
-    nodes = list(sympy.preorder_traversal(value))
-    if not all(map(_tractable, nodes)):
-        return False
-    if not isinstance(gold, sympy.Number) or isinstance(value, sympy.Symbol):  # \\text{62} is a symbol named 62
-        return True
-    return not value.free_symbols and not any(map(_left_to_do, nodes))
-
-
-def _tractable(node: Any) -> bool:
-    sympy = _sympy()
-    kind = type(node).__name__
-    if isinstance(node, sympy.Pow):
-        limit = MAX_EXPANSION if isinstance(node.base, sympy.Add) and node.free_symbols else MAX_NUMBER
-        return _bounded(node.exp, limit)
-    if kind in COMBINATORIAL:
-        return all(_bounded(part, MAX_NUMBER) for part in node.args)
-    return kind not in UNFINISHED
-
-
-def _bounded(value: Any, limit: int) -> bool:
-    return not value.is_number or bool(value.is_Number and abs(value) <= limit)
-
-
-def _left_to_do(node: Any) -> bool:
-    """Whether the node is a sum of numbers or a product of integers; 2·10³ and -(62) are neither."""
-    sympy = _sympy()
-    if isinstance(node, sympy.Mul):
-        return bool(sum(isinstance(factor, sympy.Integer) and factor != -1 for factor in node.args) > 1)
-    return isinstance(node, sympy.Add) and bool(node.is_number)
+@lru_cache(maxsize=_REMEMBERED)
+def _checked(kind: str, gold: str, content: str) -> bool:
+    if kind == "reasoning_gym":
+        return check(kind, {**json.loads(gold), "content": content})
+    return check(kind, {"gold": gold, "content": content})

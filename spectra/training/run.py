@@ -1,6 +1,7 @@
 """One training run: start, go on, or leave alone, decided in one place."""
 
 import shutil
+from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
 
@@ -23,11 +24,14 @@ from spectra.training.callbacks import (
 from spectra.training.checkpoints import newest_checkpoint
 from spectra.training.data import heldout_problems, pinned
 from spectra.training.frozen import FrozenWeights
+from spectra.training.embedded.task import Problem
 from spectra.training.methods import find_method
 from spectra.training.model import Policy, build_policy
+from spectra.training.processes import Processes, divide, join, lost_others, one_voice
 from spectra.training.progress import Reporter, reporting
 from spectra.training.quiet import quiet_libraries
 from spectra.training.recipe import Recipe
+from spectra.training.reports import check_reports
 from spectra.training.trainer import build_trainer
 from spectra.weights.base import fingerprint
 
@@ -52,6 +56,8 @@ class Plan(Enum):
 
 def train(recipe: Recipe, out: Path, *, overwrite: bool = False, quiet: bool = False) -> Path:
     """Train one run; called again with the same words, it finishes what was killed, and leaves what is finished.
+
+    Processes that a launcher started train it together: each calls this, and the main one writes.
 
     Parameters
     ----------
@@ -79,18 +85,25 @@ def train(recipe: Recipe, out: Path, *, overwrite: bool = False, quiet: bool = F
         If the recipe asks for what the base or the data does not have.
     DivergedError
         If a gradient is not finite.
+    MissingDependencyError
+        If something that the recipe asks for is not installed.
     """
-    recipe = pinned(recipe)
-    layout = RunLayout(out)
-    with reporting(quiet) as reporter, quiet_libraries():
-        plan = decide(recipe, layout, overwrite=overwrite)
+    processes, layout = join(), RunLayout(out)
+    with one_voice(processes), reporting(quiet or not processes.is_main) as reporter, quiet_libraries():
+        recipe = pinned(recipe)
+        divide(recipe, processes.count)
+        check_reports(recipe.report_to)
+        plan = processes.once(lambda: decide(recipe, layout, overwrite=overwrite))
         if plan is Plan.LEAVE:
             reporter.say(f"{out}: already finished, nothing to do")
-        else:
-            with exclusive(layout.lock, "training this run"):
-                if overwrite:
-                    clear(layout)
-                _train(recipe, layout, plan, reporter)
+            return out
+        if processes.count == 1 and lost_others():
+            reporter.say("accelerate launch --cpu started one process; for several, give it a --config_file")
+        with ExitStack() as held:
+            processes.once(lambda: held.enter_context(exclusive(layout.lock, "training this run")))
+            if overwrite:
+                processes.once(lambda: clear(layout))
+            _train(recipe, layout, plan, reporter, processes)
     return out
 
 
@@ -133,38 +146,55 @@ def _foreign(layout: RunLayout) -> Path | None:
     return next((path for path in entries if path not in ours and not path.name.startswith(".")), None)
 
 
-def _train(recipe: Recipe, layout: RunLayout, plan: Plan, reporter: Reporter) -> None:
+def _train(recipe: Recipe, layout: RunLayout, plan: Plan, reporter: Reporter, processes: Processes) -> None:
     problems = heldout_problems(recipe)
-    checkpoint = newest_checkpoint(layout) if plan is Plan.RESUME else None
+    resumes = plan is Plan.RESUME
+    checkpoint = processes.once(lambda: newest_checkpoint(layout, processes.count)) if resumes else None
     policy = build_policy(recipe, initial=None if checkpoint is None else layout.snapshot(0))
-    if plan is Plan.START:
-        _describe(recipe, policy).write(layout.manifest)
-        write_text(layout.recipe, dump(recipe))
+    step = 0 if checkpoint is None else checkpoint[1]
+    if resumes:
+        processes.once(lambda: _go_on(policy, layout, processes, -1 if checkpoint is None else step))
     else:
-        _check_base(policy, layout)
-        truncate_metrics(layout.metrics, -1 if checkpoint is None else checkpoint[1])
-    after_step = find_method(recipe.method.name).after_step
-    callbacks: list[Callback] = [
-        DivergenceStop(layout),
-        *([MethodStep(after_step)] if after_step is not None else []),
-        Evaluation(recipe, layout, policy.tokenizer, problems),
-        FrozenWeights(recipe, layout, policy.base),
-        Snapshots(recipe, layout),
-        Metrics(layout),
-        ProgressReports(reporter),
-    ]
-    reporter.say(_opening(recipe, layout, policy, 0 if checkpoint is None else checkpoint[1]))
-    trainer = build_trainer(recipe, policy, layout, callbacks)
+        processes.once(lambda: _begin(recipe, policy, layout, processes))
+    reporter.say(_opening(recipe, layout, policy, processes, step))
+    callbacks = _callbacks(recipe, layout, policy, problems, processes)
+    if processes.is_main:
+        callbacks += [FrozenWeights(recipe, layout, policy.base), Metrics(layout), ProgressReports(reporter)]
+    trainer = build_trainer(recipe, policy, layout, callbacks, processes.count)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint[0]))
 
 
-def _opening(recipe: Recipe, layout: RunLayout, policy: Policy, step: int) -> str:
+def _callbacks(
+    recipe: Recipe, layout: RunLayout, policy: Policy, problems: list[Problem], processes: Processes
+) -> list[Callback]:
+    """Return what every process does beside training, in this order."""
+    after_step = find_method(recipe.method.name).after_step
+    return [
+        DivergenceStop(layout, processes),
+        *([MethodStep(after_step)] if after_step is not None else []),
+        Evaluation(recipe, layout, policy.tokenizer, problems, processes),
+        Snapshots(recipe, layout, processes),
+    ]
+
+
+def _opening(recipe: Recipe, layout: RunLayout, policy: Policy, processes: Processes, step: int) -> str:
     size = f"{policy.trainable_count:,} weights train ({100 * policy.trainable_share:.2f} % of the base)"
     start = f"going on from step {step}" if step else "starting"
-    return f"{layout.root}: {start}; {recipe.method.name}, {size}"
+    several = f", {processes.count} processes" if processes.count > 1 else ""
+    return f"{layout.root}: {start}; {recipe.method.name}, {size}{several}"
 
 
-def _describe(recipe: Recipe, policy: Policy) -> Manifest:
+def _begin(recipe: Recipe, policy: Policy, layout: RunLayout, processes: Processes) -> None:
+    _describe(recipe, policy, processes).write(layout.manifest)
+    write_text(layout.recipe, dump(recipe))
+
+
+def _go_on(policy: Policy, layout: RunLayout, processes: Processes, last: int) -> None:
+    _check_unchanged(policy, layout, processes)
+    truncate_metrics(layout.metrics, last)
+
+
+def _describe(recipe: Recipe, policy: Policy, processes: Processes) -> Manifest:
     versions, git, hardware = describe_environment()
     return Manifest(
         created=now(),
@@ -174,15 +204,22 @@ def _describe(recipe: Recipe, policy: Policy) -> Manifest:
         method=recipe.method.name,
         algorithm=recipe.algorithm.name,
         seed=recipe.seed,
-        hardware=hardware,
+        hardware={**hardware, "processes": processes.count},
         trainable=policy.trainable,
     )
 
 
-def _check_base(policy: Policy, layout: RunLayout) -> None:
-    then, today = Manifest.read(layout.manifest).base.fingerprints, fingerprint(policy.base)
+def _check_unchanged(policy: Policy, layout: RunLayout, processes: Processes) -> None:
+    """Refuse to go on with another base, or with another number of processes, whose random streams are others."""
+    manifest = Manifest.read(layout.manifest)
+    then, today = manifest.base.fingerprints, fingerprint(policy.base)
     changed = [name for name in {**then, **today} if then.get(name) != today.get(name)]
     if changed:
         raise BaseModelError(
             f"the base changed since the run began ({changed[0]})", where=layout.root, cure="restore the base"
         )
+    count = manifest.hardware.get("processes", 1)
+    if count != processes.count:
+        fault = f"began with {count} processes, and {processes.count} would go on"
+        cure = f"launch it with --num_processes {count}, or start again with --overwrite"
+        raise RunExistsError(fault, where=layout.root, cure=cure)

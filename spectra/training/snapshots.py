@@ -5,22 +5,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spectra.runs.atomic import atomic_directory, read_json, write_json
-from spectra.runs.layout import ADAPTER_WEIGHTS, MODEL_CONFIG, RunLayout
+from spectra.runs.atomic import atomic_directory
+from spectra.runs.layout import ADAPTER_WEIGHTS, MODEL_UPDATE, RunLayout
 from spectra.training.factors import read_initial, stack
 from spectra.training.model import ADAPTER
+from spectra.training.shards import is_sharded, whole_state
+from spectra.weights.base import resolve_base
+from spectra.weights.differences import write_difference
+from spectra.weights.tensors import TensorStore
 
 SHARED = "base_model."
 MODULES = "base_model.model."
 
 
 def save_snapshot(
-    model: Any, layout: RunLayout, step: int, base: str, revision: str | None = None, *, as_lora: bool = False
+    model: Any,
+    layout: RunLayout,
+    step: int,
+    base: str,
+    revision: str | None = None,
+    *,
+    as_lora: bool = False,
+    writes: bool = True,
 ) -> Path:
     """Save what trains, atomically; a snapshot of the same step is replaced.
 
-    An adapter becomes a directory that ``PeftModel.from_pretrained`` loads onto the original base, a fully trained
-    model one that ``AutoModelForCausalLM.from_pretrained`` loads. Nothing is pickled.
+    An adapter becomes a directory that ``PeftModel.from_pretrained`` loads onto the original base. A fully trained
+    model becomes the difference of its bits from the base's, lossless; ``spectra export`` writes it as a model.
+    Nothing is pickled. Where FSDP or ZeRO-3 sharded the model, every process must call this at the same step: what
+    trains is gathered from all of them.
 
     Parameters
     ----------
@@ -34,6 +47,8 @@ def save_snapshot(
         The base as the recipe names it, so that a run can move to another machine.
     as_lora
         Save A and B of a method that moved the base as the equal LoRA of rank 2r on the original base.
+    writes
+        Whether this process writes; of several, one does.
 
     Returns
     -------
@@ -44,16 +59,23 @@ def save_snapshot(
     ------
     MissingInitialError
         With ``as_lora`` after step 0, if the run's step-0 snapshot is gone.
+    UsageError
+        If FSDP 1 sharded the model.
     """
+    if not writes and not is_sharded(model):
+        return layout.snapshot(step)
+    whole = whole_state(model, keep=writes)
+    if not writes:
+        return layout.snapshot(step)
     with atomic_directory(layout.snapshot(step)) as directory:
         if hasattr(model, "peft_config"):
-            state, config = _adapter(model)
+            state, config = _adapter(model, whole)
             if as_lora:
                 initial = state if step == 0 else read_initial(layout.snapshot(0), stacked=True)
                 state, config = stack(state, initial), _doubled(config)
             _save_adapter(state, config, directory, base, revision)
         else:
-            _save_full(model, directory)
+            _save_full(model, whole, directory, TensorStore.open_model(resolve_base(base, revision)))
         # safetensors lets only the owner read its files; a run is as readable as the rest of its directory.
         mode = next(directory.glob("*.json")).stat().st_mode
         for file in directory.iterdir():
@@ -61,11 +83,11 @@ def save_snapshot(
     return layout.snapshot(step)
 
 
-def _adapter(model: Any) -> tuple[dict[str, Any], Any]:
+def _adapter(model: Any, whole: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """Return the adapter's tensors in float32, and a copy of its configuration."""
     from peft import get_peft_model_state_dict
 
-    state = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+    state = get_peft_model_state_dict(model, whole, adapter_name=ADAPTER, save_embedding_layers=False)
     return {name: _float32(state[name]) for name in _distinct(state)}, copy.deepcopy(model.peft_config[ADAPTER])
 
 
@@ -94,12 +116,14 @@ def _save_adapter(state: Mapping[str, Any], config: Any, directory: Path, base: 
     config.save_pretrained(directory)
 
 
-def _save_full(model: Any, directory: Path) -> None:
-    once: dict[int, Any] = {}  # tied weights stay one tensor, or the file would hold them twice
-    state = {name: once.setdefault(at.data_ptr(), _float32(at)) for name, at in model.state_dict().items()}
-    model.save_pretrained(directory, state_dict=state)
-    config = read_json(directory / MODEL_CONFIG)
-    write_json(directory / MODEL_CONFIG, {**config, "dtype": "float32"})
+def _save_full(model: Any, whole: Mapping[str, Any], directory: Path, base: TensorStore) -> None:
+    state, seen = {}, set()
+    for name, tensor in whole.items():
+        if tensor.data_ptr() not in seen:  # tied weights are one tensor
+            seen.add(tensor.data_ptr())
+            state[name] = tensor
+    write_difference(directory / MODEL_UPDATE, state, base)
+    model.config.save_pretrained(directory)
 
 
 def _float32(tensor: Any) -> Any:

@@ -1,27 +1,43 @@
 """The recipe in TRL's words: a ``GRPOTrainer`` with every default that matters overridden."""
 
+import os
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
+from spectra.errors import RecipeError
 from spectra.runs.layout import RunLayout
 from spectra.training.callbacks import Callback
-from spectra.training.data import training_dataset
+from spectra.training.data import training_dataset, training_problems
+from spectra.training.dynamic import DynamicSampling
 from spectra.training.methods import Method, find_method
 from spectra.training.model import Policy
+from spectra.training.processes import Batch, divide, on_cpu
 from spectra.training.recipe import Recipe
-from spectra.training.rewards import boxed_answer_reward
+from spectra.training.reports import report_last
+from spectra.training.rewards import boxed_answer_reward, format_reward
+from spectra.training.rollout import keep_frozen_exact, keep_sampler_renewable, rollout_arguments
 
 
-def build_trainer(recipe: Recipe, policy: Policy, layout: RunLayout, callbacks: Sequence[Callback]) -> Any:
-    """Return the trainer of a run; ``train`` on it does the work."""
+def build_trainer(
+    recipe: Recipe, policy: Policy, layout: RunLayout, callbacks: Sequence[Callback], processes: int = 1
+) -> Any:
+    """Return the trainer of a run, one of so many processes; ``train`` on it does the work."""
     from transformers.trainer_callback import PrinterCallback
 
     method = find_method(recipe.method.name)
+    if recipe.rollout.engine == "vllm":
+        keep_sampler_renewable()
+        keep_frozen_exact(policy.model)
     optimizer = None if method.optimizer is None else method.optimizer(policy.model, recipe.method, recipe.optimizer)
+    if optimizer is not None and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        cure = "launch it with training/launch/zero2.yaml, or without sharding"
+        raise RecipeError(
+            "has an optimizer of its own, which FSDP does not take", where=f"method {method.name}", cure=cure
+        )
     trainer = _trainer_class(method, recipe)(
         model=policy.model,
-        reward_funcs=[boxed_answer_reward],
-        args=_arguments(recipe, layout),
+        reward_funcs=_rewards(recipe),
+        args=_arguments(recipe, layout, divide(recipe, processes)),
         train_dataset=training_dataset(recipe),
         processing_class=policy.tokenizer,
         callbacks=list(callbacks),
@@ -29,18 +45,27 @@ def build_trainer(recipe: Recipe, policy: Policy, layout: RunLayout, callbacks: 
     )
     trainer.remove_callback(PrinterCallback)
     trainer.beta = recipe.algorithm.beta
+    report_last(trainer, recipe.report_to)
+    for callback in callbacks:
+        callback.trainer = trainer
     return trainer
 
 
 def _trainer_class(method: Method, recipe: Recipe) -> type[Any]:
-    """Return TRL's trainer, with the method's penalty in its loss."""
+    """Return TRL's trainer, with dynamic sampling and the method's penalty in its loss where they are asked for."""
     from trl import GRPOTrainer
 
+    parent: type[Any] = GRPOTrainer
+    rounds = recipe.algorithm.dynamic_rounds
+    if rounds is not None:
+        problems = [{"prompt": p.prompt, "answer": p.answer} for p in training_problems(recipe.task)]
+        settings = {"rounds": rounds, "problems": problems, "sampling_seed": recipe.seed}
+        parent = type("DynamicTrainer", (DynamicSampling, GRPOTrainer), settings)
     if method.penalty is None:
-        return cast(type[Any], GRPOTrainer)
+        return parent
     term = method.penalty
 
-    class PenalisedTrainer(GRPOTrainer):  # type: ignore[misc]  # follow_imports skips trl
+    class PenalisedTrainer(parent):  # type: ignore[misc]  # a class that is only known when it runs
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             loss = super().compute_loss(model, inputs, *args, **kwargs)
             # Each forward pass of a step adds its share, as TRL's own terms do.
@@ -49,17 +74,30 @@ def _trainer_class(method: Method, recipe: Recipe) -> type[Any]:
     return PenalisedTrainer
 
 
-def _arguments(recipe: Recipe, layout: RunLayout) -> Any:
-    import torch
+def _rewards(recipe: Recipe) -> list[Any]:
+    """Return the reward functions: right or wrong first, then the format, then what overlong completions lose."""
+    from trl.rewards import get_soft_overlong_punishment
+
+    algorithm, task = recipe.algorithm, recipe.task
+    functions: list[Any] = [boxed_answer_reward]
+    if task.format_weight:
+        functions.append(format_reward(task.format_weight))
+    if algorithm.overlong_buffer is not None:
+        functions.append(get_soft_overlong_punishment(algorithm.max_completion_length, algorithm.overlong_buffer))
+    return functions
+
+
+def _arguments(recipe: Recipe, layout: RunLayout, batch: Batch) -> Any:
     from trl import GRPOConfig
 
-    return GRPOConfig(
+    arguments = GRPOConfig(
         output_dir=str(layout.checkpoints),
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=on_cpu(),
         bf16=recipe.model.dtype == "bfloat16",
-        gradient_checkpointing=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        report_to="none",
+        gradient_checkpointing=recipe.model.gradient_checkpointing,
+        dataloader_pin_memory=not on_cpu(),
+        report_to=recipe.report_to or "none",
+        run_name=recipe.name,
         disable_tqdm=True,
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would replace a NaN loss by the average so far
@@ -67,19 +105,26 @@ def _arguments(recipe: Recipe, layout: RunLayout) -> Any:
         max_steps=recipe.steps,
         # Each row of the dataset is one prompt of one step, in the order to train on: see `training_dataset`.
         shuffle_dataset=False,
-        per_device_train_batch_size=recipe.completions_per_step // recipe.accumulation,
-        gradient_accumulation_steps=recipe.accumulation,
+        per_device_train_batch_size=batch.per_device,
+        gradient_accumulation_steps=batch.accumulation,
         num_iterations=1,
         **_objective(recipe),
+        **rollout_arguments(recipe.rollout),
         **_optimization(recipe),
         **_checkpoints(recipe),
     )
+    if arguments.n_gpu > 1:
+        # One process that sees several GPUs would spread each batch over them, and make it as many times larger.
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _objective(recipe: Recipe) -> dict[str, Any]:
     algorithm = recipe.algorithm
     return {
-        "loss_type": algorithm.name,
+        # GSPO is GRPO's loss with one ratio a sequence.
+        "loss_type": "grpo" if algorithm.name == "gspo" else algorithm.name,
+        "importance_sampling_level": "sequence" if algorithm.name in ("gspo", "luspo") else "token",
         "epsilon": algorithm.epsilon_low,
         "epsilon_high": algorithm.epsilon_high,
         # TRL gives an adapter a frozen copy of itself as reference, which some methods cannot have twice, and which a

@@ -18,7 +18,6 @@ from spectra.errors import BaseModelError, CorruptFileError
 from spectra.runs.atomic import read_json
 from spectra.runs.layout import MODEL_INDEX, MODEL_WEIGHTS
 
-
 # As safetensors names them.
 _HALF = {"BF16": torch.bfloat16, "F16": torch.float16}
 

@@ -13,7 +13,7 @@ from spectra.errors import BaseModelError, UnsupportedMethodError
 from spectra.linalg.operators import Dense, Operator
 from spectra.runs.atomic import read_json
 from spectra.runs.directory import Snapshot
-from spectra.runs.layout import ADAPTER_CONFIG
+from spectra.runs.layout import ADAPTER_CONFIG, MODEL_UPDATE
 from spectra.weights import (
     adalora,
     blocks,
@@ -29,6 +29,7 @@ from spectra.weights import (
     tokens,
 )
 from spectra.weights.adapters import Adapter, Reader, UpdateFunction, VectorFunction
+from spectra.weights.differences import DifferenceStore
 from spectra.weights.quantized import require_full_precision
 from spectra.weights.refused import REFUSED
 from spectra.weights.start import Start
@@ -160,10 +161,17 @@ def _open_adapter(path: Path, base: TensorStore, start: Start | None) -> Updates
 
 
 def _open_full(snapshot: Snapshot, base: TensorStore) -> Updates:
-    store = TensorStore.open_model(snapshot.path)
+    store = open_whole(snapshot.path, base)
     matrices, vectors, skipped = _replaced({name: name for name in store}, store, base)
     half = {module_name(name): dtype for name, dtype in store.half_precision.items()}
     return Updates("full", matrices, vectors, skipped, sum(map(prod, store.shapes.values())), half)
+
+
+def open_whole(directory: Path, base: TensorStore) -> "TensorStore | DifferenceStore":
+    """Open the weights of a full snapshot or model, stored as they are or as differences from the base."""
+    if (directory / MODEL_UPDATE).exists():
+        return DifferenceStore.open_snapshot(directory, base)
+    return TensorStore.open_model(directory)
 
 
 def _replaced(

@@ -65,3 +65,11 @@ def recipe_for(tiny_base: Path) -> Callable[..., Recipe]:
 def easy_reward(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reward that a random model earns now and then, so that gradients are not zero."""
     monkeypatch.setattr("spectra.training.trainer.boxed_answer_reward", digits)
+
+
+@pytest.fixture
+def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what ``datasets`` converts out of the user's cache."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")

@@ -9,10 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spectra.config import load
 from spectra.errors import CorruptFileError, RecipeError
-from spectra.training.data import heldout_problems, pinned, prompt_order, training_dataset, training_problems
+from spectra.training.data import (
+    all_heldout_problems,
+    data_source,
+    heldout_problems,
+    pinned,
+    prompt_order,
+    training_dataset,
+    training_problems,
+)
 from spectra.training.embedded.task import Problem, problems
 from spectra.training.recipe import Recipe
+from spectra.training.run import train
+from spectra.training.sources.reading import digest
 
 ROWS = [{"question": "1+1=", "gold": 2}, {"question": "2+2=", "gold": "4"}]
 
@@ -112,10 +123,62 @@ def test_a_run_knows_its_data(tmp_path: Path) -> None:
     assert known.task.data_sha256 == known.task.heldout_sha256
     assert pinned(known) == known
     path.write_text(path.read_text() + "\n", encoding="utf-8")
-    with pytest.raises(RecipeError, match=r"is not the file that task\.data_sha256 names"):
+    with pytest.raises(RecipeError, match=r"is not what task\.data_sha256 names"):
         pinned(known)
 
 
 def test_a_missing_data_file(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"task\.data cannot be read"):
         pinned(recipe(tmp_path / "absent.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["data", "nowhere/at-all", "./absent", "reasoning_gym"])
+def test_a_source_that_is_not_there(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"task\.data cannot be read as a dataset \(default, train\)"):
+        pinned(recipe(Path(name)))
+
+
+def test_held_out_problems_of_another_set_have_their_own_split_and_keep_the_columns(
+    tmp_path: Path, datasets_cache: None
+) -> None:
+    parts = {"train": [{"q": "cut 1+1=", "a": "x #### 2"}], "test": [{"q": "2+2=", "a": "y #### 4"}]}
+    for split, rows in parts.items():
+        (tmp_path / "set").mkdir(exist_ok=True)
+        pd.DataFrame(rows).to_parquet(tmp_path / "set" / f"{split}-0.parquet")
+    section = {"prompt": "q", "answer": "a", "answer_after": "####", "heldout": str(tmp_path / "set")}
+    same = recipe(tmp_path / "set", **section).task
+    assert training_problems(same) == [Problem("0", "cut 1+1=", "2")]
+    assert all_heldout_problems(same) == [Problem("0", "2+2=", "4")]
+    other = jsonl(tmp_path, [{"q": "cut 1+1=", "a": "#### 2"}])
+    assert all_heldout_problems(recipe(other, **section, remove=["cut"]).task) == [Problem("0", "2+2=", "4")]
+
+
+def test_both_parts_of_a_task_have_its_prompt_format(tmp_path: Path) -> None:
+    task = recipe(jsonl(tmp_path), format="think").task
+    for problem in (*training_problems(task), *all_heldout_problems(task)):
+        assert [message["role"] for message in problem.prompt] == ["system", "user"]  # type: ignore[index]
+
+
+def test_chat_prompts_reach_the_trainer_as_messages(tmp_path: Path) -> None:
+    loaded = recipe(jsonl(tmp_path), format="boxed")
+    rows = training_dataset(loaded.model_copy(update={"steps": 1, "prompts_per_step": 2}))
+    assert all([message["role"] for message in row["prompt"]] == ["user"] for row in rows)
+    assert sorted(row["answer"] for row in rows) == ["2", "4"]
+
+
+def test_a_run_trains_on_a_dataset_of_nested_columns(
+    tmp_path: Path, recipe_for: Any, datasets_cache: None, easy_reward: None
+) -> None:
+    rows = [{"text": [f"{a}+1="], "gold": {"value": str(a + 1)}} for a in (1, 2, 3, 4)] * 5
+    for split in ("train", "test"):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        pd.DataFrame(rows).to_parquet(tmp_path / "set" / f"{split}-0.parquet")
+    source = {"name": "mine", "data": str(tmp_path / "set"), "heldout": str(tmp_path / "set")}
+    columns = {"prompt": "text.0", "answer": "gold.value", "unique": True, "format_weight": 0.5}
+    run = train(recipe_for(task={**source, **columns}, snapshots={"every": 2}), tmp_path / "run", quiet=True)
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert any("format" in key for record in records for key in record)
+    assert (run / "evals" / "mine" / "step_000002.jsonl").exists()
+    assert load(Recipe, run / "recipe.yaml").task.data_sha256 == digest(
+        data_source(recipe_for(task={**source, **columns}).task)
+    )

@@ -97,12 +97,7 @@ def test_round_trip_of_every_method(method: object) -> None:
 
 def test_defaults_suit_the_embedded_base() -> None:
     loaded = recipe("")
-    assert (loaded.model.base, loaded.steps, loaded.completions_per_step, loaded.accumulation) == (
-        "embedded",
-        60,
-        256,
-        1,
-    )
+    assert (loaded.model.base, loaded.steps, loaded.completions_per_step) == ("embedded", 60, 256)
     assert (loaded.method.name, loaded.method.r, loaded.method.alpha) == ("lora", 8, 16.0)
 
 
@@ -113,7 +108,7 @@ def test_the_upper_clip_follows_the_algorithm(name: str, high: float) -> None:
 
 
 def test_micro_batches_must_divide_the_step() -> None:
-    assert recipe("micro_batch: 64\n").accumulation == 4
+    assert recipe("micro_batch: 64\n").micro_batch == 64
     assert "recipe.yaml:1: micro_batch: 100 does not divide" in fault("micro_batch: 100\n")
 
 
@@ -126,7 +121,8 @@ def test_a_reference_that_would_be_the_residual_model_is_refused() -> None:
 
 def test_unknown_algorithm_names_the_choices() -> None:
     assert fault("algorithm: {name: ppo}\n") == (
-        "recipe.yaml:1: algorithm.name is 'ppo'; it should be 'grpo' or 'dapo'"
+        "recipe.yaml:1: algorithm.name is 'ppo'; it should be 'grpo', 'dapo', 'dr_grpo', 'bnpo', 'cispo', "
+            "'sapo', 'luspo', 'vespo' or 'gspo'"
     )
 
 

@@ -1,67 +1,21 @@
-r"""The verifiable reward: right and wrong answers in many notations, hostile ones, chat, threads."""
+r"""The verifiable rewards: a table of answers in many notations, garbage, chat, threads, and the format."""
 
+import csv
 import random
-import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from spectra.training.rewards import boxed_answer_reward, is_correct, last_box
+from spectra.training import rewards, trainer, verifier
+from spectra.training.recipe import Recipe
+from spectra.training.rewards import boxed_answer_reward, format_reward, is_correct, is_formatted, last_box
 
-RIGHT = [
-    ("62", r"\boxed{62}"),
-    ("62", r"The sum is $\boxed{62}$."),
-    ("62", r"\boxed{ 62 }"),
-    ("62", r"\boxed{$62$}"),
-    ("62", r"\boxed{062}"),
-    ("62", r"\boxed{62.0}"),
-    ("62", r"\boxed{+62}"),
-    ("62", r"\boxed{\text{62}}"),
-    ("62", r"\boxed{62 \text{ cm}}"),
-    ("62", r"\boxed{\frac{124}{2}}"),
-    ("62", r"\boxed{x = 62}"),
-    ("62", r"\boxed{27+35=62}"),
-    ("62", r"\boxed{a=b=62}"),
-    ("62", r"\boxed{x\in\{62\}}"),
-    ("62", r"\boxed{62^\circ}"),
-    ("62", r"\boxed{\boxed{62}}"),
-    ("-62", r"\boxed{-(62)}"),
-    ("0.5", r"\boxed{\frac12}"),
-    ("1/2", r"\boxed{0.5}"),
-    (r"\frac{1}{2}", r"\boxed{50\%}"),
-    ("3.5", r"\boxed{3\frac{1}{2}}"),
-    ("1,000", r"\boxed{1000}"),
-    ("2000", r"\boxed{2\times10^3}"),
-    ("1024", r"\boxed{2^{10}}"),
-    (r"2+\sqrt{3}", r"\boxed{\sqrt{3}+2}"),
-    (r"\{1,2\}", r"\boxed{2,1}"),
-    (r"\{1,2\}", r"\boxed{\{2, 1\}}"),
-    ("x^2+2x+1", r"\boxed{(x+1)^2}"),
-    (r"\text{Paris}", r"\boxed{Paris}"),
-    (r"\boxed{62}", r"\boxed{62}"),
-    ("$62$", r"\boxed{62}"),
-]
-WRONG = [
-    ("62", r"\boxed{52}"),
-    ("62", r"\boxed{-62}"),
-    ("62", r"\boxed{62.01}"),
-    ("62", r"\boxed{6 2}"),
-    ("62", r"\boxed{620}"),
-    ("62", "62"),
-    ("62", "the answer is 62"),
-    ("62", ""),
-    ("62", r"\boxed{}"),
-    ("62", r"\boxed{  }"),
-    ("62", r"\boxed{62"),
-    ("62", r"\boxed{\{62}"),
-    ("62", r"\boxed 62"),
-    ("62", r"\boxed{x}"),
-    ("62", r"\boxed{sixty-two}"),
-    ("62", r"\boxed{61, 62}"),
-    ("1/2", r"\boxed{\frac13}"),
-    ("(1,2)", r"\boxed{(2,1)}"),
-    ("x^2+2x+1", r"\boxed{(x+1)^3}"),
-]
+PAIRS = Path(__file__).with_name("answer_pairs.tsv")
+# Rows of the table that math-verify judges otherwise; a release of it that judges better lowers the number.
+KNOWN = 16
+
 # A problem restated is not solved, however its pieces are wrapped.
 RESTATED = [
     r"27+35",
@@ -75,29 +29,6 @@ RESTATED = [
     r"31*2",
     r"100-38",
 ]
-# Each of these keeps sympy or the parser busy for seconds to years when nothing guards them.
-HOSTILE = [
-    r"9^{9^{9}}",
-    r"9^{9999999}",
-    r"99999999!",
-    r"(99999!)!",
-    r"\binom{100000000}{50000000}",
-    r"\gcd(10^{99999999},3)",
-    r"\det\begin{pmatrix}10^{99999999}&2\\3&4\end{pmatrix}",
-    r"\sum_{n=1}^{100000000}\sin(n)",
-    r"\prod_{n=1}^{10000000}n",
-    r"\int_0^1x^{900}\sin(x^3)dx",
-    r"(x+y+z+w)^{300}",
-    "(" * 100 + "1" + ")" * 100,
-    "{" * 100 + "1" + "}" * 100,
-    "x^" * 100 + "2",
-    "|" * 200 + "1",
-    "1+" * 500 + "1",
-    r"\frac{0}{0}",
-    r"\frac{",
-    "\x00\ud800é",
-    r"\begin{matrix}&\\",
-]
 PIECES = [
     *r"{}()[]019^_=<|!,;%$&x.-+ ",
     r"\frac",
@@ -109,17 +40,27 @@ PIECES = [
     r"\right",
     r"\infty",
 ]
-PIECES += [r"\text", r"\cdot", r"\lim", r"\to", r"\sin", r"\log", r"\begin{matrix}", r"\\", "\x00", "\n", "é"]
+PIECES += [r"\text", r"\cdot", r"\lim", r"\to", r"\sin", r"\log", r"\begin{matrix}", r"\\", "\x00", "\n", "é", "√", "°"]
 
 
-@pytest.mark.parametrize(("gold", "completion"), RIGHT)
-def test_right_answers_earn_one(gold: str, completion: str) -> None:
-    assert boxed_answer_reward([completion], [gold]) == [1.0]
+def pairs() -> list[tuple[str, str, str, str]]:
+    lines = [line for line in PAIRS.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return [(row["gold"], row["answer"], row["verdict"], row["note"]) for row in rows]
 
 
-@pytest.mark.parametrize(("gold", "completion"), WRONG)
-def test_wrong_answers_earn_nothing(gold: str, completion: str) -> None:
-    assert boxed_answer_reward([completion], [gold]) == [0.0]
+def completion(answer: str) -> str:
+    return answer if r"\boxed" in answer or "</think>" in answer else rf"\boxed{{{answer}}}"
+
+
+def test_answers_in_many_notations_are_judged_as_the_table_says() -> None:
+    rows = pairs()
+    assert len({row[:2] for row in rows}) == len(rows) >= 200
+    assert {row[2] for row in rows} == {"right", "wrong"}
+    judged = boxed_answer_reward([completion(answer) for _, answer, _, _ in rows], [row[0] for row in rows])
+    otherwise = [row for row, earned in zip(rows, judged, strict=True) if earned != float(row[2] == "right")]
+    assert otherwise == [row for row in rows if row[3].startswith("known: ")]
+    assert len(otherwise) == KNOWN
 
 
 @pytest.mark.parametrize("content", RESTATED)
@@ -132,7 +73,7 @@ def test_a_sum_is_an_answer_where_the_gold_answer_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("completion", "content"),
+    ("text", "content"),
     [
         (r"\boxed{52} \boxed{62}", "62"),
         (r"\boxed{62}, no: \boxed{52}", "52"),
@@ -142,9 +83,9 @@ def test_a_sum_is_an_answer_where_the_gold_answer_is_one() -> None:
         ("no box }", None),
     ],
 )
-def test_the_last_box_counts(completion: str, content: str | None) -> None:
-    assert last_box(completion) == content
-    assert is_correct(completion, "62") == (content == "62")
+def test_the_last_box_counts(text: str, content: str | None) -> None:
+    assert last_box(text) == content
+    assert is_correct(text, "62") == (content == "62")
 
 
 def test_math_verify_alone_joins_boxes_and_reads_outside_them() -> None:
@@ -153,10 +94,6 @@ def test_math_verify_alone_joins_boxes_and_reads_outside_them() -> None:
     gold = parse(r"\boxed{62}")
     assert not verify(gold, parse(r"\boxed{52} \boxed{62}"))
     assert verify(gold, parse("62"))
-
-
-def test_a_gold_answer_that_is_no_mathematics_is_compared_as_text() -> None:
-    assert boxed_answer_reward([r"\boxed{???}", r"\boxed{??}"], ["???", "???"]) == [1.0, 0.0]
 
 
 def test_chat_completions_earn_what_their_text_earns() -> None:
@@ -171,40 +108,71 @@ def test_dataset_columns_are_taken_and_lengths_must_agree() -> None:
         boxed_answer_reward([r"\boxed{62}"] * 2, ["62"])
 
 
-@pytest.mark.timeout(60)
-def test_hostile_answers_earn_nothing_and_end_soon_without_a_timeout() -> None:
-    completions = [rf"\boxed{{{content}}}" for content in HOSTILE]
-    assert _in_thread(completions) == [0.0] * len(HOSTILE)
-
-
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 def test_garbage_never_raises() -> None:
     draw = random.Random(0)
     garbage = [r"\boxed{" + "".join(draw.choices(PIECES, k=draw.randint(1, 30))) + "}" for _ in range(500)]
-    assert set(_in_thread(garbage)) <= {0.0, 1.0}
+    assert set(boxed_answer_reward(garbage, ["62"] * 500)) <= {0.0, 1.0}
 
 
 def test_threads_agree_with_the_main_thread() -> None:
     completions = [rf"\boxed{{{value}.0}}" for value in range(40, 80)]
-    is_correct.cache_clear()
+    rewards._checked.cache_clear()
     with ThreadPoolExecutor(4) as pool:
-        threaded = list(pool.map(lambda completion: boxed_answer_reward([completion], ["62"])[0], completions))
-    is_correct.cache_clear()
+        threaded = list(pool.map(lambda text: boxed_answer_reward([text], ["62"])[0], completions))
+    rewards._checked.cache_clear()
     assert threaded == boxed_answer_reward(completions, ["62"] * 40)
     assert sum(threaded) == 1.0
 
 
-def test_equal_completions_are_verified_once() -> None:
-    is_correct.cache_clear()
-    boxed_answer_reward([r"\boxed{52}", r"\boxed{62}"] * 128, ["62"] * 256)
-    assert is_correct.cache_info().misses == 2
+def test_equal_answers_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[verifier.Question] = []
+    check: Callable[[str, verifier.Question], bool] = verifier.check
+    monkeypatch.setattr(rewards, "check", lambda kind, question: asked.append(question) or check(kind, question))
+    rewards._checked.cache_clear()
+    texts = [rf"{'so ' * number} \boxed{{{answer}}}" for number in range(128) for answer in ("52.0", "62.0")]
+    assert boxed_answer_reward(texts, ["62"] * 256) == [0.0, 1.0] * 128
+    assert len(asked) == 2
 
 
-def _in_thread(completions: list[str]) -> list[float]:
-    rewards: list[float] = []
-    thread = threading.Thread(
-        target=lambda: rewards.extend(boxed_answer_reward(completions, ["62"] * len(completions)))
-    )
-    thread.start()
-    thread.join()
-    return rewards
+@pytest.mark.parametrize(
+    ("text", "formatted"),
+    [
+        (r"<think>27+35 is 62</think> \boxed{62}", True),
+        (r"27+35 is 62</think> It is $\boxed{62}$.", True),
+        (r"<think>\boxed{52}</think>\boxed{62}", True),
+        (r"</think>\boxed{52}</think>\boxed{62}", False),
+        (r"<think>\boxed{62}</think> 62", False),
+        (r"\boxed{62}", False),
+        (r"</think> \boxed{62", False),
+        (r"</think> \boxed{ }", False),
+        ("", False),
+    ],
+)
+def test_the_format_is_one_ended_thought_and_a_box_after_it(text: str, formatted: bool) -> None:
+    assert is_formatted(text) is formatted
+    reward = format_reward(0.25)
+    assert reward([text], answer=["62"]) == [0.25 * formatted]
+    assert reward([[{"role": "assistant", "content": text}]]) == [0.25 * formatted]
+    assert reward.__name__ == "format_reward"
+
+
+@pytest.mark.parametrize(
+    ("sections", "names"),
+    [
+        ({}, ["boxed_answer_reward"]),
+        ({"task": {"format_weight": 0.5}}, ["boxed_answer_reward", "format_reward"]),
+        (
+            {"task": {"format_weight": 0.5}, "algorithm": {"max_completion_length": 8, "overlong_buffer": 2}},
+            ["boxed_answer_reward", "format_reward", "soft_overlong_punishment_reward"],
+        ),
+    ],
+)
+def test_right_or_wrong_comes_first_among_the_rewards(sections: dict[str, object], names: list[str]) -> None:
+    functions = trainer._rewards(Recipe.model_validate(sections))
+    assert [function.__name__ for function in functions] == names
+
+
+def test_a_recipe_s_format_weight_is_what_the_format_earns() -> None:
+    _, reward = trainer._rewards(Recipe.model_validate({"task": {"format_weight": 0.125}}))
+    assert reward(completions=[r"</think>\boxed{1}", "1"], prompts=["", ""], completion_ids=[[], []]) == [0.125, 0.0]

@@ -11,19 +11,23 @@ from safetensors.torch import load_file
 
 from spectra.config import dump, load
 from spectra.errors import BaseModelError, RunExistsError
-from spectra.runs.layout import ADAPTER_WEIGHTS, MODEL_WEIGHTS, RunLayout
+from spectra.runs.layout import ADAPTER_WEIGHTS, MODEL_UPDATE, MODEL_WEIGHTS, RunLayout
 from spectra.runs.manifest import Manifest
 from spectra.runs.series import read_metrics
 from spectra.training.recipe import Recipe
 from spectra.training.run import Plan, clear, decide, train
+from spectra.weights.differences import DifferenceStore
+from spectra.weights.tensors import TensorStore
 
 Maker = Callable[..., Recipe]
 
 
 def tensors(layout: RunLayout, step: int) -> dict[str, torch.Tensor]:
-    directory = layout.snapshot(step)
-    file = directory / ADAPTER_WEIGHTS
-    return load_file(file if file.exists() else directory / MODEL_WEIGHTS)
+    file = layout.snapshot(step) / ADAPTER_WEIGHTS
+    if file.exists():
+        return load_file(file)
+    base = TensorStore.open_model(Path(Manifest.read(layout.manifest).base.name))
+    return dict(DifferenceStore(file.with_name(MODEL_UPDATE), base))
 
 
 def contents(root: Path) -> dict[str, bytes]:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, MODEL_WEIGHTS, RunLayout
+from spectra.commands.export import export_model
+from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, MODEL_UPDATE, RunLayout
 from spectra.training.model import Policy, build_policy
 from spectra.training.recipe import Recipe
 from spectra.training.snapshots import save_snapshot
@@ -50,13 +51,18 @@ def test_an_adapter_loads_with_peft(method: str, recipe_for: Maker, tiny_base: P
     torch.testing.assert_close(logits(loaded), expected, atol=2e-5, rtol=2e-5)
 
 
-def test_a_full_snapshot_loads_as_a_model(recipe_for: Maker, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_full_snapshot_is_exported_as_the_model_bit_for_bit(
+    dtype: str, recipe_for: Maker, tiny_base: Path, tmp_path: Path
+) -> None:
     from transformers import AutoModelForCausalLM
 
-    policy = moved(recipe_for(method={"name": "full"}))
-    directory = save_snapshot(policy.model, RunLayout(tmp_path), 7, "some/base")
-    assert {MODEL_CONFIG, MODEL_WEIGHTS} <= {path.name for path in directory.iterdir()}
-    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(directory)), logits(policy.model))
+    policy = moved(recipe_for(method={"name": "full"}, model={"base": str(tiny_base), "dtype": dtype}))
+    directory = save_snapshot(policy.model, RunLayout(tmp_path), 7, str(tiny_base))
+    assert {path.name for path in directory.iterdir()} == {MODEL_CONFIG, MODEL_UPDATE}
+    out = export_model(directory, tmp_path / "model", base=str(tiny_base))
+    loaded = AutoModelForCausalLM.from_pretrained(out).state_dict()
+    assert all(torch.equal(loaded[name], tensor.float()) for name, tensor in policy.model.state_dict().items())
 
 
 def test_a_snapshot_names_the_base_as_the_recipe_does_and_nothing_of_this_machine(
@@ -69,16 +75,11 @@ def test_a_snapshot_names_the_base_as_the_recipe_does_and_nothing_of_this_machin
     assert all(str(tiny_base) not in path.read_text(errors="ignore") for path in directory.iterdir())
 
 
-@pytest.mark.parametrize(("method", "file"), [("lora", ADAPTER_WEIGHTS), ("full", MODEL_WEIGHTS)])
-def test_a_half_precision_base_gives_float32_snapshots(
-    method: str, file: str, recipe_for: Maker, tiny_base: Path, tmp_path: Path
-) -> None:
-    policy = build_policy(recipe_for(method={"name": method}, model={"base": str(tiny_base), "dtype": "bfloat16"}))
+def test_a_half_precision_base_gives_float32_factors(recipe_for: Maker, tiny_base: Path, tmp_path: Path) -> None:
+    policy = build_policy(recipe_for(model={"base": str(tiny_base), "dtype": "bfloat16"}))
     directory = save_snapshot(policy.model, RunLayout(tmp_path), 0, "base")
-    with safe_open(directory / file, framework="pt") as tensors:
+    with safe_open(directory / ADAPTER_WEIGHTS, framework="pt") as tensors:
         assert {tensors.get_tensor(name).dtype for name in tensors.keys()} == {torch.float32}
-    if method == "full":
-        assert json.loads((directory / MODEL_CONFIG).read_text())["dtype"] == "float32"
 
 
 def test_nothing_is_pickled_and_the_same_step_is_replaced(recipe_for: Maker, tmp_path: Path) -> None:
@@ -91,8 +92,11 @@ def test_nothing_is_pickled_and_the_same_step_is_replaced(recipe_for: Maker, tmp
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_every_file_is_as_readable_as_the_others(method: str, recipe_for: Maker, tmp_path: Path) -> None:
-    directory = save_snapshot(build_policy(recipe_for(method={"name": method})).model, RunLayout(tmp_path), 0, "base")
+def test_every_file_is_as_readable_as_the_others(
+    method: str, recipe_for: Maker, tiny_base: Path, tmp_path: Path
+) -> None:
+    model = build_policy(recipe_for(method={"name": method})).model
+    directory = save_snapshot(model, RunLayout(tmp_path), 0, str(tiny_base))
     (tmp_path / "plain").write_text("")
     assert {path.stat().st_mode for path in directory.iterdir()} == {(tmp_path / "plain").stat().st_mode}
 

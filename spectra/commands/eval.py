@@ -1,0 +1,258 @@
+"""``spectra eval``: Avg@k and Pass@k of snapshots on benchmarks, with intervals, on the right base."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from spectra.errors import UsageError
+
+if TYPE_CHECKING:
+    from spectra.training.evaluated import EvaluatedModel
+    from spectra.training.evaluation import Request
+
+HELDOUT = "heldout"
+STUDY = "study"
+# As the study evaluated: temperature 0.7, top-p 0.9, and room for a long thought.
+STUDY_TOKENS = 31744
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """How to evaluate.
+
+    Attributes
+    ----------
+    benchmarks
+        Names; ``study`` is the six of the study, ``heldout`` the held-out problems of the run's own task. Nothing is
+        ``heldout``, or the name of ``data``.
+    data
+        A file, a directory or a hub id with problems of your own, in place of a benchmark.
+    split, prompt, answer
+        Its split and columns.
+    problems
+        The first so many problems; None is all of them.
+    steps
+        Snapshots; nothing is the last.
+    k
+        Completions a problem; None is the benchmark's own (32 or 4).
+    temperature, top_p, seed
+        How they are drawn.
+    max_tokens
+        Longest completion; None is 31744, and for ``heldout`` the run's own.
+    style
+        Prompt format: ``none``, ``boxed`` or ``think``; None is ``boxed``, and for ``heldout`` the task's own.
+    generator, dtype, device, batch_size, memory
+        What generates, see :class:`spectra.training.evaluation.Engine`.
+    base
+        Base model to use instead of the one that the run names.
+    initial
+        Step-0 adapter or residual base of a method that moves the base, where the run does not hold it.
+    out
+        Where ``evals/`` goes; None is the run.
+    overwrite
+        Evaluate again what is there.
+    """
+
+    benchmarks: Sequence[str] = ()
+    data: str | None = None
+    split: str = "test"
+    prompt: str = "prompt"
+    answer: str = "answer"
+    problems: int | None = None
+    steps: Sequence[int] = ()
+    k: int | None = None
+    temperature: float = 0.7
+    top_p: float = 0.9
+    seed: int = 42
+    max_tokens: int | None = None
+    style: Literal["none", "boxed", "think"] | None = None
+    generator: Literal["hf", "vllm"] = "hf"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str | None = None
+    batch_size: int = 64
+    memory: float = 0.9
+    base: str | None = None
+    initial: Path | None = None
+    out: Path | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation made.
+
+    Attributes
+    ----------
+    summaries
+        One a snapshot and benchmark, as in the files ``evals/<benchmark>/step_XXXXXX.json``.
+    averages
+        By step, the mean over benchmarks with its interval, where there are several.
+    """
+
+    summaries: Sequence[Mapping[str, Any]]
+    averages: Mapping[int, Mapping[str, float | None]] = field(default_factory=dict)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row a snapshot and benchmark for a table, shares in percent; the mean over benchmarks comes last."""
+        rows = [_row(summary) for summary in self.summaries]
+        return rows + [{"step": step, "benchmark": "mean", **_shares(one)} for step, one in self.averages.items()]
+
+
+def evaluate(
+    run: Path, options: EvalOptions | None = None, *, progress: Callable[[int, int, str], None] | None = None
+) -> Evaluated:
+    """Evaluate snapshots of a run; called again with the same words, it finishes what was killed.
+
+    Parameters
+    ----------
+    run
+        A run directory, an adapter, or a full checkpoint.
+    options
+        How to evaluate.
+    progress
+        Told how far it is: problems done, problems in all, benchmark.
+
+    Raises
+    ------
+    UsageError
+        If the options do not go together, or name what is not there.
+    SpectraError
+        If the run, its base, its update or the problems cannot be read.
+    """
+    from spectra.training.evaluated import open_model
+    from spectra.training.evaluation import Engine, evaluate_all
+    from spectra.training.quiet import quiet_libraries
+
+    options = options or EvalOptions()
+    engine = Engine(options.generator, options.dtype, options.device, options.batch_size, options.memory)
+    models = [
+        open_model(run, step=step, base=options.base, initial=options.initial) for step in options.steps or (None,)
+    ]
+    requests = _requests(models[0], options)
+    summaries: dict[int, list[dict[str, Any]]] = {}
+    with quiet_libraries():
+        for model in models:
+            summaries[model.step] = evaluate_all(
+                model, requests, engine, options.out or run, overwrite=options.overwrite, progress=progress
+            )
+    flat = [summary for found in summaries.values() for summary in found]
+    return Evaluated(flat, {step: _mean(found) for step, found in summaries.items() if len(found) > 1})
+
+
+def _requests(model: "EvaluatedModel", options: EvalOptions) -> list["Request"]:
+    from spectra.training import benchmarks
+
+    names = list(options.benchmarks)
+    if options.data is not None:
+        if len(names) > 1:
+            raise UsageError("--data is one benchmark", cure="give it one name with --benchmark")
+        return [_own_data(options.data, names[0] if names else Path(options.data).stem, options)]
+    wanted = dict.fromkeys(
+        part for name in names or [HELDOUT] for part in (benchmarks.STUDY if name == STUDY else [name])
+    )
+    return [_heldout(model, options) if name == HELDOUT else _benchmark(name, options) for name in wanted]
+
+
+def _benchmark(name: str, options: EvalOptions) -> "Request":
+    from spectra.training.benchmarks import benchmark_source, find_benchmark
+
+    return _request(name, benchmark_source(name), options, find_benchmark(name).samples)
+
+
+def _own_data(data: str, name: str, options: EvalOptions) -> "Request":
+    from spectra.training.sources.source import Source
+
+    source = Source(data, split=options.split, prompt=options.prompt, answer=options.answer)
+    return _request(name, source, options, 4)
+
+
+def _request(name: str, source: Any, options: EvalOptions, samples: int) -> "Request":
+    from spectra.training.evaluation import Request
+    from spectra.training.prompts import formatted
+    from spectra.training.sources.reading import read
+
+    style = options.style or "boxed"
+    problems = [formatted(problem, style) for problem in read(source)]
+    sampling = _sampling(options, samples, STUDY_TOKENS)
+    return Request(_directory(name), source.name, _first(problems, options), style, sampling)
+
+
+def _heldout(model: "EvaluatedModel", options: EvalOptions) -> "Request":
+    from spectra.training.data import all_heldout_problems
+    from spectra.training.evaluation import Request
+
+    recipe = model.recipe
+    if recipe is None:
+        cure = "name a benchmark with --benchmark, or give --data"
+        raise UsageError("only a run of spectra has held-out problems of its own", where=model.run.path, cure=cure)
+    task = recipe.task
+    if options.style is not None and task.data is None and options.style != "none":
+        raise UsageError(f"{task.name} has prompts of its own", cure="leave --format out")
+    style = options.style or task.format
+    problems = all_heldout_problems(task.model_copy(update={"format": style}))
+    if not problems:
+        raise UsageError("the run's task has no held-out problems", where=model.run.path, cure="name a benchmark")
+    sampling = _sampling(options, recipe.evaluation.samples, recipe.algorithm.max_completion_length)
+    return Request(f"{task.name}-{HELDOUT}", task.heldout or task.name, _first(problems, options), style, sampling)
+
+
+def _sampling(options: EvalOptions, samples: int, tokens: int) -> Any:
+    from spectra.training.generation import Sampling
+
+    return Sampling(
+        samples=samples if options.k is None else options.k,
+        temperature=float(options.temperature),
+        top_p=float(options.top_p),
+        max_new_tokens=tokens if options.max_tokens is None else options.max_tokens,
+        seed=options.seed,
+    )
+
+
+def _first(problems: list[Any], options: EvalOptions) -> list[Any]:
+    if options.problems is None:
+        return problems
+    if not 1 <= options.problems <= len(problems):
+        raise UsageError(
+            f"--problems {options.problems}, and there are {len(problems)}", cure="ask for as many or fewer"
+        )
+    return problems[: options.problems]
+
+
+def _directory(name: str) -> str:
+    import re
+
+    from spectra.training.recipe import NAME_PATTERN
+
+    if re.match(NAME_PATTERN, name) is None:
+        raise UsageError(f"{name!r} is no name of a directory", cure="name the benchmark with --benchmark")
+    return name
+
+
+def _mean(summaries: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    from spectra.training.scores import Estimate, average
+
+    parts = [
+        Estimate(**{key: float("nan") if value is None else value for key, value in summary["average"].items()})
+        for summary in summaries
+    ]
+    return average(parts).as_json()
+
+
+def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
+    most = max(summary["pass"], key=int)
+    return {
+        "step": summary["step"],
+        "benchmark": summary["settings"]["benchmark"],
+        "problems": summary["problems"],
+        "k": summary["samples"],
+        **_shares(summary["average"]),
+        "pass@k": 100 * summary["pass"][most]["value"],
+        "finished": 100 * summary["finished_share"],
+        "boxed": 100 * summary["boxed_share"],
+    }
+
+
+def _shares(estimate: Mapping[str, float | None]) -> dict[str, Any]:
+    value, low, high = (100 * float(estimate[key] or 0.0) for key in ("value", "low", "high"))
+    return {"avg@k": value, "95 % interval": f"{low:.1f}–{high:.1f}"}

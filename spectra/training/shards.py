@@ -1,0 +1,92 @@
+"""Models whose parameters FSDP 2 or ZeRO-3 spread over processes: made whole to be saved, and to generate."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from spectra.errors import UsageError
+
+
+def is_sharded(model: Any) -> bool:
+    """Return whether a process holds only a part of some parameter.
+
+    Raises
+    ------
+    UsageError
+        If FSDP 1 sharded it, which flattens parameters beyond recognition.
+    """
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        cure = "set fsdp_version: 2 in the accelerate configuration"
+        raise UsageError("snapshots of a model under FSDP 1 are not supported", cure=cure)
+    return any(_is_shard(parameter) for parameter in model.parameters())
+
+
+def whole_state(model: Any, *, keep: bool) -> dict[str, Any]:
+    """Return the model's state, with whole tensors in place of the shards of what a snapshot saves.
+
+    What is frozen and no adapter's stays as it is. Where the model is sharded, every process must call this.
+
+    Parameters
+    ----------
+    model
+        A model, with or without an adapter.
+    keep
+        Whether this process keeps what is gathered, in main memory; those that do not write need not.
+
+    Raises
+    ------
+    UsageError
+        If FSDP 1 sharded it.
+    """
+    if not is_sharded(model):
+        return dict(model.state_dict())
+    prefix = getattr(getattr(model, "base_model", None), "prefix", None)
+    state: dict[str, Any] = {}
+    gathered: dict[int, Any] = {}  # tied weights are one tensor under several names
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if _is_shard(tensor) and (tensor.requires_grad or (prefix is not None and prefix in name)):
+            if id(tensor) not in gathered:
+                gathered[id(tensor)] = _gather(tensor, keep)
+            state[name] = gathered[id(tensor)]
+        else:
+            state[name] = tensor.detach()
+    return state
+
+
+def whole_shape(parameter: Any) -> list[int]:
+    """Return the shape of a parameter, also of one that ZeRO-3 emptied."""
+    return list(getattr(parameter, "ds_shape", parameter.shape))
+
+
+@contextmanager
+def generating(model: Any, trainer: Any) -> Iterator[Any]:
+    """Yield the model as it may generate: ZeRO-3 gathers it, and its hooks, which serve training, step aside.
+
+    Parameters
+    ----------
+    model
+        The model as the trainer shows it to callbacks.
+    trainer
+        TRL's trainer; not asked for any other model.
+    """
+    if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        yield model
+        return
+    from trl.models import unwrap_model_for_generation
+
+    with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as whole:
+        yield whole
+
+
+def _is_shard(tensor: Any) -> bool:
+    # FSDP 2 makes DTensors; ZeRO-3 empties each parameter, and gives it a number.
+    return hasattr(tensor, "full_tensor") or hasattr(tensor, "ds_id")
+
+
+def _gather(tensor: Any, keep: bool) -> Any:
+    if hasattr(tensor, "full_tensor"):
+        whole = tensor.detach().full_tensor()
+        return whole.cpu() if keep else None
+    with import_module("deepspeed").zero.GatheredParameters([tensor]):
+        return tensor.detach().cpu().clone() if keep else None

@@ -1,0 +1,1 @@
+"""Where problems come from: files, datasets of the hub, generators, benchmarks."""

@@ -1,0 +1,44 @@
+"""Train with completions that are a fixed function of prompt and index: launched by the tests in several processes.
+
+Usage: python fixed.py [--as-gpus] RUN RECIPE.yaml [RUN RECIPE.yaml ...]
+"""
+
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.training.as_gpus import pretend
+from tests.training.rewarded import digits
+
+
+def generate(
+    trainer: Any, prompts: list[list[int]], images: Any, fields: Any, generations: int, has_tool_images: bool = False
+) -> tuple[list[list[int]], None]:
+    """Stand in for the trainer's own sampling; the completions of a prompt are neighbours."""
+    end = trainer.processing_class.eos_token_id
+    return [complete(ids, at % generations, end) for at, ids in enumerate(prompts)], None
+
+
+def complete(prompt: list[int], index: int, end: int) -> list[int]:
+    generator = random.Random(f"{prompt}/{index}")
+    return [generator.randrange(3, 60) for _ in range(generator.randint(1, 3))] + [end]
+
+
+if __name__ == "__main__":
+    import torch
+    from trl import GRPOTrainer
+
+    from spectra.config import load
+    from spectra.training import run, trainer
+    from spectra.training.recipe import Recipe
+
+    torch.set_num_threads(1)
+    words = sys.argv[1:]
+    if words[0] == "--as-gpus":
+        pretend()
+        words.pop(0)
+    trainer.boxed_answer_reward = digits
+    GRPOTrainer._generate_single_turn = generate
+    for out, recipe in zip(words[::2], words[1::2], strict=True):
+        run.train(load(Recipe, Path(recipe)), Path(out))
