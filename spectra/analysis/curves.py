@@ -14,8 +14,8 @@ COLLAPSE_Z = 4.5
 _CLIP = 3.0
 # Longer memory than this is the policy moving, and not the noise of a batch.
 _MOST_MEMORY = 0.6
-# Standard errors of the memory that are given to the curve: with more, flat curves of AR(0.5) noise look moved (z over 3
-# in 8 % of them instead of 2.5 %); with none, short curves of white noise lose power.
+# Standard errors of the memory that are given to the curve: with more, flat curves of AR(0.5) noise look moved (z over
+# 3 in 8 % of them instead of 2.5 %); with none, short curves of white noise lose power.
 _MEMORY_MARGIN = 0.5
 
 Numbers = npt.NDArray[np.float64]

@@ -23,8 +23,8 @@ from spectra.training.callbacks import (
 )
 from spectra.training.checkpoints import newest_checkpoint
 from spectra.training.data import heldout_problems, pinned
-from spectra.training.frozen import FrozenWeights
 from spectra.training.embedded.task import Problem
+from spectra.training.frozen import FrozenWeights
 from spectra.training.methods import find_method
 from spectra.training.model import Policy, build_policy
 from spectra.training.processes import Processes, divide, join, lost_others, one_voice

@@ -1,4 +1,4 @@
-"""vLLM as the sampler, where it is installed: `make vllm` builds an environment that has it, and runs this file there."""
+"""vLLM as the sampler, where it is installed: `make vllm` builds an environment that has it and runs this there."""
 
 import os
 from collections.abc import Callable
