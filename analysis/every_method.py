@@ -37,7 +37,7 @@ from spectra.training.run import train
 from spectra.weights.base import EMBEDDED, resolve_base
 from spectra.weights.initial import find_start
 from spectra.weights.tensors import TensorStore
-from spectra.weights.updates import Updates, open_updates, parameter_name
+from spectra.weights.updates import Updates, open_updates, open_whole, parameter_name
 from tests import oracles
 
 STEPS = 5
@@ -132,7 +132,7 @@ def true_changes(base: Path, path: Path, initial: Path | None, weights: dict[str
 
     config = path / "adapter_config.json"
     if not config.exists():
-        new = TensorStore.open_model(path)
+        new = open_whole(path, TensorStore.open_model(base))
         return {name: new[name].double() - weights[name] for name in weights}
     if any(f'"init_lora_weights": "{name}' in config.read_text() for name in oracles.MOVES_BASE):
         deltas = oracles.merged_minus_base_float64(base, path, initial)
@@ -158,7 +158,8 @@ def logit_difference(base: Path, path: Path, found: dict[str, torch.Tensor]) -> 
     if (path / "adapter_config.json").exists():
         reloaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(path))
     else:
-        reloaded = AutoModelForCausalLM.from_pretrained(path)
+        reloaded = AutoModelForCausalLM.from_pretrained(base)
+        reloaded.load_state_dict(dict(open_whole(path, TensorStore.open_model(base))))
     there = logits(reloaded)
     return float((logits(moved) - there).abs().max() / (there - plain).abs().max())
 

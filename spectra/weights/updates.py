@@ -51,6 +51,9 @@ READERS: Mapping[str, Reader] = {
     **frod.READERS,
 }
 
+# The weights of a full snapshot, as they are or as differences from the base.
+Whole = TensorStore | DifferenceStore
+
 # Names of output heads, and of the input embeddings that they may be tied to.
 _HEADS = ("lm_head", "embed_out")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
@@ -167,7 +170,7 @@ def _open_full(snapshot: Snapshot, base: TensorStore) -> Updates:
     return Updates("full", matrices, vectors, skipped, sum(map(prod, store.shapes.values())), half)
 
 
-def open_whole(directory: Path, base: TensorStore) -> "TensorStore | DifferenceStore":
+def open_whole(directory: Path, base: TensorStore) -> Whole:
     """Open the weights of a full snapshot or model, stored as they are or as differences from the base."""
     if (directory / MODEL_UPDATE).exists():
         return DifferenceStore.open_snapshot(directory, base)

@@ -26,7 +26,7 @@ from spectra.training.quiet import harmless_ignored
 from spectra.training.recipe import Recipe
 from spectra.weights.initial import find_start
 from spectra.weights.tensors import TensorStore
-from spectra.weights.updates import open_updates
+from spectra.weights.updates import open_updates, open_whole
 from tests.training.small import small_section
 
 Maker = Callable[..., Recipe]
@@ -50,7 +50,8 @@ def reload(method: Method, base: Path, snapshot: Path) -> torch.nn.Module:
 
     torch.manual_seed(99)
     if method.config is None:
-        full: torch.nn.Module = AutoModelForCausalLM.from_pretrained(snapshot)
+        full: torch.nn.Module = AutoModelForCausalLM.from_pretrained(base)
+        full.load_state_dict(dict(open_whole(snapshot, TensorStore.open_model(base))))
         return full
     with harmless_ignored():
         model: torch.nn.Module = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), snapshot)

@@ -6,7 +6,7 @@ from spectra.analysis.doctor.case import Case
 from spectra.analysis.doctor.diagnosis import fact, ok
 from spectra.analysis.findings import Check
 from spectra.errors import CorruptFileError, SpectraError
-from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS, RunLayout
+from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS, MODEL_UPDATE, RunLayout
 from spectra.runs.snapshots import NOTHING, Snapshot
 from spectra.weights.tensors import TensorStore
 
@@ -86,7 +86,9 @@ def _torn(case: Case) -> list[Check]:
 
 
 def _open(snapshot: Snapshot) -> None:
-    if snapshot.kind == "full":
+    if (snapshot.path / MODEL_UPDATE).exists():
+        TensorStore.open_file(snapshot.path / MODEL_UPDATE)
+    elif snapshot.kind == "full":
         TensorStore.open_model(snapshot.path)
     elif (snapshot.path / ADAPTER_WEIGHTS).exists():
         TensorStore.open_file(snapshot.path / ADAPTER_WEIGHTS)

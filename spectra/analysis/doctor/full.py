@@ -15,7 +15,7 @@ from spectra.analysis.findings import Check
 from spectra.linalg.decompose import thin_svd
 from spectra.linalg.operators import Dense
 from spectra.weights.tensors import TensorStore
-from spectra.weights.updates import module_name
+from spectra.weights.updates import Whole, module_name, open_whole
 
 NAME = "wrong_base"
 _MATRICES = 9
@@ -32,7 +32,7 @@ def check(case: Case) -> list[Check]:
         return []
     if case.base is None:
         return [skipped(NAME, "no base to compare the checkpoint with", "give it with --base DIR_OR_HUB_ID")]
-    store = TensorStore.open_model(case.snapshot.path)
+    store = open_whole(case.snapshot.path, case.base)
     firsts, lasts, sizes, concentrated = [], [], [], []
     for name in _names(case.base, store):
         weight = case.base[name].double()
@@ -65,7 +65,7 @@ def _plain(size: float, concentrated: float) -> Check:
     return Check(NAME, "note", fact("offset", says, size, _LARGE), action)
 
 
-def _names(base: TensorStore, store: TensorStore) -> tuple[str, ...]:
+def _names(base: TensorStore, store: Whole) -> tuple[str, ...]:
     known = [
         name
         for name, shape in sorted(base.shapes.items())
