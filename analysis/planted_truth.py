@@ -266,7 +266,8 @@ A truth is planted only where it can be told, and these are the ends:
 
 - A reward that rises, or falls, does so by at least 7 standard errors between its windows; a collapse leaves at most
   30 %.
-- ΔW is at least 0.1 % of W, 1 % in full bfloat16 checkpoints, whose rounding is 0.2 %.
+- ΔW is at least 0.1 % of W, 1 % in full bfloat16 checkpoints, whose rounding is 0.2 %: 5 % there where a rank is lost,
+  since under five times the rounding ΔW shows the rank of the rounding and the rule says nothing.
 - Principal or minor: 65 to 95 % of the energy in the first or last tenth of the directions on both sides.
 - Rank: from 4 to 8 equal directions to 96–99.5 % in one, with 6 to 10 snapshots; half of these runs lose the reward
   later.

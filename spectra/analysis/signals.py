@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from spectra.analysis import curves
-from spectra.analysis.rules.outcome import lasting, matrices
+from spectra.analysis.rules.outcome import above_rounding, lasting, matrices
 from spectra.analysis.rules.policy import reward_collapsed
 from spectra.analysis.rules.rank import TOP1, rank_collapsed
 from spectra.analysis.rules.size import SPECTRAL_LIMIT, accelerating
@@ -196,7 +196,7 @@ def _effective_rank(tables: Tables) -> Signal | None:
 
 def _top1_energy(tables: Tables) -> Signal | None:
     """Return when one direction came to hold nearly everything, in matrices where it did not at first."""
-    rows = matrices(tables)
+    rows = above_rounding(matrices(tables))
     top = rows[rows["rank_bound"] > 1].groupby("step")["top1_energy"].median()
     began = lasting(top >= TOP1) if len(top) else None
     if not began:

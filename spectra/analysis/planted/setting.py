@@ -95,8 +95,7 @@ def draw_setting(truth: Truth, rng: np.random.Generator, *, near: bool) -> Setti
     every = int(rng.choice([1, 1, 2, 5]))
     steps = every * int(rng.integers(40, 241))
     style: Style = "spectra" if rng.random() < 0.5 else "trainer"
-    # In full bfloat16 checkpoints the storage itself puts 0.2 % into ΔW: what is planted must stand above it.
-    least = 1e-2 if stored == "full" and dtype == "bfloat16" else 1e-3
+    least, most = _sizes(truth, stored, dtype)
     spectrum: Spectrum = rng.choice(["flat", "power", "steep"])
     memory = float(rng.uniform(0, 0.5))
     noise = float(rng.uniform(0.01, 0.08))
@@ -113,7 +112,7 @@ def draw_setting(truth: Truth, rng: np.random.Generator, *, near: bool) -> Setti
         steps=steps,
         every=every,
         snapshots=_schedule(truth, steps, rng),
-        size=float(np.exp(rng.uniform(np.log(least), np.log(5e-2)))),
+        size=float(np.exp(rng.uniform(np.log(least), np.log(most)))),
         growth=0.02 if quirk == "early" else float(rng.uniform(0.5, 1.0)),
         noise=min(noise, _most_noise(steps // every, memory)),
         memory=memory,
@@ -121,6 +120,16 @@ def draw_setting(truth: Truth, rng: np.random.Generator, *, near: bool) -> Setti
         quirk=quirk,
         near=near,
     )
+
+
+def _sizes(truth: Truth, stored: Stored, dtype: str) -> tuple[float, float]:
+    """Return the range of ‖ΔW‖/‖W‖: in full bfloat16 checkpoints the storage itself puts 0.2 % into ΔW.
+
+    What is planted must stand above that, a rank that is lost already at the first snapshots.
+    """
+    if stored == "adapter" or dtype == "float32":
+        return 1e-3, 5e-2
+    return (5e-2, 2e-1) if truth == "rank_collapsing" else (1e-2, 5e-2)
 
 
 def _most_noise(logged: int, memory: float) -> float:

@@ -180,11 +180,13 @@ def _diverging(
 def _intruding(
     setting: Setting, base: Mapping[str, Matrix], rng: np.random.Generator, generator: torch.Generator
 ) -> Planted:
-    """Return one large direction that is equally far from every direction of the base, and a small isotropic rest."""
+    """Return one large direction that is far from every direction of the base, and a small isotropic rest."""
     height = rng.uniform(0.2, 0.5) if setting.near else rng.uniform(0.7, 0.95)
     parts = {}
     for name, matrix in base.items():
-        left, right = _even(matrix.left, generator), _even(matrix.right, generator)
+        # With the first directions of a spectrum that falls it would mix: W is large on them.
+        chosen = slice(0 if setting.spectrum == "flat" else len(matrix.sigma) // 2, None)
+        left, right = _even(matrix.left[:, chosen], generator), _even(matrix.right[:, chosen], generator)
         rest = _unit(_fixed("isotropic", setting, matrix, generator))
         parts[name] = ((left[:, None], right[None, :]), rest, float(matrix.sigma[0]))
 
@@ -199,10 +201,9 @@ def _intruding(
 
 
 def _even(basis: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a unit vector with the same |cosine| to every column of an orthonormal basis."""
-    count = basis.shape[1]
-    signs = torch.randint(0, 2, (count,), generator=generator, dtype=torch.float64) * 2 - 1
-    return basis @ signs / math.sqrt(count)
+    """Return a unit vector with the same |cosine| to each column of an orthonormal basis."""
+    signs = torch.randint(0, 2, (basis.shape[1],), generator=generator, dtype=torch.float64) * 2 - 1
+    return basis @ signs / math.sqrt(basis.shape[1])
 
 
 def _unit(pair: Factors) -> Factors:

@@ -31,6 +31,9 @@ class Outcome:
     earliest: int | None = None
 
 
+# At this multiple of the rounding floor the noise holds 4 % of the energy, and a rank of 1 reads as 1.3.
+_TIMES_ROUNDING = 5.0
+
 Rule = Callable[[Tables], Outcome]
 
 NOTHING = Outcome()
@@ -46,6 +49,15 @@ def shares(tables: Tables, side: str) -> pd.DataFrame:
     """Return the rows of ``projection`` of one side, of matrices with a resolved update."""
     rows = tables.projection[tables.projection["side"] == side]
     return rows.merge(matrices(tables)[["step", "module"]], on=["step", "module"])
+
+
+def above_rounding(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows whose ΔW has the rank that it shows.
+
+    Half-precision storage adds noise of full rank. While ΔW is small that noise is its rank, and the growth of ΔW over
+    it would look like a rank that is lost.
+    """
+    return rows[rows["delta_fro"] >= _TIMES_ROUNDING * rows["rounding_fro"].fillna(0.0)]
 
 
 def lasting(held: pd.Series) -> int | None:

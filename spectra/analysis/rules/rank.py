@@ -3,7 +3,7 @@
 import pandas as pd
 
 from spectra.analysis.findings import Evidence
-from spectra.analysis.rules.outcome import NOTHING, Outcome, lasting, matrices
+from spectra.analysis.rules.outcome import NOTHING, Outcome, above_rounding, lasting, matrices
 from spectra.runs.tables import Tables
 
 # One direction holds nearly everything. A low rank from the start is a fact; one that was lost is a fault.
@@ -18,7 +18,7 @@ _EARLY = 3
 
 def rank_collapsed(tables: Tables) -> Outcome:
     """Find an update whose effective rank (entropy of σ²) fell to about one from an early value of two or more."""
-    rows = matrices(tables)
+    rows = above_rounding(matrices(tables))
     wide = rows[rows["rank_bound"] > 1].pivot(index="step", columns="module", values="effective_rank_energy")
     if len(wide) < 2:
         return NOTHING

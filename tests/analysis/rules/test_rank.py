@@ -34,5 +34,22 @@ def test_a_rank_that_falls_with_energy_left_elsewhere_is_a_fact() -> None:
     assert (found.evidence[0].null, found.evidence[0].value) == (12 - 10 / 6, 2.0)
 
 
+def test_growth_over_the_rounding_of_the_storage_is_no_loss_of_rank() -> None:
+    """Rank 1 in bfloat16 checkpoints: at first ΔW is mostly rounding, of full rank."""
+    assert (
+        rank_collapsed(
+            made(
+                STEPS,
+                relative_fro=lambda step: 1e-4 * step,
+                rounding_fro=0.01,
+                effective_rank_energy=lambda step: 3.5 if step <= 20 else 1.2,
+                top1_energy=lambda step: 0.4 if step <= 20 else 0.96,
+                rank_bound=24,
+            )
+        ).verdict
+        is None
+    )
+
+
 def test_one_snapshot_says_nothing_of_a_fall() -> None:
     assert rank_collapsed(made((60,), effective_rank_energy=1.1, top1_energy=0.98)).evidence == ()
