@@ -13,7 +13,7 @@ from spectra.analysis.depth import DeepSteps, Depth, deep_steps, missing_work
 from spectra.analysis.digests import FileDigests
 from spectra.analysis.doctor import bookkeeping
 from spectra.analysis.engine import EngineName, choose_jobs, run_tasks
-from spectra.analysis.findings import Check, read_record, record
+from spectra.analysis.findings import record
 from spectra.analysis.matrix import Work
 from spectra.analysis.plan import Plan, content_keys, make_plan
 from spectra.analysis.store import RowStore
@@ -25,7 +25,7 @@ from spectra.runs.atomic import read_json, write_json
 from spectra.runs.directory import RunDirectory, open_run
 from spectra.runs.layout import AnalysisLayout
 from spectra.runs.lock import exclusive
-from spectra.runs.tables import Tables, conform, read_table, write_table
+from spectra.runs.tables import SCHEMAS, Tables, conform, read_table, write_table
 
 # A kill loses at most this many seconds of finished rows.
 _FLUSH_SECONDS = 15.0
@@ -146,19 +146,19 @@ def _analyze(plan: Plan, where: AnalysisLayout, options: Options, progress: Prog
     digests = FileDigests(where.digests)
     keys = content_keys(plan, digests)
     digests.save()
-    store = RowStore(where, keys)
     deep = deep_steps(plan, options.deep)
+    store = RowStore(where, keys, thrifty=deep.thrifty)
     work = missing_work(plan, store, deep)
     computed = {(step, module) for module, missing in work.items() for step in missing.steps}
     bases = _measure(plan, work, store, options, progress)
-    changed = bool(work or store.dropped or store.has_parts or _series_changed(where, run.series()))
+    changed = bool(work or store.dropped or store.has_parts or _stale(where, run.series()))
     tables = _finish(plan, deep, store, where) if changed else Tables.read(where)
     facts = _facts(plan)
     only_start = run.initial is not None and len(run.snapshots) == 1
-    checks = _checks(plan, options, where, changed)
+    checks = bookkeeping(run.path, plan.base, options.initial)
     verdict = judge(tables, coverage(plan), checks, only_start=only_start)
     verdict |= {"checks": [record(check) for check in checks], "facts": facts}
-    if changed or not where.verdict.exists() or read_json(where.verdict) != verdict:
+    if changed or _written(where) != verdict:
         where.report_html.unlink(missing_ok=True)  # a page of other numbers must not outlive them
         write_json(where.verdict, verdict)
     return Analysis(
@@ -175,16 +175,6 @@ def _analyze(plan: Plan, where: AnalysisLayout, options: Options, progress: Prog
         bases_computed=bases[1],
         changed=changed,
     )
-
-
-def _checks(plan: Plan, options: Options, where: AnalysisLayout, changed: bool) -> list[Check]:
-    """Return what the doctor finds, or found when it last looked at the same files."""
-    if not changed and where.verdict.exists():
-        try:
-            return [read_record(value) for value in read_json(where.verdict)["checks"]]
-        except (CorruptFileError, KeyError, TypeError):
-            pass  # a verdict of an older release, or a broken one: looked at again
-    return bookkeeping(plan.run.path, plan.base, options.initial)
 
 
 def coverage(plan: Plan) -> dict[str, Any]:
@@ -239,11 +229,22 @@ def _finish(plan: Plan, deep: DeepSteps, store: RowStore, where: AnalysisLayout)
     return tables
 
 
-def _series_changed(where: AnalysisLayout, series: pd.DataFrame) -> bool:
+def _stale(where: AnalysisLayout, series: pd.DataFrame) -> bool:
+    """Return whether a table that is made from the others or from the log is not there, or is an old one."""
+    if not all(where.table(name).exists() for name in SCHEMAS):
+        return True
     try:
         return not read_table("series", where.table("series")).equals(conform("series", series))
     except CorruptFileError:
         return True
+
+
+def _written(where: AnalysisLayout) -> dict[str, Any] | None:
+    """Return the verdict on disk, None where there is none that can be read."""
+    try:
+        return read_json(where.verdict) if where.verdict.exists() else None
+    except CorruptFileError:
+        return None
 
 
 def _facts(plan: Plan) -> dict[str, str]:

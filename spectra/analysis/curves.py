@@ -31,14 +31,14 @@ class Change:
         Means of the windows.
     z
         (end − start) / standard error; the null, no change, is near a standard normal.
-    steps
-        Training steps that the curve spans.
+    lines
+        Logged lines that the curve has.
     """
 
     start: float
     end: float
     z: float
-    steps: int
+    lines: int
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,12 @@ def curve(series: pd.DataFrame, name: str) -> pd.Series:
 
 
 def change(values: pd.Series) -> Change | None:
-    """Return how a curve changed from its first to its last window; None under two windows of steps."""
+    """Return how a curve changed from its first to its last window; None under two windows of lines."""
     size = window(len(values))
     if len(values) < 2 * size:
         return None
     first, last = values.iloc[:size], values.iloc[-size:]
-    return Change(float(first.mean()), float(last.mean()), _z(values, first, last), int(values.index[-1]))
+    return Change(float(first.mean()), float(last.mean()), _z(values, first, last), len(values))
 
 
 def collapse(values: pd.Series) -> Collapse | None:

@@ -3,8 +3,8 @@
 Everything else costs products with the update's rank and is measured at every snapshot.
 """
 
+import math
 from dataclasses import dataclass
-from math import sqrt
 from typing import Literal, cast, get_args
 
 from spectra.analysis.matrix import Work
@@ -74,7 +74,7 @@ def deep_steps(plan: Plan, depth: Depth) -> DeepSteps:
     every = frozenset(plan.modules)
     last = frozenset({max(every)})
     if depth == "none":
-        return DeepSteps(frozenset(), frozenset())
+        return DeepSteps(frozenset(), frozenset(), thrifty=True)
     if depth == "all":
         return DeepSteps(every, every)
     cheap = depth == "auto" and _operations(plan) <= _AUTO_OPERATIONS
@@ -86,7 +86,9 @@ def missing_work(plan: Plan, store: RowStore, deep: DeepSteps) -> dict[str, Work
     basic = store.missing("modules", plan.pairs)
     motion = store.missing("drift", plan.matrix_pairs(deep.motion))
     nulls = store.missing("nulls", plan.matrix_pairs(deep.nulls))
-    whole = {module for _, module in store.missing("trajectory", plan.matrix_pairs(plan.modules))}
+    # A module's rows come all at once, and a snapshot that is not finite gives none.
+    known = {module for _, module in store.done("trajectory")}
+    whole = {module for _, module in store.missing("trajectory", plan.matrix_pairs(plan.modules))} - known
     modules = {module for pairs in (basic, motion, nulls) for _, module in pairs} | whole
     budget = _thrifty if deep.thrifty else _full
     return {
@@ -95,7 +97,7 @@ def missing_work(plan: Plan, store: RowStore, deep: DeepSteps) -> dict[str, Work
 
 
 def _thrifty(plan: Plan, module: str) -> float:
-    return min(BUDGET, _AUTO_NULLS / len(plan.matrices), _AUTO_NULLS_AN_ENTRY * plan.sizes.get(module, 0))
+    return min(BUDGET, _AUTO_NULLS / max(1, len(plan.matrices)), _AUTO_NULLS_AN_ENTRY * plan.sizes.get(module, 0))
 
 
 def _full(plan: Plan, module: str) -> float:
@@ -108,4 +110,4 @@ def _steps(pairs: set[tuple[int, str]], module: str) -> frozenset[int]:
 
 def _operations(plan: Plan) -> float:
     # An SVD of an O × I matrix with its vectors is about 20·O·I·min(O, I) operations; min ≤ √(O·I).
-    return sum(20 * plan.sizes[module] * sqrt(plan.sizes[module]) for _, module in plan.matrix_pairs(plan.modules))
+    return math.fsum(20 * plan.sizes[module] ** 1.5 for _, module in plan.matrix_pairs(plan.modules))

@@ -84,8 +84,3 @@ def plain(evidence: Evidence) -> dict[str, Any]:
 def record(check: Check) -> dict[str, Any]:
     """Return a check for JSON."""
     return {**asdict(check), "evidence": plain(check.evidence)}
-
-
-def read_record(value: dict[str, Any]) -> Check:
-    """Return the check that :func:`record` wrote."""
-    return Check(**{**value, "evidence": Evidence(**value["evidence"])})

@@ -153,9 +153,18 @@ def start_of(tables: Tables, step: int, side: str) -> Start | None:
     now = known[known["step"] == step]
     if now.empty:
         return None
-    # The start is compared with later snapshots only: it is the one before the first that has a number.
-    before = tables.trajectory.loc[tables.trajectory["step"] < known["step"].min(), "step"]
-    return Start(int(before.max()), float(now[column].mean()), float(now[f"expected_{column}"].mean()))
+    return Start(_first_factors(tables, int(known["step"].min())), float(now[column].mean()), float(now[f"expected_{column}"].mean()))
+
+
+def _first_factors(tables: Tables, first_known: int) -> int:
+    """Return the snapshot whose factors the later ones are compared with.
+
+    It is the last one without a number, if something had moved there. If nothing had, it is the first: while B is zero,
+    as in a warm-up, LoRA's A stays where it began.
+    """
+    before = tables.trajectory.loc[tables.trajectory["step"] < first_known, "step"]
+    moved = tables.modules.loc[tables.modules["delta_fro"] > 0, "step"]
+    return int(before.max() if before.max() in set(moved) else before.min())
 
 
 def matrices_at(tables: Tables, step: int) -> pd.DataFrame:

@@ -69,7 +69,7 @@ class MatrixWork:
     weight: Float64[Tensor, "o i"]
     basis: Basis
 
-    def rows(self, update: Operator, step: int, work: Work, *, half: torch.dtype | None) -> Rows:
+    def rows(self, update: Operator, step: int, work: Work, *, half: torch.dtype | None, seed: int) -> Rows:
         """Return the rows of one snapshot.
 
         Parameters
@@ -82,6 +82,8 @@ class MatrixWork:
             What is missing.
         half
             Dtype of a snapshot that stores W + ΔW rounded to 16 bits, None for any other.
+        seed
+            Seed of what is drawn, another one for every matrix: the mean over matrices takes them as independent.
         """
         rows: Rows = {}
         if step in work.basic:
@@ -96,7 +98,7 @@ class MatrixWork:
             rows["coordinates"] = [self.coordinates.row(update, norm=update.frobenius())]
         if step in work.nulls:
             budget = work.null_budget
-            rows["nulls"] = null_rows(self.weight, self.basis, update, self.coordinates, seed=step, budget=budget)
+            rows["nulls"] = null_rows(self.weight, self.basis, update, self.coordinates, seed=seed, budget=budget)
         return rows
 
     def trajectory(self, functions: Mapping[int, Callable[[Tensor], Operator]]) -> list[Row]:

@@ -48,9 +48,7 @@ class _Watch:
     Attributes
     ----------
     name, noun
-        The signal, in the table and in words.
-    columns
-        Names in the series table; the first that is there counts.
+        The signal, as its column in the series table, and in words.
     fell, rose
         End over start from which a move counts; None where that direction is no bad sign.
     least
@@ -59,31 +57,19 @@ class _Watch:
 
     name: str
     noun: str
-    columns: tuple[str, ...]
     fell: float | None = None
     rose: float | None = None
     least: float = 0.0
 
 
 _WATCHED = (
-    _Watch("entropy", "entropy", ("entropy",), fell=0.5, rose=2.0),
-    _Watch(
-        "zero_advantage_share", "the share of groups without advantage", ("zero_advantage_share",), rose=1.0, least=0.25
-    ),
-    _Watch("completion_length", "the completion length", ("completion_length",), fell=0.5, rose=2.0),
-    _Watch("clipped_completions", "the share of truncated completions", ("clipped_completions",), rose=1.0, least=0.25),
-    _Watch("clip_ratio", "the clip ratio", ("clip_ratio/region_mean", "clip_high", "clip_low"), rose=3.0, least=0.01),
-    _Watch(
-        "sampler_mismatch",
-        "the mismatch of sampler and trainer",
-        (
-            "sampler_mismatch",
-            "sampling/sampling_logp_difference/mean",
-            "training/rollout_probs_diff_mean",
-        ),
-        rose=3.0,
-    ),
-    _Watch("grad_norm", "the gradient norm", ("grad_norm",), rose=5.0),
+    _Watch("entropy", "entropy", fell=0.5, rose=2.0),
+    _Watch("zero_advantage_share", "the share of groups without advantage", rose=1.0, least=0.25),
+    _Watch("completion_length", "the completion length", fell=0.5, rose=2.0),
+    _Watch("clipped_completions", "the share of truncated completions", rose=1.0, least=0.25),
+    _Watch("clip_ratio", "the clip ratio", rose=3.0, least=0.01),
+    _Watch("sampler_mismatch", "the mismatch of sampler and trainer", rose=3.0),
+    _Watch("grad_norm", "the gradient norm", rose=5.0),
 )
 
 
@@ -146,9 +132,7 @@ def _reward(tables: Tables) -> list[Signal]:
 
 def _broken(watch: _Watch, series: pd.DataFrame, until: int | None) -> Signal | None:
     """Return how a watched curve broke: up to the end, or up to the fall of the reward, when it may turn back."""
-    values = next((curve for name in watch.columns if len(curve := curves.curve(series, name))), None)
-    if values is None:
-        return None
+    values = curves.curve(series, watch.name)
     spans = [values]
     if until is not None:
         spans.append(values[values.index < until])

@@ -33,6 +33,8 @@ class RowStore:
         The analysis directory.
     keys
         For each step that is wanted, the key of its content now. Rows under another key are dropped.
+    thrifty
+        Whether few draws of nulls are enough; otherwise rows that came from few are dropped.
 
     Attributes
     ----------
@@ -40,9 +42,11 @@ class RowStore:
         Module snapshots on disk that are of no use any more.
     """
 
-    def __init__(self, where: AnalysisLayout, keys: Mapping[int, str]) -> None:
+    def __init__(self, where: AnalysisLayout, keys: Mapping[int, str], *, thrifty: bool = True) -> None:
         self.where = where
         self.keys = dict(keys)
+        self._thrifty = thrifty
+        self._thrifty_steps: set[int] = set()
         self.complete: dict[str, set[int]] = {name: set() for name in NAMES}
         self.frames: Frames = {name: empty(name) for name in NAMES}
         self._new: dict[str, list[Row]] = {name: [] for name in NAMES}
@@ -104,8 +108,9 @@ class RowStore:
             content = read_json(directory.state)
             state = {int(step): key for step, key in content["steps"].items()}
             complete = {name: set(content["complete"].get(name, ())) for name in NAMES}
+            few = set(content["thrifty"])
             frames = {name: read_table(name, directory.table(name)) for name in NAMES}
-        except (CorruptFileError, KeyError, AttributeError, ValueError):
+        except (CorruptFileError, KeyError, AttributeError, ValueError, TypeError):
             return  # no state, or a broken one: its rows are computed again
         current = {step for step, key in state.items() if self.keys.get(step) == key}
         # A crash between the final tables and the removal of parts leaves rows in both.
@@ -116,6 +121,11 @@ class RowStore:
             fresh[_WHOLE_RUN] = empty(_WHOLE_RUN)
         for name in set(NAMES) - {_WHOLE_RUN}:
             self.complete[name] |= complete[name] & current
+        if self._thrifty:
+            self._thrifty_steps |= few & current
+        else:
+            fresh["nulls"] = fresh["nulls"][~fresh["nulls"]["step"].isin(few)]
+            self.complete["nulls"] -= few
         self.dropped += len(frames["modules"]) - len(fresh["modules"])
         self._merge(fresh)
 
@@ -127,6 +137,8 @@ class RowStore:
 
     def _drain(self) -> Frames:
         frames = {name: _frame(name, rows) for name, rows in self._new.items()}
+        if self._thrifty:
+            self._thrifty_steps |= set(frames["nulls"]["step"].tolist())
         self._new = {name: [] for name in NAMES}
         return frames
 
@@ -134,7 +146,12 @@ class RowStore:
         for name, frame in frames.items():
             write_table(frame, where.table(name))
         keys = {str(step): key for step, key in sorted(self.keys.items())}
-        write_json(where.state, {"steps": keys, "complete": {name: sorted(steps) for name, steps in complete.items()}})
+        state = {
+            "steps": keys,
+            "complete": {name: sorted(steps) for name, steps in complete.items()},
+            "thrifty": sorted(self._thrifty_steps),
+        }
+        write_json(where.state, state)
 
 
 def _frame(name: str, rows: list[Row]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ The base matrix is read, checked and decomposed once for all of its snapshots. T
 and clusters can run them.
 """
 
+import zlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -101,7 +102,8 @@ def run_task(task: ModuleTask) -> ModuleResult:
     for step in sorted(task.work.steps):
         updates = _updates(_snapshot(task, step), task.base, task.start)
         update = updates.matrices[task.module](weight)
-        found_rows = matrix.rows(update, step, task.work, half=updates.half.get(task.module))
+        seed = zlib.crc32(f"{task.module}@{step}".encode())
+        found_rows = matrix.rows(update, step, task.work, half=updates.half.get(task.module), seed=seed)
         merge(rows, found_rows, _key(task, step, updates.method))
     if task.work.trajectory:
         functions = {s.step: _updates(s, task.base, task.start).matrices[task.module] for s in task.snapshots}

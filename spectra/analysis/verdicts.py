@@ -25,7 +25,7 @@ from spectra.analysis.findings import Check, plain
 from spectra.analysis.rules import bookkeeping, learning, numbers, place, policy, rank, size
 from spectra.analysis.rules.outcome import Outcome, Rule
 from spectra.analysis.signals import Signal, first_sign, signals
-from spectra.runs.tables import Tables
+from spectra.runs.tables import FLOAT32_ROUNDING, Tables
 
 ACTIONS = {
     "healthy": "Nothing to mend. Compare methods at each one's own best learning rate before ranking them.",
@@ -75,7 +75,9 @@ _BOOKKEEPING: tuple[Rule, ...] = (bookkeeping.wrong_base, bookkeeping.merge_drif
 _LEARNING: tuple[Rule, ...] = (place.principal_locked, learning.still, learning.silent, learning.flat)
 _FACTS: tuple[Rule, ...] = (learning.invisible, place.location, place.intruders, bookkeeping.rounding)
 
-_ONLY_START = "Only step 0 is saved: nothing to judge yet."
+# What is wrong with ΔW of every matrix, whatever its numbers.
+_WHOLE_RUN = ("wrong_base", "merge_drift")
+_ONLY_START = "only step 0 is saved: nothing to judge yet"
 
 
 def judge(
@@ -97,26 +99,33 @@ def judge(
     outcomes = [*_outcomes(tables, checks)] if not only_start else _checked(checks)
     deciding = next((o for o in outcomes if o.verdict is not None), Outcome())
     verdict = deciding.verdict or "healthy"
+    faults = [check for check in checks if check.status == "fault"]
     broken = [] if only_start else signals(tables)
     evidence = [*deciding.evidence, *(e for o in outcomes if o is not deciding for e in o.evidence)]
     return {
         "verdict": verdict,
-        "summary": _ONLY_START if only_start and verdict == "healthy" else _summary(deciding, tables, broken),
-        "action": _action(verdict, checks),
+        "summary": _summary(deciding, faults, _ONLY_START if only_start else _learning(tables), broken),
+        "action": _action(verdict, faults),
         "onset_step": deciding.onset,
         "signals": [{"signal": s.name, "onset_step": s.onset_step, "says": s.says} for s in broken],
         "first_signal": broken[0].name if broken and verdict != "healthy" else None,
         "evidence": [plain(e) for e in evidence],
         "coverage": coverage,
-        "modules": {} if only_start else _modules(tables),
+        "modules": {} if only_start else _modules(tables, verdict),
     }
 
 
 def _outcomes(tables: Tables, checks: Sequence[Check]) -> list[Outcome]:
     """Return what every rule found, the one that decides first among those with a verdict."""
-    ordered = [numbers.not_finite(tables), *_checked(checks), *(rule(tables) for rule in _BOOKKEEPING)]
+    rules = [rule for rule in _BOOKKEEPING if not (rule is bookkeeping.merge_drift and _drift_is_measured(checks))]
+    ordered = [numbers.not_finite(tables), *_checked(checks), *(rule(tables) for rule in rules)]
     ordered += _dated([rule(tables) for rule in _PROCESS])
     return ordered + [rule(tables) for rule in (*_LEARNING, *_FACTS)]
+
+
+def _drift_is_measured(checks: Sequence[Check]) -> bool:
+    """Return whether the doctor judged the logged drift: the rule, with another denominator, must not do it again."""
+    return any(check.name == "merge_drift" and check.evidence.metric == "frozen_drift" for check in checks)
 
 
 def _checked(checks: Sequence[Check]) -> list[Outcome]:
@@ -149,37 +158,61 @@ def _after(fault: Outcome, first: Outcome) -> Outcome:
     return replace(fault, evidence=(replace(fact, says=f"{fact.says}; {when}"), *more))
 
 
-def _action(verdict: str, checks: Sequence[Check]) -> str:
-    own = next((c.action for c in checks if c.status == "fault" and c.verdict == verdict and c.action), None)
+def _action(verdict: str, faults: Sequence[Check]) -> str:
+    """Return the action of the fault that gives the verdict, of any fault where the run is healthy but for it."""
+    own = next((c.action for c in faults if (c.verdict or "healthy") == verdict and c.action), None)
     return own or ACTIONS[verdict]
 
 
-def _summary(deciding: Outcome, tables: Tables, broken: Sequence[Signal]) -> str:
-    words = _WORDS[deciding.verdict or "healthy"]
+def _summary(deciding: Outcome, faults: Sequence[Check], learns: str, broken: Sequence[Signal]) -> str:
     if deciding.verdict is not None:
         sign = first_sign(broken, deciding.verdict)
-        return f"{words}: {deciding.evidence[0].says}." + (f" {sign}" if sign else "")
-    reward = curves.curve(tables.series, "reward")
-    if reward.empty:
-        return f"{words} in the weights; no reward was logged, so nothing is said about learning."
-    return f"{words}; {learning.flat(tables).evidence[0].says}."
+        return f"{_WORDS[deciding.verdict]}: {deciding.evidence[0].says}." + (f" {sign}" if sign else "")
+    if faults:  # of the files, and without a verdict of their own
+        found = "; ".join(f"{check.name}, {check.evidence.says}" for check in faults)
+        return f"No spectral fault; {len(faults)} bookkeeping fault{'s' * (len(faults) > 1)}: {found}. {_start(learns)}."
+    return f"{_WORDS['healthy']}; {learns}." if learns != _ONLY_START else f"{_start(learns)}."
 
 
-def _modules(tables: Tables) -> dict[str, dict[str, str]]:
-    step = tables.last_step
+def _start(clause: str) -> str:
+    """Return a clause as the beginning of a sentence."""
+    return clause[:1].upper() + clause[1:]
+
+
+def _learning(tables: Tables) -> str:
+    """Return what is said on learning of a run without a fault, as a clause."""
+    if curves.curve(tables.series, "reward").empty:
+        return "no reward was logged, so nothing is said about learning"
+    return learning.flat(tables).evidence[0].says
+
+
+def _modules(tables: Tables, verdict: str) -> dict[str, dict[str, str]]:
+    step, lost = tables.last_step, rank.collapsed_modules(tables)
     rows: pd.DataFrame = tables.modules[tables.modules["step"] == step]
     columns = ("module", "delta_fro", "relative_fro", "relative_spectral")
     return {
-        module: _module(fro, relative, spectral)
+        module: _own_fault(fro, relative, spectral) or _shared(module in lost, relative, verdict)
         for module, fro, relative, spectral in rows[list(columns)].itertuples(index=False, name=None)
     }
 
 
-def _module(fro: float, relative: float, spectral: float) -> dict[str, str]:
+def _own_fault(fro: float, relative: float, spectral: float) -> dict[str, str] | None:
     if math.isnan(fro):
         return {"verdict": "diverging", "says": "the update holds NaN or infinity"}
     if fro == 0:
         return {"verdict": "not_learning", "says": "the update is zero"}
+    if relative <= FLOAT32_ROUNDING:
+        return {"verdict": "not_learning", "says": f"‖ΔW‖_F/‖W‖_F {relative:.2g} is within float32 rounding"}
     if spectral >= size.SPECTRAL_LIMIT:
         return {"verdict": "diverging", "says": f"‖ΔW‖₂ is {spectral:.2g} times the base's"}
-    return {"verdict": "healthy", "says": f"‖ΔW‖_F/‖W‖_F {relative:.2g}"}
+    return None
+
+
+def _shared(lost_rank: bool, relative: float, verdict: str) -> dict[str, str]:
+    """Return what is said of a matrix with a plain size: whether its rank is gone, or what ails the whole run."""
+    size = f"‖ΔW‖_F/‖W‖_F {relative:.2g}"
+    if lost_rank:
+        return {"verdict": "rank_collapsed", "says": f"one direction holds over {rank.TOP1:.0%} of the energy; {size}"}
+    if verdict in _WHOLE_RUN:
+        return {"verdict": verdict, "says": f"as the whole run; {size}"}
+    return {"verdict": "healthy", "says": size if verdict == "healthy" else f"no fault of its own; {size}"}

@@ -22,11 +22,13 @@ def doctor(path: Path, base: str | None = None, initial: Path | None = None) -> 
     Raises
     ------
     UsageError
-        If there is no such directory.
+        If there is no such directory, or PATH is a file.
     """
     from spectra.analysis.doctor import examine
     from spectra.errors import UsageError
 
+    if path.is_file():
+        raise UsageError("is a file", where=path, cure="give the directory that holds it")
     if not path.is_dir():
         raise UsageError("no such directory", where=path, cure="give the directory of a run, adapter or checkpoint")
     return examine(path, base, initial)

@@ -22,7 +22,7 @@ def last_step(frame: pd.DataFrame) -> int | None:
     return None if frame.empty else int(frame["step"].max())
 
 
-def spread(rows: pd.DataFrame, values: "pd.Series[float]") -> pd.DataFrame:
+def spread(rows: pd.DataFrame, values: "pd.Series[float]", *, middle: float = 0.5) -> pd.DataFrame:
     """Return median and 10–90 % quantiles over matrices by step: step, median, low, high, modules.
 
     Parameters
@@ -31,11 +31,13 @@ def spread(rows: pd.DataFrame, values: "pd.Series[float]") -> pd.DataFrame:
         One row a matrix and step.
     values
         A number of each row; what is NaN or not finite is left out.
+    middle
+        The quantile that stands in the place of the median.
     """
     finite = values.astype("float64").replace([np.inf, -np.inf], np.nan)
     groups = pd.DataFrame({"step": rows["step"], "value": finite}).dropna().groupby("step")["value"]
     low, high = QUANTILES
-    parts = {"median": groups.median(), "low": groups.quantile(low), "high": groups.quantile(high)}
+    parts = {"median": groups.quantile(middle), "low": groups.quantile(low), "high": groups.quantile(high)}
     return pd.DataFrame({**parts, "modules": groups.size()}).reset_index()
 
 
@@ -101,9 +103,11 @@ def null_rows(tables: Tables, step: int) -> pd.DataFrame:
     -------
     pd.DataFrame
         A row is metric × null: ``value``, ``expected``, ``lo``, ``hi`` (95 % of the mean under the null; for one
-        matrix the null's own quantiles), ``z``, ``matrices``.
+        matrix the null's own interval), ``z``, ``matrices``. The families of a metric are compared over the matrices
+        that all of them have; where there are none, only the family with the most is kept.
     """
     rows = tables.nulls[tables.nulls["step"] == step].dropna(subset=["value", "expected", "sd"])
+    rows = pd.concat([rows.iloc[:0], *(_common(group) for _, group in rows.groupby("metric", sort=False))])
     groups = rows.groupby(["metric", "null"], sort=False)
     found = [{"metric": metric, "null": null, **_mean_null(group)} for (metric, null), group in groups]
     return pd.DataFrame(found, columns=["metric", "null", "value", "expected", "lo", "hi", "z", "matrices"])
@@ -155,6 +159,13 @@ def _beside(rows: pd.DataFrame, panel: str, value: str, expected: str, z: str, d
     half = BAND * groups["sd"].agg(_sd_of_mean)
     means = means.assign(panel=panel, null_low=means["expected"] - half, null_high=means["expected"] + half)
     return means.loc[order_kinds(known["kind"])].reset_index()
+
+
+def _common(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of one metric whose matrices every family of nulls has."""
+    families = rows.groupby("module")["null"].nunique()
+    common = rows[rows["module"].isin(families.index[families == rows["null"].nunique()])]
+    return rows[rows["null"] == rows["null"].value_counts().idxmax()] if common.empty else common
 
 
 def _mean_null(group: pd.DataFrame) -> dict[str, float]:

@@ -118,14 +118,14 @@ def unexplained(tables: Tables) -> str:
     if rows.empty:
         return ""
     beyond = rows.assign(beyond=rows["z"].abs() > _BEYOND).groupby("metric", sort=False)["beyond"]
-    never, some = beyond.all(), beyond.any()
+    never, some, families = beyond.all(), beyond.any(), beyond.size()
     alone = [metric for metric in some.index if never[metric]]
     if alone:
-        return f"No family of nulls explains {_listed(alone)}."
+        return f"Not explained by any family of nulls that was computed: {_listed(alone, families)}."
     partly = [metric for metric in some.index if some[metric]]
     if partly:
-        return f"Some family of nulls explains every metric; not all of them do for {_listed(partly)}."
-    return "Every family of nulls explains every metric: by these numbers the update is noise."
+        return f"Some family of nulls explains every metric; not all of them do for {_listed(partly, families)}."
+    return "Every family of nulls that was computed explains every metric: by these numbers the update is noise."
 
 
 def halfway(tables: Tables) -> str:
@@ -151,7 +151,9 @@ def _pair(means: pd.DataFrame, panel: str, write: Any) -> tuple[str, str]:
     return write(float(means["value"][panel])), write(float(means["expected"][panel]))
 
 
-def _listed(metrics: list[str]) -> str:
-    named = [words(metric) for metric in metrics[:_NAMED]]
+def _listed(metrics: list[str], families: "pd.Series[int]") -> str:
+    """Return the first metrics, each with the number of families that it was compared with."""
+    counts = [int(families[metric]) for metric in metrics[:_NAMED]]
+    named = [f"{words(m)} ({n} famil{'y' if n == 1 else 'ies'})" for m, n in zip(metrics, counts, strict=False)]
     more = f" and {len(metrics) - _NAMED} more" if len(metrics) > _NAMED else ""
     return ", ".join(named) + more

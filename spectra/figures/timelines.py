@@ -26,39 +26,39 @@ class Signal:
         The signal, as a verdict names it.
     title
         What the panel shows, with its unit.
-    columns
-        Where it is logged: the first of these columns that the series has. Empty for a signal of the weights.
     modules_column
-        The column of ``modules`` that a signal of the weights is.
+        The column of ``modules`` that a signal of the weights is; empty for one of the log, whose column is its name.
+    middle
+        The quantile over matrices that the line is, as the signal is judged by it.
     always
         Whether it is drawn even where it did not move.
     """
 
     name: str
     title: str
-    columns: tuple[str, ...] = ()
     modules_column: str = ""
+    middle: float = 0.5
     always: bool = False
 
 
 SIGNALS = (
-    Signal("reward", "reward", ("reward",), always=True),
-    Signal("zero_advantage_share", "groups without advantage (share)", ("zero_advantage_share",), always=True),
-    Signal("entropy", "entropy (nats / token)", ("entropy",), always=True),
-    Signal("completion_length", "completion length (tokens)", ("completion_length",), always=True),
-    Signal("clipped_completions", "truncated completions (share)", ("clipped_completions",)),
-    Signal("clip_ratio", "clipped tokens (share)", ("clip_ratio/region_mean", "clip_high", "clip_low")),
+    Signal("reward", "reward", always=True),
+    Signal("zero_advantage_share", "groups without advantage (share)", always=True),
+    Signal("entropy", "entropy (nats / token)", always=True),
+    Signal("completion_length", "completion length (tokens)", always=True),
+    Signal("clipped_completions", "truncated completions (share)"),
+    Signal("clip_ratio", "clipped tokens (share)"),
+    Signal("sampler_mismatch", "sampler against trainer (log-probability)"),
+    Signal("grad_norm", "gradient norm"),
     Signal(
-        "sampler_mismatch",
-        "sampler against trainer (log-probability)",
-        ("sampler_mismatch", "sampling/sampling_logp_difference/mean", "training/rollout_probs_diff_mean"),
+        "update_size",
+        "‖ΔW‖₂ / ‖W‖₂ (line: 90 % quantile of matrices, band from 10 %)",
+        "relative_spectral",
+        middle=0.9,
+        always=True,
     ),
-    Signal("grad_norm", "gradient norm", ("grad_norm",)),
-    Signal(
-        "update_size", "‖ΔW‖₂ / ‖W‖₂ (median, 10–90 % of matrices)", modules_column="relative_spectral", always=True
-    ),
-    Signal("effective_rank", "effective rank of ΔW (median, 10–90 %)", modules_column="effective_rank", always=True),
-    Signal("top1_energy", "energy in the first direction of ΔW", modules_column="top1_energy"),
+    Signal("effective_rank", "effective rank of σ² of ΔW (median, 10–90 %)", "effective_rank_energy", always=True),
+    Signal("top1_energy", "energy in the first direction of ΔW", "top1_energy"),
 )
 
 
@@ -108,9 +108,8 @@ def _points(tables: Tables, signal: Signal) -> pd.DataFrame:
     if signal.modules_column:
         rows = tables.resolved_modules()
         rows = rows[rows["in_features"].notna()]
-        return spread(rows, rows[signal.modules_column])
-    curves = (curve(tables, column) for column in signal.columns)
-    return next((points for points in curves if not points.empty), pd.DataFrame())
+        return spread(rows, rows[signal.modules_column], middle=signal.middle)
+    return curve(tables, signal.name)
 
 
 def _draw(ax: Axes, tables: Tables, signal: Signal) -> None:

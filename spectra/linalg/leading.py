@@ -10,8 +10,8 @@ from spectra.linalg.decompose import Factors
 from spectra.linalg.operators import LowRank, Operator, Sum, Transposed
 from spectra.linalg.tolerance import rank_tolerance
 
-# A Gram matrix squares σ: down to this part of σ₁ its eigenvectors keep nine digits and more.
-_GRAM_LIMIT = 1e-5
+# A Gram matrix squares σ: down to this part of σ₁ its eigenvectors keep nine digits, ε·(σ₁/σ)².
+_GRAM_LIMIT = 1e-3
 
 
 def is_factored(update: Operator) -> bool:

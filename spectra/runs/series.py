@@ -17,14 +17,28 @@ from spectra.runs.atomic import read_json, write_text
 
 # Names that TRL and the HF Trainer log, and ours. Every other number keeps its own name, such as our trainer's
 # ``frozen_drift``: ‖W − W_start‖/‖W_start‖ over the frozen tensors that changed since training began, 0 where none did.
-CANONICAL: Mapping[str, str] = {
+TRL: Mapping[str, str] = {
     "frac_reward_zero_std": "zero_advantage_share",
     "completions/mean_length": "completion_length",
     "completions/clipped_ratio": "clipped_completions",
     "clip_ratio/low_mean": "clip_low",
     "clip_ratio/high_mean": "clip_high",
+    "clip_ratio/region_mean": "clip_ratio",
+    "sampling/sampling_logp_difference/mean": "sampler_mismatch",
     "eval/accuracy": "eval_accuracy",
 }
+# Names that verl logs.
+VERL: Mapping[str, str] = {
+    "critic/rewards/mean": "reward",
+    "actor/entropy": "entropy",
+    "actor/kl_loss": "kl",
+    "actor/grad_norm": "grad_norm",
+    "actor/pg_clipfrac": "clip_ratio",
+    "response_length/mean": "completion_length",
+    "response_length/clip_ratio": "clipped_completions",
+    "training/rollout_probs_diff_mean": "sampler_mismatch",
+}
+CANONICAL: Mapping[str, str] = {**TRL, **VERL}
 
 
 # Of these a value that is not finite means that training broke; others, such as a mean over nothing, may well be NaN.
@@ -116,6 +130,8 @@ def series_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         by_step.setdefault(int(record["step"]), {}).update(canonical(record))
     rows: list[dict[str, float]] = [{**row, "step": step} for step, row in sorted(by_step.items())]
     for row in rows:
+        if "clip_ratio" not in row and {"clip_low", "clip_high"} <= row.keys():  # no token is clipped on both sides
+            row["clip_ratio"] = row["clip_low"] + row["clip_high"]
         # In a table NaN stands for "not logged" too, so what was logged as not finite is counted.
         broken = sum(not math.isfinite(row[name]) for name in _WATCHED if name in row)
         if broken:

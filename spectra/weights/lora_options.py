@@ -160,6 +160,11 @@ def removed(weight: Tensor, rank: int) -> LowRank:
 
 def _whole(options: Any, module: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return BD-LoRA's factors with the zeros that it does not store."""
+    if not isinstance(options, Mapping):
+        raise CorruptFileError(
+            f"use_bdlora is {options!r}, and not which modules have how many blocks",
+            cure="restore the adapter_config.json that belongs to these tensors",
+        )
     blocks = int(options.get("nblocks", 1))
     if any(name in module for name in options.get("target_modules_bd_a") or []):
         return block_diagonal(a.chunk(blocks)), b

@@ -21,6 +21,11 @@ Matrix = Float64[Tensor, "o i"]
 _ALIGNED = 0.9
 # ‖s·BA‖/‖W‖ that no update of an RLVR run comes near.
 _LARGE = 0.05
+# What is said of an adapter that holds singular directions of the base, by the method that begins so.
+WORDS = {
+    "milora": "A lies in the last singular directions of W, as MiLoRA starts",
+    "pissa": "A and B lie in the first singular directions of W, as PiSSA starts",
+}
 # How far float32 and half-precision factors may be from an exact start, in units of ‖W‖.
 _FLOAT32_TOLERANCE, _HALF_TOLERANCE = 1e-5, 1e-2
 # Up to here a start that is named as such may be off: the base was loaded in half precision and stored in float32.
@@ -75,6 +80,8 @@ def initial_misfit(init: str, pairs: Iterable[tuple[Matrix, Operator, bool]]) ->
     """
     worst: Misfit | None = None
     for weight, removed, half in pairs:
+        if not bool(weight.any()):  # nothing can be taken out of it
+            continue
         distance = _distance(init, weight, removed)
         tolerance = _HALF_TOLERANCE if half else _FLOAT32_TOLERANCE
         if distance > tolerance:
@@ -95,6 +102,8 @@ def residual_misfit(differences: Iterable[tuple[Matrix, Matrix, int]]) -> Misfit
         Base weight, W − W_res, and r.
     """
     for weight, difference, rank in differences:
+        if not bool(weight.any()):
+            continue
         sigma, norm = torch.linalg.svdvals(difference), torch.linalg.vector_norm(weight)
         rest = float(torch.linalg.vector_norm(sigma[rank:]) / norm)
         if rest > _NAMED_TOLERANCE:
@@ -110,9 +119,9 @@ def signature(looked_at: Iterable[Factored]) -> str | None:
     Parameters
     ----------
     looked_at
-        Some of its matrices; all of them must agree.
+        Some of its matrices; all of them must agree, but for those on a base matrix of zeros: it has no directions.
     """
-    words = {_signature(one) for one in looked_at}
+    words = {_signature(one) for one in looked_at if bool(one.weight.any())}
     return words.pop() if len(words) == 1 else None
 
 
@@ -124,10 +133,10 @@ def _signature(one: Factored) -> str | None:
     q_b, q_a = torch.linalg.qr(one.b)[0], torch.linalg.qr(one.a.T)[0]
     last_a, last_b = _share(q_a, basis.v[:, -rank:]), _share(q_b, basis.u[:, -rank:])
     if last_a > _ALIGNED and (last_b > _ALIGNED or size > _LARGE):
-        return "A lies in the last singular directions of W, as MiLoRA starts"
+        return WORDS["milora"]
     first_a, first_b = _share(q_a, basis.v[:, :rank]), _share(q_b, basis.u[:, :rank])
     if min(first_a, first_b) > _ALIGNED and size > _LARGE:
-        return "A and B lie in the first singular directions of W, as PiSSA starts"
+        return WORDS["pissa"]
     return None
 
 

@@ -102,3 +102,49 @@ def test_what_half_precision_storage_puts_into_an_update_is_said(tmp_path: Path)
     # The update is nothing but the rounding here, and the floor says how large that is.
     assert np.allclose(matrices["rounding_fro"], matrices["delta_fro"], rtol=0.1)
     assert (exact["rounding_fro"].fillna(0) == 0).all()
+
+
+def test_a_run_that_trains_vectors_alone(tmp_path: Path) -> None:
+    from spectra.weights.tensors import TensorStore
+
+    base = small_base(tmp_path / "base")
+    weights = TensorStore.open_model(base)
+    moved = {name: weights[name] + 0.1 for name in weights if weights[name].ndim == 1}
+    tables = analyze(
+        write_model(tmp_path / "checkpoint-3", moved), Options(base=str(base), jobs=1, cache=tmp_path / "cache")
+    ).tables
+    assert len(tables.modules) == len(moved)
+    assert all(tables[name].empty for name in DEEP)
+
+
+def test_equal_shapes_get_different_draws(run: Path) -> None:
+    nulls = done(run, deep="last").tables.nulls
+    drawn = nulls[(nulls["metric"] == "stable_rank") & (nulls["null"] == "gaussian")]
+    assert drawn["expected"].nunique() == len(drawn)
+
+
+def test_few_draws_are_replaced_when_many_are_asked_for(run: Path) -> None:
+    few = done(run, deep="auto").tables.nulls
+    many = done(run, deep="last").tables.nulls
+    assert many["draws"].sum() > 2 * few["draws"].sum()
+    # What came from many draws is kept when few would do.
+    assert done(run, deep="auto").tables.nulls.equals(many)
+
+
+@pytest.mark.parametrize("file", ["tables/summary.parquet", "verdict.json", "state.json"])
+def test_a_damaged_file_is_made_again(file: str, run: Path) -> None:
+    where = done(run).where.root / file
+    before = where.read_bytes()
+    where.unlink() if file.endswith("parquet") else where.write_text('{"steps": {"4": "x"}, "complete": 3}')
+    done(run)
+    assert where.read_bytes() == before
+
+
+def test_a_snapshot_that_is_not_finite_does_not_double_the_others(run: Path) -> None:
+    broken = small_factors(scale=1e-3)
+    for b, _ in broken.values():
+        b[0, 0] = float("nan")
+    write_adapter(run / "snapshots" / "step_000003", lora_config(str(run.parent / "base")), broken)
+    done(run, deep="none")
+    again = done(run, deep="last").tables.trajectory
+    assert not again.duplicated(["step", "module"]).any()

@@ -28,3 +28,9 @@ def test_a_path_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such directory") as refused:
         doctor(tmp_path / "nowhere")
     assert refused.value.exit_code == 2
+
+
+def test_a_file_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").touch()
+    with pytest.raises(UsageError, match="is a file"):
+        doctor(tmp_path / "weights.safetensors")

@@ -1,9 +1,9 @@
 """What the doctor looks at: a run as far as it can be opened, and what stood in the way of the rest."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from spectra.runs.snapshots import adapter_base, snapshot_kind
 from spectra.weights.adapters import Adapter, Changes
 from spectra.weights.base import resolve_base
 from spectra.weights.initial import find_start
+from spectra.weights.lora_options import MAGNITUDE
+from spectra.weights.patterns import by_pattern, rank_and_alpha
+from spectra.weights.quantized import full_precision_name, require_full_precision
 from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
 from spectra.weights.updates import READERS, parameter_name
@@ -30,6 +33,10 @@ SAMPLE = 12
 # Arithmetic that a check may spend on decompositions: the cubes of some matrices of 1024² to 2048².
 _BUDGET = 1e10
 _FEWEST = 3
+# What odd values in a configuration make of the code that reads them.
+MISREAD = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError)
+_FACTORS = (frozenset({"lora_A", "lora_B"}), frozenset({"lora_embedding_A", "lora_embedding_B"}))
+_INITIALISATION = re.compile(r"(?!pissa_niter_).+|pissa_niter_\d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ class Case:
     @cached_property
     def finite(self) -> bool:
         """Whether every number of the adapter is finite: others are not measured."""
-        return self.adapter is not None and all(bool(t.isfinite().all()) for t in self.adapter.store.values())
+        return self.adapter is not None and all(is_finite(t) for t in self.adapter.store.values())
 
     def weight(self, module: str) -> Tensor:
         """Return a base weight in its stored dtype.
@@ -128,12 +135,12 @@ class Case:
 
     @cached_property
     def matrices(self) -> tuple[str, ...]:
-        """The modules whose base weight is a matrix, by name."""
+        """The modules whose base weight is a matrix, by name; not those that lack a factor."""
         if self.base is None or self.adapter is None:
             return ()
-        shapes = self.base.shapes
+        shapes, broken = self.base.shapes, set(unpaired(self.adapter))
         found = []
-        for module in self.adapter.parts:
+        for module in self.adapter.parts.keys() - broken:
             name = parameter_name(module, self.base.files)
             if name is not None and len(shapes[name]) == 2:
                 found.append(module)
@@ -149,15 +156,7 @@ class Case:
         """Some of the matrices, the smallest shapes first, whose decompositions take seconds together."""
         if self.base is None:
             return ()
-        shapes = {module: tuple(self.weight_shape(module)) for module in self.matrices}
-        cost = {module: float(min(shape) ** 2 * max(shape)) for module, shape in shapes.items()}
-        chosen: list[str] = []
-        spent = 0.0
-        for module in sorted(spread(self.matrices, 4 * SAMPLE), key=lambda name: (cost[name], name)):
-            if len(chosen) >= SAMPLE or (len(chosen) >= _FEWEST and spent + cost[module] > _BUDGET):
-                break
-            chosen, spent = [*chosen, module], spent + cost[module]
-        return tuple(chosen)
+        return afforded({module: self.weight_shape(module) for module in self.matrices})
 
     def weight_shape(self, module: str) -> tuple[int, ...]:
         """Return the shape of a base weight, from headers alone."""
@@ -176,6 +175,56 @@ def spread(items: Iterable[str], count: int) -> tuple[str, ...]:
     return tuple(found[len(found) * at // count] for at in range(count)) if len(found) > count else tuple(found)
 
 
+def afforded(shapes: Mapping[str, tuple[int, ...]], most: int = SAMPLE, decompositions: int = 1) -> tuple[str, ...]:
+    """Return some matrices, the smallest first, whose decompositions take seconds together; a few in any case.
+
+    Parameters
+    ----------
+    shapes
+        Shapes of the matrices, by name.
+    most
+        How many at most.
+    decompositions
+        How many each of them needs.
+    """
+    cost = {name: float(decompositions * min(shape) ** 2 * max(shape)) for name, shape in shapes.items()}
+    chosen: list[str] = []
+    spent = 0.0
+    for name in sorted(spread(sorted(shapes), 4 * SAMPLE), key=lambda one: (cost[one], one)):
+        if len(chosen) >= most or (len(chosen) >= _FEWEST and spent + cost[name] > _BUDGET):
+            break
+        chosen, spent = [*chosen, name], spent + cost[name]
+    return tuple(chosen)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether every number is finite, of any dtype: torch cannot ask float8 tensors."""
+    return bool((tensor if tensor.element_size() > 1 else tensor.float()).isfinite().all())
+
+
+def unpaired(adapter: Adapter) -> tuple[str, ...]:
+    """Return the modules of a LoRA that have a part of an update and lack one of its two factors."""
+    if adapter.config.get("peft_type") != "LORA":
+        return ()
+    parts_of_updates = frozenset({MAGNITUDE}).union(*_FACTORS)
+    return tuple(
+        sorted(
+            module
+            for module, parts in adapter.parts.items()
+            if parts_of_updates & set(parts) and not any(pair <= set(parts) for pair in _FACTORS)
+        )
+    )
+
+
+def misread(error: Exception, where: Path) -> CorruptFileError:
+    """Return what an odd value in a configuration made of the code that read it, in words."""
+    return CorruptFileError(
+        f"its configuration cannot be read ({type(error).__name__}: {error})",
+        where=where,
+        cure=f"restore the {ADAPTER_CONFIG} and config.json that the trainer wrote",
+    )
+
+
 def open_case(path: Path, base: str | None = None, initial: Path | None = None) -> Case:
     """Open what can be opened; never raises for faulty data.
 
@@ -188,11 +237,11 @@ def open_case(path: Path, base: str | None = None, initial: Path | None = None) 
     initial
         The step-0 adapter or residual base as the user names it.
     """
-    opening = _Opening()
+    opening = _Opening(path)
     run = opening.attempt("run", lambda: open_run(path))
     snapshot, adapter = _newest(path, run, opening)
     base_dir = opening.attempt("base", lambda: _find_base(path, run, snapshot, base))
-    store = None if base_dir is None else opening.attempt("base", lambda: TensorStore.open_model(base_dir))
+    store = None if base_dir is None else opening.attempt("base", lambda: _open_base(base_dir))
     start = changes = None
     if adapter is not None and snapshot is not None and store is not None:
         known = run or RunDirectory(path, "adapter", (snapshot,))
@@ -205,7 +254,8 @@ def open_case(path: Path, base: str | None = None, initial: Path | None = None) 
 class _Opening:
     """Keeps what went wrong."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.obstacles: dict[str, SpectraError] = {}
 
     def attempt(self, what: str, action: Any) -> Any:
@@ -216,6 +266,8 @@ class _Opening:
             self.obstacles.setdefault(what, error)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch does not declare it
             self.obstacles.setdefault(what, CorruptFileError("holds numbers that are not finite", cure="see label"))
+        except MISREAD as error:
+            self.obstacles.setdefault(what, misread(error, self.path))
         return None
 
 
@@ -235,14 +287,39 @@ def _open_adapter(path: Path) -> Adapter:
     kind = str(config.get("peft_type"))
     if kind not in READERS:
         raise UnsupportedMethodError(f"adapters of type {kind} are not looked into", where=path)
-    for key in ("r", "lora_alpha") if kind == "LORA" else ():
-        if not isinstance(config.get(key, 8), int | float):
-            raise CorruptFileError(
-                f"{key} is {config[key]!r} in {ADAPTER_CONFIG}",
-                where=path,
-                cure="write the number of the training there",
-            )
-    return Adapter.open(path, READERS[kind])
+    adapter = Adapter.open(path, READERS[kind])
+    if kind == "LORA":
+        _require_readable(adapter)
+    return adapter
+
+
+def _require_readable(adapter: Adapter) -> None:
+    """Check the values of a configuration that every check reads: ranks, scales, the start and the base."""
+    config = adapter.config
+    init, base, blocks = (config.get(key) for key in ("init_lora_weights", "base_model_name_or_path", "use_bdlora"))
+    readable = {
+        "init_lora_weights": init is None
+        or isinstance(init, bool)
+        or (isinstance(init, str) and _INITIALISATION.fullmatch(init) is not None),
+        "base_model_name_or_path": base is None or isinstance(base, str),
+        "use_bdlora": not blocks or isinstance(blocks, Mapping),
+    }
+    odd = next((key for key, fine in readable.items() if not fine), None)
+    if odd is not None:
+        raise _odd(adapter, f"{odd} is {config[odd]!r}")
+    try:
+        for module in adapter.parts:
+            rank_and_alpha(config, module)
+        for key, held in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha")):
+            for pattern, value in (config.get(key) or {}).items():
+                by_pattern({pattern: value}, "", None)
+                rank_and_alpha({held: value}, f"the pattern {pattern!r}")
+    except CorruptFileError as error:
+        raise _odd(adapter, error.what) from error
+
+
+def _odd(adapter: Adapter, what: str) -> CorruptFileError:
+    return CorruptFileError(f"{what} in {ADAPTER_CONFIG}", where=adapter.path, cure="write what the training had there")
 
 
 def _scattered(path: Path) -> tuple[Snapshot, ...]:
@@ -261,11 +338,21 @@ def _find_base(path: Path, run: RunDirectory | None, snapshot: Snapshot | None, 
         name, revision = adapter_base(snapshot)
     if name is None:
         raise BaseModelError("names no base", where=path, cure="give it with --base DIR_OR_HUB_ID")
+    if not isinstance(name, str):
+        raise BaseModelError(f"names the base {name!r}", where=path, cure="give it with --base DIR_OR_HUB_ID")
     beside = [path / name, path.parent / name]  # a relative path, as seen from the run
     found = next((place for place in beside if not Path(name).is_dir() and place.is_dir()), None)
+    full = full_precision_name(name)
+    if full is not None and found is None and not Path(name).is_dir():
+        raise BaseModelError(
+            f"was trained on the quantised {name!r}, and ΔW is measured against full-precision weights",
+            where=path,
+            cure=f"give the full-precision base, likely --base {full}",
+        )
     return resolve_base(name if found is None else str(found), revision)
 
 
-def numbers(store: TensorStore) -> int:
-    """Return how many numbers a store holds, from headers alone."""
-    return sum(map(prod, store.shapes.values()))
+def _open_base(directory: Path) -> TensorStore:
+    store = TensorStore.open_model(directory)
+    require_full_precision(store)
+    return store

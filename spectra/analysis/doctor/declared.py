@@ -6,6 +6,7 @@ method's name: its results were read as DoRA's.
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,35 @@ _STARTS = ("pissa", "olora", "corda", "loftq", "mica")
 # Methods whose snapshots in our runs are the equal LoRA of twice the rank on the original base.
 _STACKED = ("milora", "corda")
 _WORDS = {"dora": "use_dora", "rslora": "use_rslora"}
+# Keys that name the family of an adapter: "lora" there is any LoRA, and options beside it say which.
+_FAMILY_KEYS = ("peft_type", "finetuning_type")
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """What a run's configuration says of its method.
+
+    Attributes
+    ----------
+    source
+        The file.
+    method
+        The method's name.
+    section
+        The section that it stands in.
+    keys
+        Where in the file.
+    """
+
+    source: str
+    method: str
+    section: Mapping[str, Any]
+    keys: tuple[str, ...] = ("method",)
+
+    @property
+    def is_family(self) -> bool:
+        """Whether the name is of the family, and not of one method in it."""
+        return self.keys[-1] in _FAMILY_KEYS and self.method == "lora"
 
 
 def check(case: Case) -> list[Check]:
@@ -58,15 +88,14 @@ def check(case: Case) -> list[Check]:
     declared = _declared(case)
     if declared is None:
         return _by_name(case)
-    source, method, section = declared
-    wrong = [*_method(method, case.config), *_numbers(method, section, case)]
+    wrong = [*_method(declared, case.config), *_numbers(declared, case)]
     if not wrong:
-        return [ok(NAME, f"the adapter is what {source} says: {method}")]
+        return [ok(NAME, f"the adapter is what {declared.source} says: {declared.method}")]
     return [
         Check(
             NAME,
             "fault",
-            fact(metric, f"{source} says {said}, the adapter {held}"),
+            fact(metric, f"{declared.source} says {said}, the adapter {held}"),
             "do not read this run as that method: train it again, and look at how the trainer chooses its method",
         )
         for metric, said, held in wrong
@@ -75,16 +104,16 @@ def check(case: Case) -> list[Check]:
 
 def _adapter_or_full(case: Case) -> list[Check]:
     declared = _declared(case)
-    if declared is None or case.snapshot is None or declared[1] == "full" or declared[1] not in _TYPES:
+    if declared is None or case.snapshot is None or declared.method not in _TYPES:
         return []
-    says = f"{declared[0]} says {declared[1]}, and the snapshots are whole weights"
+    says = f"{declared.source} says {declared.method}, and the snapshots are whole weights"
     return [
         Check(NAME, "note", fact("method", says), "analyse the adapter where there is one: whole weights are rounded")
     ]
 
 
-def _declared(case: Case) -> tuple[str, str, Mapping[str, Any]] | None:
-    """Return which file names a method, the method, and the section that it stands in."""
+def _declared(case: Case) -> _Declared | None:
+    """Return what the first file that names a method says of it."""
     for name in _FILES:
         value = _read(case.root / name)
         for keys in _KEYS:
@@ -93,9 +122,9 @@ def _declared(case: Case) -> tuple[str, str, Mapping[str, Any]] | None:
                 section = section.get(key) if isinstance(section, Mapping) else None
             method = section.get(keys[-1]) if isinstance(section, Mapping) else None
             if isinstance(method, str):
-                return name, _plain(method), section
+                return _Declared(name, _plain(method), section, keys)
     manifest = None if case.run is None else case.run.manifest
-    return None if manifest is None else ("manifest.json", _plain(manifest.method), {})
+    return None if manifest is None else _Declared("manifest.json", _plain(manifest.method), {})
 
 
 def _read(file: Path) -> Any:
@@ -109,7 +138,8 @@ def _plain(method: str) -> str:
     return method.lower().replace("-", "_").replace("+", "_plus")
 
 
-def _method(method: str, config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _method(declared: _Declared, config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    method = declared.method
     kind, expected = str(config.get("peft_type")), _TYPES.get(method)
     if expected is None:
         return []
@@ -117,8 +147,14 @@ def _method(method: str, config: Mapping[str, Any]) -> list[tuple[str, str, str]
         return [("peft_type", f"method {method}", f"is of type {kind}")]
     if kind != "LORA":
         return []
+    if declared.is_family:
+        return [
+            ("method", f"{option} {str(said).lower()}", _sets(config, option))
+            for option in _WORDS.values()
+            if isinstance(said := declared.section.get(option), bool) and said != bool(config.get(option))
+        ]
     wrong = [
-        ("method", f"method {method}", f"{'sets' if config.get(option) else 'does not set'} {option}")
+        ("method", f"method {method}", _sets(config, option))
         for word, option in _WORDS.items()
         if bool(config.get(option)) != (method == word)
     ]
@@ -129,17 +165,27 @@ def _method(method: str, config: Mapping[str, Any]) -> list[tuple[str, str, str]
     return wrong
 
 
-def _numbers(method: str, section: Mapping[str, Any], case: Case) -> list[tuple[str, str, str]]:
+def _sets(config: Mapping[str, Any], option: str) -> str:
+    return f"{'sets' if config.get(option) else 'does not set'} {option}"
+
+
+def _numbers(declared: _Declared, case: Case) -> list[tuple[str, str, str]]:
     own = RunLayout(case.root).manifest.exists()
-    factor = 2 if own and method in _STACKED else 1
+    factor = 2 if own and declared.method in _STACKED else 1
+    # At the top of a file ``rank`` is that of a process among those that train.
+    ranks = ("r", "lora_r", "rank") if declared.keys[0] in ("peft", "method") else ("r", "lora_r")
     wrong = []
-    for names, held in ((("r", "lora_r", "rank"), "r"), (("alpha", "lora_alpha"), "lora_alpha")):
-        said = next((section[name] for name in names if isinstance(section.get(name), int | float)), None)
+    for names, held in ((ranks, "r"), (("alpha", "lora_alpha"), "lora_alpha")):
+        said = next((declared.section[name] for name in names if _is_positive(declared.section.get(name))), None)
         actual = case.config.get(held)
         if said is not None and isinstance(actual, int | float) and float(actual) != factor * float(said):
             times = f" (times {factor})" if factor > 1 else ""
             wrong.append((held, f"{held} {said:g}{times}", f"has {actual:g}"))
     return wrong
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def _by_name(case: Case) -> list[Check]:

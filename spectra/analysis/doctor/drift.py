@@ -4,6 +4,7 @@ Measured where the run logged ``frozen_drift``; predicted otherwise, by doing th
 entries with the update as it grew.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
@@ -13,11 +14,13 @@ from torch import Tensor
 
 from spectra.analysis.doctor.case import Case
 from spectra.analysis.doctor.diagnosis import fact, ok, skipped
+from spectra.analysis.doctor.reload import oriented
 from spectra.analysis.findings import Check
 from spectra.errors import SpectraError
 from spectra.linalg.merging import drift, simulate
 from spectra.runs.atomic import read_json
 from spectra.runs.layout import MODEL_CONFIG
+from spectra.weights.oriented import stored_flipped
 from spectra.weights.updates import open_updates
 
 NAME = "merge_drift"
@@ -87,14 +90,24 @@ _CURE = "keep the base in float32 where weights are merged and unmerged, or merg
 
 
 def _relative_update(case: Case) -> float | None:
-    """Return the median of ‖ΔW‖/‖W‖ over some matrices, or None where it cannot be read."""
+    """Return ‖ΔW‖/‖W_start‖ over some matrices together, as ``frozen_drift`` is taken; None where it cannot be read."""
+    updates, frozen = 0.0, 0.0
     try:
-        return median(
-            case.update(module).frobenius() / float(torch.linalg.vector_norm(case.weight(module).double()))
-            for module in (case.sample if case.finite else ())
-        )
-    except (SpectraError, ValueError):
+        for module in case.sample if case.finite else ():
+            weight = case.weight(module).double()
+            updates += case.update(module).frobenius() ** 2
+            frozen += float(torch.linalg.vector_norm(weight - _moved_by_start(case, module, weight))) ** 2
+    except SpectraError:
         return None
+    return math.sqrt(updates / frozen) if frozen > 0 else None
+
+
+def _moved_by_start(case: Case, module: str, weight: Tensor) -> Tensor:
+    """Return what initialisation took out of a base weight, as it is stored; 0 where nothing."""
+    if case.start is None or case.adapter is None or "lora_A" not in case.adapter.parts.get(module, {}):
+        return torch.zeros_like(weight)
+    removed = case.start.removed(module, oriented(case, module)).dense()
+    return removed.T if stored_flipped(case.config) else removed
 
 
 def _predicted(case: Case) -> list[Check]:
@@ -107,7 +120,9 @@ def _predicted(case: Case) -> list[Check]:
     if dtype is None:
         return [ok(NAME, f"the weights are float32 ({source}): merging and unmerging them leaves 1e-7 of them at most")]
     cycles = min(max(case.snapshot.step if case.snapshot else 0, 1), _CYCLES)
-    pairs = [predict(case, module, dtype, cycles) for module in case.sample]
+    pairs = [pair for module in case.sample if (pair := predict(case, module, dtype, cycles)) is not None]
+    if not pairs:
+        return [skipped(NAME, "ΔW is zero in the matrices that were looked at: a drift has nothing to be held against")]
     ratio = median(part for part, _ in pairs)
     says = (
         f"{cycles} merges and unmerges in {str(dtype).removeprefix('torch.')} ({source}) would leave "
@@ -139,8 +154,8 @@ def _dtype(case: Case) -> tuple[torch.dtype | None, str]:
     return _HALF.get(stored), "as the base is stored"
 
 
-def predict(case: Case, module: str, dtype: torch.dtype, cycles: int) -> tuple[float, float]:
-    """Return ‖drift‖/‖ΔW‖ and ‖drift‖/‖W‖ of one matrix, estimated on some of its rows.
+def predict(case: Case, module: str, dtype: torch.dtype, cycles: int) -> tuple[float, float] | None:
+    """Return ‖drift‖/‖ΔW‖ and ‖drift‖/‖W‖ of one matrix, estimated on some of its rows; None where ΔW or W is 0 there.
 
     Parameters
     ----------
@@ -156,15 +171,16 @@ def predict(case: Case, module: str, dtype: torch.dtype, cycles: int) -> tuple[f
     weight = case.weight(module).double()
     rows = sample_rows(weight.shape[0], weight.shape[1])
     growth, frozen = _growth(case, module, weight, rows), weight[rows]
-    shift = torch.zeros_like(frozen)
-    if case.start is not None:
-        # What is merged is s·BA, onto W − s·B₀A₀.
-        shift = case.start.removed(module, weight).dense()[rows]
+    size, update = float(frozen.norm()), float(torch.linalg.vector_norm(growth.updates[-1].double()))
+    if not (size > 0 and update > 0):
+        return None
+    # What is merged is s·BA, onto W − s·B₀A₀.
+    shift = _moved_by_start(case, module, weight)[rows]
     stored = (frozen - shift).to(dtype)
     moved: Callable[[int], Tensor] = lambda cycle: growth.at(cycle) + shift.float()  # noqa: E731
     after = simulate(stored, moved, dtype, [cycles])[cycles]
     norm = drift(stored, after).norm
-    return norm / float(torch.linalg.vector_norm(growth.updates[-1].double())), norm / float(frozen.norm())
+    return norm / update, norm / size
 
 
 def sample_rows(rows: int, columns: int) -> Tensor:

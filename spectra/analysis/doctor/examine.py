@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from spectra.analysis.doctor import declared, drift, files, full, identity, labels, merged, rate, reload, targets
-from spectra.analysis.doctor.case import Case, open_case
+from spectra.analysis.doctor.case import MISREAD, Case, misread, open_case
 from spectra.analysis.doctor.diagnosis import Diagnosis, skipped
 from spectra.analysis.findings import Check
 from spectra.errors import RunNotFoundError, SpectraError
@@ -67,3 +67,5 @@ def _checked(name: str, family: Family, case: Case) -> list[Check]:
         return [files.fault(name, error)]
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch does not declare it
         return [skipped(name, "a decomposition failed: the weights hold numbers that are not finite")]
+    except MISREAD as error:
+        return [files.fault(name, misread(error, case.path))]

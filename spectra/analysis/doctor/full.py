@@ -8,7 +8,7 @@ from statistics import median
 
 import torch
 
-from spectra.analysis.doctor.case import Case, spread
+from spectra.analysis.doctor.case import Case, afforded
 from spectra.analysis.doctor.diagnosis import fact, ok, skipped
 from spectra.analysis.doctor.offsets import Block, agreed, block
 from spectra.analysis.findings import Check
@@ -36,8 +36,11 @@ def check(case: Case) -> list[Check]:
     firsts, lasts, sizes, concentrated = [], [], [], []
     for name in _names(case.base, store):
         weight = case.base[name].double()
+        norm = float(torch.linalg.vector_norm(weight))
+        if not norm > 0:  # a matrix of zeros has no singular directions
+            continue
         change, basis = Dense(store[name].double() - weight), thin_svd(weight)
-        sizes.append(change.frobenius() / float(torch.linalg.vector_norm(weight)))
+        sizes.append(change.frobenius() / norm)
         if sizes[-1] > 0:
             firsts.append(block(change, basis, "first"))
             lasts.append(block(change, basis, "last"))
@@ -66,15 +69,15 @@ def _plain(size: float, concentrated: float) -> Check:
 
 
 def _names(base: TensorStore, store: Whole) -> tuple[str, ...]:
-    known = [
-        name
+    known = {
+        name: shape
         for name, shape in sorted(base.shapes.items())
         if len(shape) == 2
         and min(shape) <= _LARGEST
         and store.shapes.get(name) == shape
         and not any(table in module_name(name) for table in _TABLES)
-    ]
-    return spread(known, _MATRICES)
+    }
+    return afforded(known, _MATRICES, decompositions=2)  # of W and of ΔW
 
 
 def _offset(firsts: list[Block], lasts: list[Block]) -> tuple[Block, bool] | None:

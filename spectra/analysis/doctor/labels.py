@@ -1,10 +1,9 @@
 """Whether the adapter's configuration fits its tensors, and whether they are alive."""
 
+import re
 from collections.abc import Callable
 
-import torch
-
-from spectra.analysis.doctor.case import Case
+from spectra.analysis.doctor.case import Case, is_finite, unpaired
 from spectra.analysis.doctor.diagnosis import fact, ok, skipped
 from spectra.analysis.doctor.files import fault
 from spectra.analysis.findings import Check
@@ -48,7 +47,7 @@ def _unread(case: Case) -> list[Check]:
 def _finite(case: Case, adapter: Adapter) -> list[Check]:
     if case.finite:
         return []
-    broken = [key for key, tensor in adapter.store.items() if not bool(tensor.isfinite().all())]
+    broken = [key for key, tensor in adapter.store.items() if not is_finite(tensor)]
     says = f"{len(broken)} of {len(adapter.store)} tensors hold NaN or infinity, first {broken[0]}"
     action = "go back to the last finite snapshot, lower the learning rate tenfold and start again from there"
     return [Check(NAME, "fault", fact("non_finite", says, float(len(broken)), 0.0), action, "diverging")]
@@ -90,6 +89,8 @@ def _ranks(case: Case, adapter: Adapter) -> list[Check]:
             continue
         a, b = adapter.tensor(module, "lora_A"), adapter.tensor(module, "lora_B") if "lora_B" in parts else None
         rank = rank_and_alpha(adapter.config, module)[0]
+        if b is not None and a.shape[0] == b.shape[1] and _is_stack(case, adapter, module) and a.shape[0] % rank == 0:
+            continue  # r rows an expert
         if a.shape[0] != rank or (b is not None and b.ndim == 2 and b.shape[1] != rank):
             wrong.append((module, rank, int(a.shape[0])))
     if not wrong:
@@ -97,6 +98,26 @@ def _ranks(case: Case, adapter: Adapter) -> list[Check]:
     module, rank, actual = wrong[0]
     says = f"{len(wrong)} modules have another rank than the configuration says, first {module}: {rank}, not {actual}"
     return [Check(NAME, "fault", fact("rank", says, float(actual), float(rank)), _RESTORE)]
+
+
+def _is_stack(case: Case, adapter: Adapter, module: str) -> bool:
+    """Return whether a module holds ``target_parameters``: stacked experts, which are no matrix of the base."""
+    name = re.sub(r"(\.base_layer)+$", "", module)
+    if case.base is not None and f"{name}.weight" in case.base.files:
+        return False
+    owners = [str(target).rpartition(".")[0] for target in adapter.config.get("target_parameters") or ()]
+    return any(not owner or f".{name}".endswith(f".{owner}") for owner in owners)
+
+
+def _incomplete(case: Case, adapter: Adapter) -> list[Check]:
+    broken = unpaired(adapter)
+    if not broken:
+        return []
+    lacking = "lora_A" if "lora_B" in adapter.parts[broken[0]] else "lora_B"
+    count = f"{len(broken)} of {len(adapter.parts)} modules"
+    says = f"a factor of B·A is missing in {count}, first {broken[0]}: no {lacking}"
+    action = "save the adapter again: a loader leaves the missing factor at its start without a word"
+    return [Check(NAME, "fault", fact("factors", says, float(len(broken)), 0.0), action)]
 
 
 def _patterns(adapter: Adapter) -> list[Check]:
@@ -131,7 +152,13 @@ def _dead(case: Case, adapter: Adapter) -> list[Check]:
 
 
 def _is_zero(adapter: Adapter, module: str) -> bool:
-    return any(not bool(torch.count_nonzero(adapter.tensor(module, part))) for part in ("lora_B", "lora_A"))
+    return any(not bool(adapter.tensor(module, part).double().any()) for part in ("lora_B", "lora_A"))
 
 
-_RULES: tuple[Callable[[Case, Adapter], list[Check]], ...] = (_magnitudes, _scale, _ranks, _dead)
+_RULES: tuple[Callable[[Case, Adapter], list[Check]], ...] = (
+    _magnitudes,
+    _incomplete,
+    _scale,
+    _ranks,
+    _dead,
+)

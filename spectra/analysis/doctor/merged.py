@@ -1,7 +1,8 @@
 """Whether merged checkpoints hold the base plus the update of the adapter beside them.
 
 A merged model that was made on the wrong base is off by a block of low rank; one whose frozen weights drifted is off by
-noise of full rank above one rounding.
+noise of full rank above one rounding. Other models lie beside adapters too, a copy of the base or one that was
+fine-tuned before: only one that holds ΔW, or a block of the base twice, is taken for a merge.
 """
 
 from collections.abc import Iterator
@@ -118,6 +119,8 @@ def _errors(case: Case, snapshot: Snapshot, store: TensorStore) -> Iterator[Erro
         if name is None or module not in updates or store.shapes[name] != case.weight_shape(module):
             continue
         weight, stored = case.weight(module).double(), store[name]
+        if not bool(weight.any()):  # there is nothing to measure a difference in
+            continue
         change = updates[module](weight).dense()
         yield measure(weight, change, stored, rank_and_alpha(case.config, module)[0])
 
@@ -128,7 +131,7 @@ def measure(weight: Tensor, change: Tensor, stored: Tensor, rank: int) -> Error:
     Parameters
     ----------
     weight, change
-        W and ΔW in float64, O × I.
+        W ≠ 0 and ΔW in float64, O × I.
     stored
         The matrix of the merged checkpoint, in its dtype.
     rank
@@ -182,8 +185,15 @@ def _different(place: Path, errors: list[Error], what: Kind) -> Check:
     size, update = median(e.size for e in errors), median(e.update for e in errors)
     rounding = median(e.rounding for e in errors)
     limit = _ROUNDINGS * rounding + _FLOAT32
-    words: dict[Kind, tuple[str, str, Verdict | None]] = {
-        "base": ("is the base itself: nothing was merged", "merge the adapter before evaluating it", None),
+    if what == "base":
+        return ok(NAME, f"{place.name} is the base itself, without the update")
+    if what != "offset" and not all(e.size < e.base for e in errors):
+        says = (
+            f"{place.name} is no nearer to W + ΔW than to W ({size:.3g} and {median(e.base for e in errors):.3g}·‖W‖): "
+            "it is another model, or another adapter was merged"
+        )
+        return Check(NAME, "note", fact("merge_error", says, size, limit, rounding), where=str(place))
+    words: dict[Kind, tuple[str, str, Verdict]] = {
         "offset": (
             f"has {_words(errors)} singular directions of its base a second time: it was merged on the pristine base",
             "merge on W − s·B₀A₀, or export the equal plain LoRA with `spectra export` and merge that",
@@ -202,5 +212,4 @@ def _different(place: Path, errors: list[Error], what: Kind) -> Check:
     }
     says, action, verdict = words[what]
     text = f"{place.name} {says}; {size:.3g}·‖W‖, where the update is {update:.3g}·‖W‖ and rounding {rounding:.2g}·‖W‖"
-    status = "note" if what == "base" else "fault"
-    return Check(NAME, status, fact("merge_error", text, size, limit, rounding), action, verdict, str(place))  # type: ignore[arg-type]
+    return Check(NAME, "fault", fact("merge_error", text, size, limit, rounding), action, verdict, str(place))

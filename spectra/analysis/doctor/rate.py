@@ -7,13 +7,12 @@ supervised runs: LR = 5·10⁻⁵ · M · (2000/H)^P with M = 10 for LoRA and 1 
 
 from statistics import median
 
-import torch
-
 from spectra.analysis.doctor.case import Case
 from spectra.analysis.doctor.diagnosis import fact, ok
 from spectra.analysis.doctor.drift import sample_rows
 from spectra.analysis.findings import Check
 from spectra.errors import SpectraError
+from spectra.linalg.visibility import round_to
 from spectra.runs.atomic import read_json
 from spectra.runs.layout import MODEL_CONFIG
 from spectra.weights.lora_options import moving_start, scale
@@ -107,5 +106,4 @@ def _share(case: Case, module: str) -> float:
     weight = case.weight(module).double()
     rows = sample_rows(weight.shape[0], weight.shape[1])
     change = case.update(module).dense()[rows]
-    before, after = weight[rows].to(torch.bfloat16), (weight[rows] + change).to(torch.bfloat16)
-    return float((before != after).double().mean())
+    return float((round_to(weight[rows]) != round_to(weight[rows] + change)).double().mean())

@@ -24,15 +24,16 @@ import torch
 from torch import Tensor
 
 from spectra.analysis.doctor.case import Case
-from spectra.analysis.doctor.diagnosis import fact, ok
+from spectra.analysis.doctor.diagnosis import fact, ok, skipped
 from spectra.analysis.doctor.offsets import Block, agreed, block
 from spectra.analysis.findings import Check
-from spectra.errors import MissingInitialError, SpectraError
+from spectra.errors import BaseModelError, MissingInitialError, SpectraError
 from spectra.linalg.decompose import Factors, thin_svd
 from spectra.linalg.operators import LowRank, Operator
 from spectra.weights.lora_options import moving_start, product
 from spectra.weights.oriented import stored_flipped
 from spectra.weights.patterns import rank_and_alpha
+from spectra.weights.signatures import WORDS
 
 NAME = "wrong_base"
 # A weight error above this part of ‖ΔW‖ is no rounding: the model that is loaded is not the one that was trained.
@@ -79,12 +80,16 @@ def check(case: Case) -> list[Check]:
         return []
     if not case.sample or not case.finite:
         return []
-    init, misplaced = str(case.config.get("init_lora_weights", True)).lower(), _misplaced(case)
-    if moving_start(case.config) is None and misplaced is None and "start" not in case.obstacles:
-        return [ok(NAME, "the adapter belongs on the original base")] if case.changes is not None else []
-    if moving_start(case.config) is None and case.start is not None and misplaced is None:
-        return [ok(NAME, f"its start is at hand ({case.start.origin})")]
-    family = moving_start(case.config) or ("milora" if misplaced is None or misplaced.end == "last" else "pissa")
+    error = case.obstacles.get("start")
+    try:
+        family = moving_start(case.config) or _by_its_tensors(case)
+    except SpectraError as obstacle:
+        return [skipped(NAME, obstacle.what, obstacle.cure or "")]
+    if error is not None and (family is None or not isinstance(error, MissingInitialError | BaseModelError)):
+        return [skipped(NAME, error.what, error.cure or "")]
+    if family is None:
+        return _belongs(case)
+    init = str(case.config.get("init_lora_weights", True)).lower()
     try:
         found = list(predict(case, family if init in ("true", "false") else init))
     except SpectraError:  # its tensors do not fit the base, which other checks say
@@ -92,22 +97,43 @@ def check(case: Case) -> list[Check]:
     return _judged(case, family, found)
 
 
+def _belongs(case: Case) -> list[Check]:
+    if case.start is not None:
+        return [ok(NAME, f"its start is at hand ({case.start.origin})")]
+    return [ok(NAME, "the adapter belongs on the original base")] if case.changes is not None else []
+
+
+def _by_its_tensors(case: Case) -> str | None:
+    """Return the method whose start the tensors of an adapter show, although its configuration is plain, or None.
+
+    Raises
+    ------
+    SpectraError
+        If its tensors do not fit the base or the configuration.
+    """
+    error = case.obstacles.get("start")
+    named = next((name for name, words in WORDS.items() if error is not None and words in error.what), None)
+    misplaced = _misplaced(case)
+    if misplaced is None:
+        return named
+    return "milora" if misplaced.end == "last" else "pissa"
+
+
 def _misplaced(case: Case) -> Block | None:
     """Return the block of the base that the adapter of a plain start holds, or None."""
-    if moving_start(case.config) is not None or case.adapter is None or case.config.get("use_dora"):
+    if case.adapter is None or case.config.get("use_dora"):
         return None
     firsts, lasts = [], []
-    try:
-        for module in case.affordable:
-            weight = oriented(case, module)
-            moved, rank = product(case.adapter, module, weight), rank_and_alpha(case.config, module)[0]
-            if 4 * rank > min(weight.shape) or moved.frobenius() == 0:
-                continue
-            basis = thin_svd(weight)
-            firsts.append(block(moved, basis, "first", rank))
-            lasts.append(block(moved, basis, "last", rank))
-    except SpectraError:  # the checks of labels and shapes say so
-        return None
+    for module in case.affordable:
+        if "lora_A" not in case.adapter.parts[module]:  # an embedding's start never moves it
+            continue
+        weight = oriented(case, module)
+        moved, rank = product(case.adapter, module, weight), rank_and_alpha(case.config, module)[0]
+        if 4 * rank > min(weight.shape) or moved.frobenius() == 0 or not bool(weight.any()):
+            continue
+        basis = thin_svd(weight)
+        firsts.append(block(moved, basis, "first", rank))
+        lasts.append(block(moved, basis, "last", rank))
     return agreed(lasts) or agreed(firsts)
 
 
@@ -141,6 +167,8 @@ def predict(case: Case, init: str) -> Iterator[Reload]:
     for module in case.affordable if init in _DETERMINISTIC else case.sample:
         weight = oriented(case, module)
         norm, rank = float(torch.linalg.vector_norm(weight)), rank_and_alpha(case.config, module)[0]
+        if not norm > 0 or "lora_A" not in case.adapter.parts[module]:  # an embedding's start never moves it
+            continue
         removed = taken(weight, rank, init, _OWN_SEED) if case.start is None else case.start.removed(module, weight)
         moved = product(case.adapter, module, weight).dense()
         case_of_load = _Load(weight, removed.dense(), moved, rank, init)

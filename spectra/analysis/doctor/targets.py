@@ -14,6 +14,8 @@ from spectra.weights.updates import parameter_name
 
 NAME = "targets"
 _LAYER = re.compile(r"(?P<before>.*?\.)(?P<layer>\d+)\.(?P<kind>.+)")
+# What peft adds to modules_to_save for a task, whichever of them the model has.
+_HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score")}
 _TABLES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings")
 
 
@@ -118,11 +120,14 @@ def _by_kind(modules: Iterable[str]) -> dict[tuple[str, str], set[int]]:
 
 def _whole(adapter: Adapter, base: TensorStore) -> list[Check]:
     """Find whole parameters that are saved without being named, or named without being saved."""
-    named = [str(name) for name in adapter.config.get("modules_to_save") or []]
+    given = adapter.config.get("modules_to_save") or []
+    named = [given] if isinstance(given, str) else [str(name) for name in given]
+    heads = _HEADS.get(str(adapter.config.get("task_type")), ())
     biases = adapter.config.get("bias", "none") != "none" or bool(adapter.config.get("lora_bias"))
     saved = sorted(adapter.whole)
     checks = []
-    lost = [name for name in named if not any(_is_of(parameter, name) for parameter in saved)]
+    held = {name for name in (*named, *heads) if any(_is_of(parameter, name) for parameter in saved)}
+    lost = [name for name in named if not held & {name, *(heads if name in heads else ())}]
     if lost:
         says = f"modules_to_save names {lost[0]}, of which the adapter holds nothing"
         checks.append(

@@ -70,8 +70,8 @@ def build_log(truth: Truth, setting: Setting, update: Planted, rng: np.random.Ge
         "zero_advantage_share": silent,
         "completion_length": rng.uniform(50, 2000) * (1 + 0.3 * at) * np.exp(0.05 * _noise(setting, rng)),
         "grad_norm": rng.uniform(0.05, 2) * np.exp(0.3 * _noise(setting, rng)) * _spikes(len(at), rng),
-        "clip_ratio/region_mean": 0.002 * np.exp(0.5 * _noise(setting, rng)),
-        "sampling/sampling_logp_difference/mean": 0.01 * np.exp(0.2 * _noise(setting, rng)),
+        "clip_ratio": 0.002 * np.exp(0.5 * _noise(setting, rng)),
+        "sampler_mismatch": 0.01 * np.exp(0.2 * _noise(setting, rng)),
     }
     kept = ("reward", "entropy") if truth in ("entropy_collapsing", "reward_collapsing") else ("reward",)
     columns = {name: values for name, values in columns.items() if name in kept or rng.random() < 0.8}

@@ -92,8 +92,8 @@ def draw_setting(truth: Truth, rng: np.random.Generator, *, near: bool) -> Setti
     """Draw the looks of a run; the truth decides only what it cannot be told without."""
     stored: Stored = "full" if rng.random() < 0.4 else "adapter"
     dtype = "bfloat16" if rng.random() < 0.5 else "float32"
-    every = int(rng.choice([1, 1, 2, 5]))
-    steps = every * int(rng.integers(40, 241))
+    every = int(rng.choice([5, 10, 25] if truth == "few_lines" else [1, 1, 2, 5]))
+    steps = every * int(rng.integers(6, 16) if truth == "few_lines" else rng.integers(40, 241))
     style: Style = "spectra" if rng.random() < 0.5 else "trainer"
     least, most = _sizes(truth, stored, dtype)
     spectrum: Spectrum = rng.choice(["flat", "power", "steep"])

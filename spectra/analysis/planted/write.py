@@ -17,10 +17,10 @@ from spectra.analysis.planted.updates import Factors, Planted
 from spectra.runs.atomic import write_text
 from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, MODEL_WEIGHTS, TRAINER_STATE, RunLayout
 from spectra.runs.manifest import BaseIdentity, Manifest, now
-from spectra.runs.series import CANONICAL
+from spectra.runs.series import TRL
 from spectra.weights.base import fingerprint
 
-_LOGGED_AS: Mapping[str, str] = {ours: theirs for theirs, ours in CANONICAL.items()}
+_LOGGED_AS: Mapping[str, str] = {ours: theirs for theirs, ours in TRL.items()}
 
 
 def write_base(directory: Path, base: Mapping[str, Matrix], setting: Setting) -> Path:

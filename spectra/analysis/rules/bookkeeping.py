@@ -4,6 +4,8 @@ The files tell more, and exactly: see ``spectra.analysis.doctor``. These rules a
 are left.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
@@ -18,6 +20,8 @@ _START_OFFSET = 0.01
 _OFFSET = 0.02
 # Energy inside one block of base directions on both sides: PiSSA that was trained keeps at most half of it there.
 _LOCKED = 0.8
+# One snapshot cannot show that an update stays. What is left of an initialisation fills its block but for training.
+_SHARP = 0.95
 _LOCKED_FRACTION = 0.2
 _LOCKED_MATRICES = 0.5
 # An offset is there from the first snapshot on: its size and its direction stay.
@@ -29,10 +33,11 @@ _NEAR_ROUNDING = 3.0
 
 
 def wrong_base(tables: Tables) -> Outcome:
-    """Find a ΔW that holds what belongs to the base: there before training, or constant and in one initialised block.
+    """Find a ΔW that holds what belongs to the base: in one initialised block, before training or constant through it.
 
     A method that moves the base by its initialisation (PiSSA, MiLoRA) leaves its block in ΔW, twice or not at all, when
-    the trained weights meet the pristine base. Training does not do that: it grows, and fills no block exactly.
+    the trained weights meet the pristine base. Training does not do that: it grows, and fills no block exactly. An
+    update before training that fills no block is one that training continued, such as that of an SFT adapter.
     """
     rows = matrices(tables)
     steps = sorted(tables.modules["step"].unique())
@@ -40,34 +45,74 @@ def wrong_base(tables: Tables) -> Outcome:
         return NOTHING
     sizes = rows.groupby("step")["relative_fro"].median()
     if len(steps) > 1 and steps[0] == 0 and sizes.get(0, 0.0) >= _START_OFFSET:
-        says = f"at step 0 ‖ΔW‖/‖W‖ is already {sizes[0]:.2g}: this is not the base that training began from"
-        return Outcome((Evidence("relative_fro", float(sizes[0]), 0.0, _START_OFFSET, 0, says),), "wrong_base", 0, 0)
+        return _before_training(tables, float(sizes[0]))
     return _offset(tables, rows, sizes)
+
+
+def _before_training(tables: Tables, size: float) -> Outcome:
+    """Tell an initialisation that ΔW holds at step 0 from an update that training began with."""
+    block = _block(tables, 0)
+    if block is None or not block.holds(_LOCKED):
+        says = (
+            f"at step 0 ‖ΔW‖/‖W‖ is already {size:.2g}, in no one block of the base: training began from an update, "
+            "such as an adapter that it continues, or from another base; shares and ranks are those of both together"
+        )
+        return Outcome((Evidence("relative_fro", size, 0.0, _START_OFFSET, 0, says),))
+    says = f"at step 0 ‖ΔW‖/‖W‖ is already {size:.2g}, {block.words()}"
+    return Outcome((Evidence("joint_share", block.share, block.expected, _LOCKED, 0, says),), "wrong_base", 0, 0)
 
 
 def _offset(tables: Tables, rows: pd.DataFrame, sizes: pd.Series) -> Outcome:
     first, last = int(sizes.index[0]), int(sizes.index[-1])
     size = float(sizes.iloc[0])
-    if size < _OFFSET or not _is_constant(tables, rows, first, last):
+    block = _block(tables, last)
+    if size < _OFFSET or block is None or not block.holds(_LOCKED):
         return NOTHING
-    locked = _locked(tables, last)
-    share, expected = float(locked["share"].median()), float(locked["expected"].median())
-    part = float((locked["share"] >= _LOCKED).mean())
-    if part < _LOCKED_MATRICES:
+    if first == last:
+        return _single(size, block)
+    if not _is_constant(tables, rows, first, last):
         return NOTHING
-    block = str(locked["subspace"].mode().iloc[0])
-    says = (
-        f"‖ΔW‖/‖W‖ is {size:.2g} at the first snapshot (step {first}) and hardly changes after it, with {share:.0%} "
-        f"of its energy in one {block} block of the base on both sides (chance {expected:.1%}): an initialisation "
-        "that was left in the weights or taken out twice"
-    )
-    return Outcome((Evidence("joint_share", share, expected, _LOCKED, first, says),), "wrong_base", first, first)
+    says = f"‖ΔW‖/‖W‖ is {size:.2g} at the first snapshot (step {first}) and hardly changes after it, {block.words()}"
+    fact = Evidence("joint_share", block.share, block.expected, _LOCKED, first, says)
+    return Outcome((fact,), "wrong_base", first, first)
+
+
+def _single(size: float, block: "_Block") -> Outcome:
+    """Judge the only snapshot with an update: a fault where the block holds nearly all of it, else worth knowing."""
+    sharp = block.holds(_SHARP)
+    says = f"‖ΔW‖/‖W‖ is {size:.2g} in the only snapshot, {block.words()}"
+    says += "" if sharp else "; an update that was trained into that block looks the same"
+    fact = Evidence("joint_share", block.share, block.expected, _SHARP, None, says)
+    return Outcome((fact,), "wrong_base" if sharp else None)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """For each matrix, the row of the subspace up to a fifth that holds most of ΔW on both sides."""
+
+    rows: pd.DataFrame
+
+    @property
+    def share(self) -> float:
+        return float(self.rows["share"].median())
+
+    @property
+    def expected(self) -> float:
+        return float(self.rows["expected"].median())
+
+    def holds(self, share: float) -> bool:
+        """Return whether it holds so much in enough of the matrices."""
+        return float((self.rows["share"] >= share).mean()) >= _LOCKED_MATRICES
+
+    def words(self) -> str:
+        return (
+            f"with {self.share:.0%} of its energy in one {self.rows['subspace'].mode().iloc[0]} block of the base on "
+            f"both sides (chance {self.expected:.1%}): an initialisation that was left in the weights or taken out twice"
+        )
 
 
 def _is_constant(tables: Tables, rows: pd.DataFrame, first: int, last: int) -> bool:
-    """Return whether ΔW kept size and direction; a single snapshot does not contradict it."""
-    if first == last:
-        return True
+    """Return whether ΔW kept size and direction between two snapshots."""
     ends = rows[rows["step"].isin((first, last))].pivot(index="module", columns="step", values="delta_fro").dropna()
     growth = float((ends[last] / ends[first]).median()) if len(ends) else np.nan
     if not 1 / _CONSTANT <= growth <= _CONSTANT:
@@ -76,11 +121,10 @@ def _is_constant(tables: Tables, rows: pd.DataFrame, first: int, last: int) -> b
     return cosines.empty or float(cosines.median()) >= _SAME_DIRECTION
 
 
-def _locked(tables: Tables, step: int) -> pd.DataFrame:
-    """Return, for each matrix, the row of the subspace up to a fifth that holds most of ΔW on both sides."""
+def _block(tables: Tables, step: int) -> _Block | None:
     rows = shares(tables, "joint")
-    rows = rows[(rows["step"] == step) & (rows["fraction"] <= _LOCKED_FRACTION)]
-    return rows.loc[rows.groupby("module")["share"].idxmax()]
+    rows = rows[(rows["step"] == step) & (rows["fraction"] <= _LOCKED_FRACTION) & rows["share"].notna()]
+    return _Block(rows.loc[rows.groupby("module")["share"].idxmax()]) if len(rows) else None
 
 
 def merge_drift(tables: Tables) -> Outcome:

@@ -4,7 +4,7 @@ import pandas as pd
 
 from spectra.analysis import curves
 from spectra.analysis.findings import Evidence
-from spectra.analysis.rules.learning import CEILING, RISE, STEPS_TO_JUDGE, is_share
+from spectra.analysis.rules.learning import LINES_TO_JUDGE, RISE, at_ceiling, is_share
 from spectra.analysis.rules.outcome import NOTHING, Outcome
 from spectra.runs.tables import Tables
 
@@ -12,7 +12,11 @@ from spectra.runs.tables import Tables
 _ENTROPY_LEFT = 0.1
 # A plateau is taken for a rise in 0.2 % of the runs at 4, in 1 % at 3.
 _STILL_RISES = 4.0
-_FALL = -RISE  # as far as a rise has to be: a reward that fell must not be told to learn faster
+_FALL = -RISE  # as far as a rise has to be
+# Of the start, above the floor. Whatever ends within 5 % of its ceiling has lost less.
+_LOST = 0.1
+# Lines of a log that show a fall under half of the best: one by 4.5 standard errors stands out of fewer than a trend.
+_LINES_OF_COLLAPSE = 12
 
 
 def entropy_collapsed(tables: Tables) -> Outcome:
@@ -29,7 +33,7 @@ def entropy_collapsed(tables: Tables) -> Outcome:
     says = (
         f"entropy went from {found.start:.2g} (first window) to {found.end:.2g} (last window), {left:.0%} of its start"
     )
-    gone = found.z < 0 and left <= _ENTROPY_LEFT and int(entropy.index[-1]) >= STEPS_TO_JUDGE
+    gone = found.z < 0 and left <= _ENTROPY_LEFT and len(entropy) >= LINES_TO_JUDGE
     onset = found.onset if gone else None
     evidence = (Evidence("entropy_left", left, 1.0, _ENTROPY_LEFT, onset, says),)
     if not gone or _needs_none(curves.curve(tables.series, "reward"), found.onset):
@@ -41,9 +45,9 @@ def _needs_none(reward: pd.Series, onset: int) -> bool:
     """Return whether the reward is at its ceiling, or still rises in the later half of the steps since ``onset``."""
     if reward.empty:
         return False
-    if is_share(reward) and float(reward.iloc[-curves.window(len(reward)) :].mean()) >= CEILING:
-        return True
     later = reward[reward.index >= (onset + int(reward.index[-1])) / 2]
+    if at_ceiling(reward, reward.iloc[-curves.window(len(reward)) :] if is_share(reward) else later):
+        return True
     change = curves.change(later)
     return change is not None and change.z >= _STILL_RISES
 
@@ -58,12 +62,18 @@ def reward_collapsed(tables: Tables) -> Outcome:
         f"reward fell from {found.best:.2f} (best window) to {found.end:.2f} (last window), under half of its best, "
         f"about step {found.onset} (z {found.z:.0f})"
     )
+    if len(reward) < _LINES_OF_COLLAPSE:
+        return _mentioned(found.end, found.best, f"{says}; {len(reward)} logged lines are too few to judge by")
     evidence = (Evidence("reward", found.end, found.best, found.threshold, found.onset, says),)
     return Outcome(evidence, "reward_collapsed", found.onset, found.onset)
 
 
+def _mentioned(value: float, before: float, says: str) -> Outcome:
+    return Outcome((Evidence("reward", value, before, None, None, says),))
+
+
 def _fall(reward: pd.Series) -> Outcome:
-    """Find a fall short of half: training makes the policy worse."""
+    """Find a fall short of half, and large enough to matter: training makes the policy worse."""
     found = curves.change(reward)
     if found is None or found.z > _FALL:
         return NOTHING
@@ -72,4 +82,12 @@ def _fall(reward: pd.Series) -> Outcome:
         f"reward fell from {found.start:.2f} (first window) to {found.end:.2f} (last window), about step {onset}, "
         f"z {found.z:.0f}"
     )
-    return Outcome((Evidence("reward", found.end, found.start, None, onset, says),), "reward_collapsed", onset, onset)
+    floor = min(0.0, float(reward.rolling(curves.window(len(reward))).mean().min()))
+    lost = (found.start - found.end) / (found.start - floor)
+    if lost <= _LOST:
+        return _mentioned(found.end, found.start, f"{says}: {lost:.0%} of it, no collapse")
+    if found.lines < LINES_TO_JUDGE:
+        return _mentioned(found.end, found.start, f"{says}; {found.lines} logged lines are too few to judge by")
+    threshold = found.start - _LOST * (found.start - floor)
+    evidence = (Evidence("reward", found.end, found.start, threshold, onset, says),)
+    return Outcome(evidence, "reward_collapsed", onset, onset)

@@ -22,12 +22,11 @@ def rank_collapsed(tables: Tables) -> Outcome:
     wide = rows[rows["rank_bound"] > 1].pivot(index="step", columns="module", values="effective_rank_energy")
     if len(wide) < 2:
         return NOTHING
-    early = wide.iloc[: max(1, len(wide) // _EARLY)].max()
+    early = _early(wide)
     value, had = float(wide.iloc[-1].median()), float(early.median())
     bound = float(rows["rank_bound"].median())
     says = f"effective rank of ΔW went from {had:.1f} early to {value:.1f} of a possible {bound:.0f}"
-    top1 = rows.pivot(index="step", columns="module", values="top1_energy").reindex_like(wide)
-    gone = _fell(wide, early) & (top1 >= TOP1)
+    gone = _gone(rows, wide, early)
     part = float(gone.iloc[-1].mean())
     if part < _MOST:
         return Outcome((Evidence("effective_rank_energy", value, had, None, None, says),))
@@ -40,6 +39,26 @@ def rank_collapsed(tables: Tables) -> Outcome:
     return Outcome(
         (Evidence("effective_rank_energy", value, had, threshold, onset, says),), "rank_collapsed", onset, earliest
     )
+
+
+def collapsed_modules(tables: Tables) -> frozenset[str]:
+    """Return the matrices that lost their rank, whatever became of the others."""
+    rows = above_rounding(matrices(tables))
+    wide = rows[rows["rank_bound"] > 1].pivot(index="step", columns="module", values="effective_rank_energy")
+    if len(wide) < 2:
+        return frozenset()
+    last = _gone(rows, wide, _early(wide)).iloc[-1]
+    return frozenset(str(module) for module in last.index[last])
+
+
+def _early(ranks: pd.DataFrame) -> pd.Series:
+    return ranks.iloc[: max(1, len(ranks) // _EARLY)].max()
+
+
+def _gone(rows: pd.DataFrame, ranks: pd.DataFrame, early: pd.Series) -> pd.DataFrame:
+    """Return where the rank fell and one direction holds nearly everything."""
+    top1 = rows.pivot(index="step", columns="module", values="top1_energy").reindex_like(ranks)
+    return _fell(ranks, early) & (top1 >= TOP1)
 
 
 def _fell(ranks: pd.DataFrame, early: pd.Series) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Runs whose adapter is not the method that their recipe, manifest or name says."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,30 @@ def test_the_name_of_the_directory(tmp_path: Path) -> None:
     assert (check.status, "dapo-dora-7b" in check.evidence.says) == ("note", True)
     edit_config(adapter, use_dora=True)
     assert seen(adapter, "method") == []
+
+
+@pytest.mark.parametrize("declared", ["finetuning_type: lora", "peft_type: LORA"])
+def test_a_family_is_no_method(declared: str, tmp_path: Path) -> None:
+    adapter = healthy_adapter(tmp_path / "a", small_base(tmp_path / "base"), use_rslora=True)
+    (adapter / "training_config.yaml").write_text(f"{declared}\n")
+    assert only(adapter, "method").status == "ok"
+    (adapter / "training_config.yaml").write_text(f"{declared}\nuse_rslora: true\nuse_dora: false\n")
+    assert only(adapter, "method").status == "ok"
+    (adapter / "training_config.yaml").write_text(f"{declared}\nuse_rslora: true\nuse_dora: true\n")
+    check = only(adapter, "method")
+    assert check.evidence.says == "training_config.yaml says use_dora true, the adapter does not set use_dora"
+    (adapter / "training_config.yaml").write_text(declared.replace("lora", "oft").replace("LORA", "OFT"))
+    assert only(adapter, "method").status == "fault"
+
+
+@pytest.mark.parametrize("values", [{"rank": 0}, {"rank": 3}, {"r": True}, {"lora_r": 0}, {"r": -1}])
+def test_numbers_that_are_no_rank(values: dict[str, object], tmp_path: Path) -> None:
+    adapter = healthy_adapter(tmp_path / "a", small_base(tmp_path / "base"))
+    (adapter / "args.json").write_text(json.dumps({"peft_type": "LORA", **values}))
+    assert only(adapter, "method").status == "ok"
+
+
+def test_a_rank_in_its_section(tmp_path: Path) -> None:
+    adapter = healthy_adapter(tmp_path / "a", small_base(tmp_path / "base"))
+    (adapter / "args.json").write_text(json.dumps({"peft": {"type": "lora", "rank": 16}}))
+    assert "r 16, the adapter has 2" in only(adapter, "method").evidence.says

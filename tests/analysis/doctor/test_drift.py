@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,15 @@ from spectra.analysis.doctor.case import open_case
 from spectra.analysis.doctor.drift import Growth, predict
 from spectra.linalg.merging import drift, simulate
 from spectra.runs.series import append_metrics
-from tests.analysis.doctor.ailments import base_tensors, base_with_config, edit_config, only
-from tests.builders import own_run, small_base, small_factors, trainer_run
+from tests.analysis.doctor.ailments import (
+    base_tensors,
+    base_with_config,
+    edit_config,
+    edit_tensors,
+    moved_factors,
+    only,
+)
+from tests.builders import lora_config, own_run, small_base, small_factors, trainer_run, write_adapter, write_model
 
 
 @pytest.fixture
@@ -56,8 +64,6 @@ def test_the_dtype_of_a_foreign_run_is_that_of_its_base(tmp_path: Path) -> None:
     base = base_with_config(tmp_path / "base", dtype="bfloat16")
     run = trainer_run(tmp_path / "run", base, steps=(300, 600))
     factors = small_factors(scale=1e-4)
-    from tests.builders import lora_config, write_adapter
-
     for step in (300, 600):
         grown = {m: (b * step / 600, a) for m, (b, a) in factors.items()}
         write_adapter(run / f"checkpoint-{step}", lora_config(str(base)), grown)
@@ -72,8 +78,6 @@ def test_a_sampler_that_gets_merged_weights_makes_it_a_fault(tmp_path: Path) -> 
     run = trainer_run(tmp_path / "run", base, steps=(300, 600))
     (run / "recipe.yaml").write_text("model: {dtype: bfloat16}\n")
     factors = small_factors(scale=1e-4)
-    from tests.builders import lora_config, write_adapter
-
     for step in (300, 600):
         grown = {m: (b * step / 600, a) for m, (b, a) in factors.items()}
         write_adapter(run / f"checkpoint-{step}", lora_config(str(base)), grown)
@@ -99,7 +103,9 @@ def test_the_prediction_is_the_simulation_of_the_whole_matrix(run: Path) -> None
 
     stored = weight.to(torch.bfloat16)
     norm = drift(stored, simulate(stored, growing, torch.bfloat16, [200])[200]).norm
-    ratio, relative = predict(case, module, torch.bfloat16, 200)
+    found = predict(case, module, torch.bfloat16, 200)
+    assert found is not None
+    ratio, relative = found
     assert ratio == pytest.approx(norm / float(deltas[200].double().norm()), rel=1e-2)
     assert relative == pytest.approx(norm / float(weight.norm()), rel=1e-2)
 
@@ -113,9 +119,68 @@ def test_dora_is_not_predicted(tmp_path: Path) -> None:
     run = own_run(tmp_path / "run", small_base(tmp_path / "base"))
     for step in (0, 2, 4):
         edit_config(run / "snapshots" / f"step_{step:06d}", use_dora=True)
-    from tests.analysis.doctor.ailments import edit_tensors
     from tests.analysis.doctor.test_labels import with_magnitudes
 
     for step in (0, 2, 4):
         edit_tensors(run / "snapshots" / f"step_{step:06d}", with_magnitudes)
     assert only(run, "merge_drift").status == "skipped"
+
+
+def pinned(run: Path, pattern: str) -> None:
+    """Set the update of some modules of every checkpoint to zero."""
+    for checkpoint in run.glob("checkpoint-*"):
+        edit_tensors(checkpoint, lambda t: {n: x * 0 if f"{pattern}.lora_B" in n else x for n, x in t.items()})
+
+
+def test_modules_that_did_not_train_are_left_out_of_a_prediction(tmp_path: Path) -> None:
+    base = small_base(tmp_path / "base", dtype=torch.bfloat16)
+    run = trainer_run(tmp_path / "run", base)
+    pinned(run, "layers.0.self_attn.q_proj")
+    assert "times the update (predicted)" in only(run, "merge_drift").evidence.says
+    pinned(run, "")
+    check = only(run, "merge_drift")
+    assert (check.status, "ΔW is zero" in check.evidence.says) == ("skipped", True)
+
+
+def test_a_base_matrix_of_zeros_is_left_out_of_a_prediction(tmp_path: Path) -> None:
+    base = small_base(tmp_path / "base", dtype=torch.bfloat16)
+    tensors = base_tensors(base)
+    tensors["model.layers.0.self_attn.q_proj.weight"].zero_()
+    write_model(base, tensors)
+    case = open_case(trainer_run(tmp_path / "run", base))
+    assert predict(case, "model.layers.0.self_attn.q_proj", torch.bfloat16, 10) is None
+    assert predict(case, "model.layers.1.self_attn.q_proj", torch.bfloat16, 10) is not None
+
+
+def test_measured_drift_is_held_against_the_pooled_update(run: Path) -> None:
+    factors = small_factors(scale=4e-3)
+    uneven = {m: (b * 0.05 if "layers.0" in m or "q_proj" in m else b, a) for m, (b, a) in factors.items()}
+    write_adapter(run / "snapshots" / "step_000200", lora_config(str(run.parent / "base")), uneven)
+    log(run, 0.0, 0.003)
+    weights = base_tensors(run.parent / "base")
+    updates = sum(float((2 * b.float() @ a.float()).double().norm()) ** 2 for b, a in uneven.values())
+    sizes = sum(float(weights[f"{module}.weight"].double().norm()) ** 2 for module in uneven)
+    check = only(run, "merge_drift")
+    assert check.evidence.threshold == pytest.approx(0.1 * (updates / sizes) ** 0.5, rel=1e-5)
+
+
+def transposed_run(directory: Path, base: Path, factors: dict[str, Any]) -> Path:
+    """Write a PiSSA run on a base that stores I × O, with its own step 0."""
+    settings = lora_config(str(base), r=2, alpha=4, fan_in_fan_out=True, init_lora_weights="pissa")
+    write_adapter(directory / "checkpoint-0", settings, factors["start"])
+    write_adapter(directory / "checkpoint-10", settings, factors["trained"])
+    return directory
+
+
+def test_a_base_that_stores_transposed_drifts_as_one_that_does_not(tmp_path: Path) -> None:
+    base = small_base(tmp_path / "base", width=48)
+    factors = moved_factors(base, last=False, step=1e-2)
+    flipped = {n: t.T if t.ndim == 2 else t for n, t in base_tensors(base).items()}
+    transposed = write_model(tmp_path / "transposed", flipped)
+    straight = transposed_run(tmp_path / "a", base, factors)
+    for step in (0, 10):
+        edit_config(straight / f"checkpoint-{step}", fan_in_fan_out=False)
+    cases = open_case(straight), open_case(transposed_run(tmp_path / "b", transposed, factors))
+    for module in ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"):
+        found = [predict(case, module, torch.bfloat16, 10) for case in cases]
+        assert found[0] == pytest.approx(found[1], rel=1e-2)

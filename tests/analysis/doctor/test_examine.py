@@ -86,3 +86,12 @@ def test_the_doctor_needs_no_training_library(tmp_path: Path) -> None:
         f"assert examine(Path({str(run)!r})).exit_code == 0\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[3])
+
+
+def test_odd_values_elsewhere_are_a_fault_and_no_traceback(tmp_path: Path) -> None:
+    base = small_base(tmp_path / "base")
+    adapter = healthy_adapter(tmp_path / "a", base)
+    edit_config(adapter, use_qalora=True, qalora_group_size="x")
+    found = examine(adapter, base)
+    assert any("configuration cannot be read (ValueError" in check.evidence.says for check in found.faults)
+    assert found.verdict is None

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from spectra.analysis.doctor import case, full
+from spectra.linalg.decompose import Factors, thin_svd
 from tests.analysis.doctor.ailments import base_tensors, moved_factors, only
 from tests.builders import randn, small_base, write_model
 
@@ -67,3 +69,28 @@ def test_a_large_change_of_low_rank_is_worth_a_look(base: Path, tmp_path: Path) 
 def test_without_a_base(base: Path, tmp_path: Path) -> None:
     path = write_model(tmp_path / "full", base_tensors(base))
     assert only(path, "wrong_base").status == "skipped"
+
+
+def test_a_base_matrix_of_zeros_is_left_out(base: Path, tmp_path: Path) -> None:
+    tensors = base_tensors(base)
+    tensors["model.layers.0.self_attn.q_proj.weight"].zero_()
+    write_model(base, tensors)
+    moved = {name: tensor + 1e-3 * randn(*tensor.shape).float() for name, tensor in tensors.items()}
+    assert only(write_model(tmp_path / "full", moved), "wrong_base", base).status == "ok"
+
+
+def test_decompositions_keep_to_a_budget(monkeypatch: pytest.MonkeyPatch, base: Path, tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+
+    def counted(weight: torch.Tensor) -> Factors:
+        seen.append(weight)
+        return thin_svd(weight)
+
+    monkeypatch.setattr(full, "thin_svd", counted)
+    path = write_model(tmp_path / "full", {name: 1.001 * tensor for name, tensor in base_tensors(base).items()})
+    only(path, "wrong_base", base)
+    assert len(seen) == 6
+    seen.clear()
+    monkeypatch.setattr(case, "_BUDGET", 3 * 2 * 32**3)
+    only(path, "wrong_base", base)
+    assert len(seen) == 3

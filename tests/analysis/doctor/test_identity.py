@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
-from tests.analysis.doctor.ailments import base_tensors, only, seen
-from tests.builders import own_run, small_base, trainer_run
+from spectra.analysis.doctor import examine
+from tests.analysis.doctor.ailments import base_tensors, healthy_adapter, only, seen
+from tests.builders import own_run, small_base, trainer_run, write_model
 
 
 def test_the_bases_of_a_run(tmp_path: Path) -> None:
@@ -42,3 +44,23 @@ def test_a_run_that_does_not_say_cannot_be_compared(tmp_path: Path) -> None:
 def test_a_base_that_is_gone(tmp_path: Path) -> None:
     run = trainer_run(tmp_path / "run", tmp_path / "gone")
     assert only(run, "base").status == "skipped"
+
+
+def test_a_quantised_directory_is_no_base(tmp_path: Path) -> None:
+    packed = {
+        name: torch.zeros(tensor.numel() // 2, 1, dtype=torch.uint8) if tensor.ndim == 2 else tensor
+        for name, tensor in base_tensors(small_base(tmp_path / "base")).items()
+    }
+    base = write_model(tmp_path / "model-bnb-4bit", packed)
+    (base / "config.json").write_text('{"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}}')
+    diagnosis = examine(healthy_adapter(tmp_path / "a", base))
+    assert diagnosis.faults == ()
+    (check,) = [check for check in diagnosis.checks if check.name == "base"]
+    assert (check.status, "quantised (bitsandbytes)" in check.evidence.says) == ("skipped", True)
+    assert not any("float32" in check.evidence.says for check in diagnosis.checks)
+
+
+def test_a_quantised_name_says_which_base_to_give(tmp_path: Path) -> None:
+    adapter = healthy_adapter(tmp_path / "a", Path("unsloth/Qwen2.5-7B-bnb-4bit"))
+    check = only(adapter, "base")
+    assert (check.status, "likely --base unsloth/Qwen2.5-7B" in check.action) == ("skipped", True)

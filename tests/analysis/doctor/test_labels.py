@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from spectra.analysis.doctor import examine
 from tests.analysis.doctor.ailments import edit_config, edit_tensors, healthy_adapter, only, seen
 from tests.builders import small_base, trainer_run
 
@@ -124,3 +125,58 @@ def test_a_rank_or_alpha_that_is_no_number(key: str, adapter: Path) -> None:
     edit_config(adapter, **{key: None})
     check = only(adapter, "label")
     assert (check.status, f"{key} is None" in check.evidence.says) == ("fault", True)
+
+
+def test_a_factor_that_is_missing(adapter: Path) -> None:
+    edit_tensors(adapter, lambda t: {n: x for n, x in t.items() if n != f"{PREFIX}.lora_B.weight"})
+    (check,) = examine(adapter).faults
+    assert (check.name, check.evidence.value, "q_proj: no lora_B" in check.evidence.says) == ("label", 1.0, True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"r": 0}, "r is 0"),
+        ({"r": -1}, "r is -1"),
+        ({"r": True}, "r is True"),
+        ({"r": "4"}, "r is '4'"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
+        ({"rank_pattern": {"q_proj": "x"}}, "r is 'x'"),
+        ({"rank_pattern": {"k_proj": "x"}}, "r is 'x'"),
+        ({"rank_pattern": {"(": 4}}, "no regular expression"),
+        ({"rank_pattern": [4]}, "are [4]"),
+        ({"alpha_pattern": {"q_proj": None}}, "lora_alpha is None"),
+        ({"init_lora_weights": {}}, "init_lora_weights is {}"),
+        ({"init_lora_weights": "pissa_niter_x"}, "init_lora_weights is 'pissa_niter_x'"),
+        ({"use_bdlora": True}, "use_bdlora is True"),
+    ],
+)
+def test_values_that_no_configuration_has(settings: dict[str, object], says: str, adapter: Path) -> None:
+    edit_config(adapter, **settings)
+    check = only(adapter, "label")
+    assert (check.status, says in check.evidence.says) == ("fault", True)
+    assert examine(adapter).verdict is None
+
+
+def test_a_base_that_is_no_name(adapter: Path) -> None:
+    edit_config(adapter, base_model_name_or_path=5)
+    found = examine(adapter)
+    assert found.verdict is None
+    assert any("5" in check.evidence.says for check in found.faults)
+
+
+def test_an_adapter_in_float8(adapter: Path) -> None:
+    edit_tensors(adapter, lambda tensors: {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()})
+    assert only(adapter, "label").status == "ok"
+    broken = torch.full((24, 2), float("nan")).to(torch.float8_e4m3fn)
+    edit_tensors(adapter, lambda tensors: tensors | {f"{PREFIX}.lora_B.weight": broken})
+    assert only(adapter, "label").verdict == "diverging"
+
+
+@pytest.mark.parametrize(("rows", "status"), [(8, "ok"), (7, "fault")])
+def test_stacked_experts_have_r_rows_each(rows: int, status: str, adapter: Path) -> None:
+    edit_config(adapter, target_parameters=["mlp.experts.down_proj"])
+    module = "base_model.model.model.layers.0.mlp.experts"
+    stack = {f"{module}.lora_A.weight": torch.ones(rows, 24), f"{module}.lora_B.weight": torch.ones(16, rows)}
+    edit_tensors(adapter, lambda tensors: tensors | stack)
+    assert [check.status for check in seen(adapter, "label")] == [status]

@@ -75,7 +75,32 @@ def test_a_merge_of_another_adapter(base: Path, tmp_path: Path) -> None:
     others = small_factors(r=2, scale=1e-2, seed=900)
     merge(adapter, base, lambda m, w: w + 2 * others[m][0] @ others[m][1])
     check = only(adapter, "merged")
+    assert (check.status, check.verdict, "another adapter" in check.evidence.says) == ("note", None, True)
+
+
+def test_a_merge_on_another_start(base: Path, tmp_path: Path) -> None:
+    adapter, change = plain(tmp_path, base)
+    others = small_factors(r=2, scale=5e-2, seed=900)
+    merge(adapter, base, lambda m, w: change(m, w) + 2 * others[m][0] @ others[m][1])
+    check = only(adapter, "merged")
     assert (check.status, check.verdict, "low rank" in check.evidence.says) == ("fault", "wrong_base", True)
+
+
+def test_a_fine_tuned_model_beside_the_adapter(base: Path, tmp_path: Path) -> None:
+    adapter, _ = plain(tmp_path, base)
+    merge(adapter, base, lambda module, weight: weight + 3e-3 * randn(*weight.shape, seed=77))
+    check = only(adapter, "merged")
+    assert (check.status, check.verdict, "another model" in check.evidence.says) == ("note", None, True)
+
+
+def test_a_base_matrix_of_zeros_is_left_out(base: Path, tmp_path: Path) -> None:
+    tensors = base_tensors(base)
+    tensors["model.layers.0.self_attn.q_proj.weight"].zero_()
+    write_model(base, tensors)
+    adapter, change = plain(tmp_path, base)
+    merge(adapter, base, change)
+    assert only(adapter, "merged").status == "ok"
+    assert only(adapter, "wrong_base").status == "ok"
 
 
 def test_weights_that_drifted(base: Path, tmp_path: Path) -> None:
@@ -95,7 +120,7 @@ def test_a_copy_of_the_base(base: Path, tmp_path: Path) -> None:
     adapter, _ = plain(tmp_path, base)
     merge(adapter, base, lambda module, weight: weight, torch.bfloat16)
     check = only(adapter, "merged")
-    assert (check.status, "base itself" in check.evidence.says) == ("note", True)
+    assert (check.status, "base itself" in check.evidence.says) == ("ok", True)
 
 
 def test_a_merge_of_an_earlier_snapshot(base: Path, tmp_path: Path) -> None:

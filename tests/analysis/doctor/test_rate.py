@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from spectra.analysis.doctor.rate import law
-from tests.analysis.doctor.ailments import base_with_config, only, seen
-from tests.builders import lora_config, own_run, small_factors, trainer_run, write_adapter
+from tests.analysis.doctor.ailments import base_tensors, base_with_config, only, seen
+from tests.builders import lora_config, own_run, small_base, small_factors, trainer_run, write_adapter, write_model
 
 
 def with_rate(tmp_path: Path, rate: float, **settings: object) -> Path:
@@ -55,3 +56,18 @@ def test_an_update_that_bfloat16_does_not_see(tmp_path: Path) -> None:
     check = only(run, "visible_in_bf16")
     assert check.status == "note"
     assert check.evidence.value == pytest.approx(0, abs=1e-3)
+
+
+def test_visibility_rounds_once(tmp_path: Path) -> None:
+    base = small_base(tmp_path / "base", layers=1)
+    write_model(base, {name: torch.ones_like(tensor) for name, tensor in base_tensors(base).items()})
+    run = tmp_path / "run"
+    # 1 + 2^-8 is halfway between two bfloat16 numbers, and 1 + delta just beyond it: closer than float32 sees.
+    delta = 2.0**-8 + 2.0**-40
+    factors = {m: (torch.zeros_like(b), torch.zeros_like(a)) for m, (b, a) in small_factors(layers=1, r=2).items()}
+    for b, a in factors.values():
+        b[:, 0], b[:, 1], a[0], a[1] = 1.0, 1.0, 2.0**-8, 2.0**-40
+    write_adapter(run / "checkpoint-4", lora_config(str(base), r=2, alpha=2), factors)
+    (run / "checkpoint-4" / "trainer_state.json").write_text(json.dumps({"global_step": 4, "log_history": []}))
+    assert float(torch.tensor(1 + delta, dtype=torch.float64).to(torch.bfloat16)) == 1.0
+    assert only(run, "visible_in_bf16").evidence.value == 1.0

@@ -8,7 +8,15 @@ import torch
 from spectra.analysis.doctor import examine
 from spectra.analysis.doctor.case import open_case
 from spectra.analysis.doctor.reload import predict, taken
-from tests.analysis.doctor.ailments import base_tensors, moved_factors, only, seen
+from tests.analysis.doctor.ailments import (
+    base_tensors,
+    edit_config,
+    edit_tensors,
+    healthy_adapter,
+    moved_factors,
+    only,
+    seen,
+)
 from tests.builders import lora_config, matrix, small_base, write_adapter
 
 
@@ -136,3 +144,27 @@ def test_redrawing_leaves_the_global_stream_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(taken(matrix(30, 20), 3, "pissa_niter_2", 0).dense(), first)
     assert not torch.equal(taken(matrix(30, 20), 3, "pissa_niter_2", 1).dense(), first)
+
+
+@pytest.mark.parametrize("settings", [{"r": 4}, {"r": 1}])
+def test_a_rank_that_does_not_fit_is_no_milora(settings: dict[str, object], base: Path, tmp_path: Path) -> None:
+    adapter = healthy_adapter(tmp_path / "a", base)
+    edit_config(adapter, **settings)
+    check = only(adapter, "wrong_base")
+    assert (check.status, check.verdict, "rank" in check.evidence.says) == ("skipped", None, True)
+    assert examine(adapter).verdict is None
+
+
+def test_a_signature_that_only_the_start_finds(base: Path, tmp_path: Path) -> None:
+    # Three times MiLoRA's start: no doubled block, and its directions all the same.
+    factors = {m: (6 * b, a) for m, (b, a) in moved_factors(base, last=True)["start"].items()}
+    adapter = write(tmp_path / "a", base, True, factors)
+    check = only(adapter, "wrong_base")
+    assert (check.status, check.verdict) == ("fault", "wrong_base")
+    assert "milora by its tensors" in check.evidence.says
+
+
+def test_a_factor_that_is_missing_does_not_hide_the_block(base: Path, tmp_path: Path) -> None:
+    adapter = write(tmp_path / "a", base, True, moved_factors(base, last=True)["trained"])
+    edit_tensors(adapter, lambda t: {n: x for n, x in t.items() if "layers.0.self_attn.q_proj.lora_B" not in n})
+    assert only(adapter, "wrong_base").verdict == "wrong_base"

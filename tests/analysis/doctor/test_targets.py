@@ -85,3 +85,18 @@ def test_an_embedding_that_nobody_asked_for(adapter: Path, base: Path) -> None:
     )
     assert "peft saves embeddings" in only(adapter, "targets").evidence.says
     assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 2
+
+
+def test_one_head_of_the_two_that_peft_names(adapter: Path) -> None:
+    edit_config(adapter, modules_to_save=["classifier", "score"], task_type="SEQ_CLS")
+    lost = only(adapter, "targets")
+    assert (lost.status, lost.evidence.value) == ("fault", 2.0)
+    edit_tensors(adapter, lambda tensors: tensors | {"base_model.model.score.weight": torch.zeros(1, 24)})
+    assert only(adapter, "targets").status == "ok"
+    edit_config(adapter, task_type="CAUSAL_LM")
+    assert "modules_to_save names classifier" in only(adapter, "targets").evidence.says
+
+
+def test_a_module_to_save_that_is_one_word(adapter: Path) -> None:
+    edit_config(adapter, modules_to_save="lm_head")
+    assert "modules_to_save names lm_head" in only(adapter, "targets").evidence.says
