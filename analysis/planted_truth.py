@@ -39,6 +39,7 @@ class Result:
     seed: int
     near: bool
     verdict: str
+    tables_alone: str
     onset: int | None
     found: int | None
     resolution: int | None
@@ -59,6 +60,7 @@ def judge_one(work: tuple[int, Truth, bool]) -> Result:
     """Plant one run, analyse it, and keep what is counted."""
     from spectra.analysis.analyze import Options, analyze
     from spectra.analysis.depth import Depth
+    from spectra.analysis.verdicts import judge
 
     seed, truth, near = work
     with tempfile.TemporaryDirectory() as name:
@@ -66,13 +68,15 @@ def judge_one(work: tuple[int, Truth, bool]) -> Result:
         # Of the costly tables a verdict reads the intruders only, as a fact.
         deep: Depth = "last" if truth in ("intruder", "isotropic") else "none"
         options = Options(base=str(run.base), cache=Path(name) / "cache", deep=deep, jobs=1)
-        verdict = analyze(run.path, options).verdict
+        found = analyze(run.path, options)
+    verdict, alone = found.verdict, judge(found.tables, {})["verdict"]
     values = {evidence["metric"]: evidence["value"] for evidence in verdict["evidence"]}
     return Result(
         truth,
         seed,
         near,
         verdict["verdict"],
+        alone,
         run.onset,
         verdict["onset_step"],
         run.resolution,
@@ -115,6 +119,8 @@ def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
 
 def share(hits: int, count: int) -> str:
     """Return a share with its interval in words."""
+    if count == 0:
+        return "none"
     low, high = wilson(hits, count)
     return f"{hits / count:.3f} ({low:.3f} to {high:.3f})"
 
@@ -148,13 +154,19 @@ def alarms(results: Sequence[Result]) -> list[str]:
 
 def recalls(results: Sequence[Result]) -> list[str]:
     """Return the recall and the precision of each verdict."""
-    lines = ["| verdict | planted | recall | given | precision |", "|---|---|---|---|---|"]
+    lines = [
+        "| verdict | planted | recall | given | precision | recall of the tables alone |",
+        "|---|---|---|---|---|---|",
+    ]
     for verdict in dict.fromkeys(EXPECTED.values()):
         planted = [r for r in results if EXPECTED[r.truth] == verdict]
         given = [r for r in results if r.verdict == verdict]
         hits = sum(r.right for r in planted)
-        precision = share(sum(r.right for r in given), len(given)) if given else "none given"
-        lines.append(f"| {verdict} | {len(planted)} | {share(hits, len(planted))} | {len(given)} | {precision} |")
+        precision = share(sum(r.right for r in given), len(given))
+        alone = share(sum(r.tables_alone == verdict for r in planted), len(planted))
+        lines.append(
+            f"| {verdict} | {len(planted)} | {share(hits, len(planted))} | {len(given)} | {precision} | {alone} |"
+        )
     return lines
 
 
@@ -221,6 +233,8 @@ def report(clear: Sequence[Result], near: Sequence[Result], command: str) -> str
         BOUNDARIES,
         "## Recall and precision",
         "",
+        "An analysis also asks the doctor, who looks at the files; the last column is what the tables say without.",
+        "",
         *recalls(clear),
         "",
         "## False alarms",
@@ -279,7 +293,8 @@ A truth is planted only where it can be told, and these are the ends:
   update that fills such a block and is complete before the first snapshot cannot be told from an offset by the tables.
 - Merge drift: frozen weights moved by 20 to 70 % of the update, as our trainer logs it. Foreign runs log nothing of it:
   the tables cannot tell.
-- Entropy: to 0.5–5 % of its start while the reward stays below 0.85; healthy runs keep at least 25 %.
+- Entropy: to 0.5–5 % of its start while the reward stays below 0.85; healthy runs keep at least 25 %, unless the
+  task is solved.
 """
 
 NEAR = (
