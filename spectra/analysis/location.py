@@ -153,7 +153,11 @@ def start_of(tables: Tables, step: int, side: str) -> Start | None:
     now = known[known["step"] == step]
     if now.empty:
         return None
-    return Start(_first_factors(tables, int(known["step"].min())), float(now[column].mean()), float(now[f"expected_{column}"].mean()))
+    return Start(
+        _first_factors(tables, int(known["step"].min())),
+        float(now[column].mean()),
+        float(now[f"expected_{column}"].mean()),
+    )
 
 
 def _first_factors(tables: Tables, first_known: int) -> int:

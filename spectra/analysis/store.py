@@ -168,6 +168,7 @@ def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
     return by.drop(columns="_natural").reset_index(drop=True)
 
 
-def _fresh(frame: pd.DataFrame, steps: set[int], known: set[tuple[int, str]]) -> list[bool]:
+def _fresh(frame: pd.DataFrame, steps: set[int], known: set[tuple[int, str]]) -> "pd.Series[bool]":
     pairs = zip(frame["step"].tolist(), frame["module"].tolist(), strict=True)
-    return [pair[0] in steps and pair not in known for pair in pairs]
+    # Of an empty frame a list without a type would select no columns instead of no rows.
+    return pd.Series([pair[0] in steps and pair not in known for pair in pairs], index=frame.index, dtype=bool)

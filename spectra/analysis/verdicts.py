@@ -170,7 +170,9 @@ def _summary(deciding: Outcome, faults: Sequence[Check], learns: str, broken: Se
         return f"{_WORDS[deciding.verdict]}: {deciding.evidence[0].says}." + (f" {sign}" if sign else "")
     if faults:  # of the files, and without a verdict of their own
         found = "; ".join(f"{check.name}, {check.evidence.says}" for check in faults)
-        return f"No spectral fault; {len(faults)} bookkeeping fault{'s' * (len(faults) > 1)}: {found}. {_start(learns)}."
+        return (
+            f"No spectral fault; {len(faults)} bookkeeping fault{'s' * (len(faults) > 1)}: {found}. {_start(learns)}."
+        )
     return f"{_WORDS['healthy']}; {learns}." if learns != _ONLY_START else f"{_start(learns)}."
 
 

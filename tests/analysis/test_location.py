@@ -78,3 +78,16 @@ def test_words_against_chance(share: float, words: str) -> None:
     found = locate(run(share=share), 4, "left")
     assert found is not None and words in found.words()
     assert found.lift == pytest.approx(share * 64 / 6)
+
+
+def test_the_start_is_named_by_the_snapshot_whose_factors_it_is() -> None:
+    """In a warm-up nothing moves for a while: LoRA's A is that of step 0 all along."""
+    made = run(steps=(0, 2, 4, 6))
+    known = made.trajectory["step"] >= 4
+    made.trajectory["right_at_start"] = made.trajectory["step"].where(known) * 0 + 0.9999
+    made.modules.loc[made.modules["step"] <= 2, "delta_fro"] = 0.0
+    found = start_of(made, 6, "right")
+    assert found is not None and found.step == 0
+    made.modules.loc[made.modules["step"] == 2, "delta_fro"] = 1.0
+    found = start_of(made, 6, "right")
+    assert found is not None and found.step == 2

@@ -42,7 +42,8 @@ CASES: dict[str, tuple[Any, dict[str, float], str]] = {
     "at the ceiling from the start": ([0.99] * 60, {"zero_advantage_share": 0.97}, "healthy"),
     "flat": ([0.3] * 60, {}, "not_learning"),
     "falling": (np.linspace(0.8, 0.55, 60), {}, "reward_collapsed"),
-    "flat above one": ([1.2] * 60, {}, "not_learning"),
+    "flat above one": ([1.1, 1.3] * 30, {}, "not_learning"),
+    "half of the batches at the most that there is": ([1.2] * 60, {}, "healthy"),
     "a collapse after one outlier": ([-5] + [0.8] * 29 + [0.2] * 30, {}, "reward_collapsed"),
     "no gradient": ([0.0] * 60, {"zero_advantage_share": 1.0}, "not_learning"),
     "a collapse": ([0.3] * 10 + [0.7] * 20 + [0.01] * 30, {}, "reward_collapsed"),
@@ -138,6 +139,45 @@ def lost_energy(step: int) -> float:
 def check(status: Status, verdict: Verdict | None, action: str = "") -> Check:
     fact = Evidence("scale", 0.0, None, 0.0, 0, "α is 0")
     return Check("scale", status, fact, action, verdict)
+
+
+def test_a_fault_of_the_files_without_a_verdict_is_said_first_with_its_action() -> None:
+    tables = made(STEPS, series=log(reward=noisy(RISING)))
+    found = judge(tables, {}, [check("fault", None, "Write the labels."), check("fault", None)])
+    assert found["verdict"] == "healthy"
+    assert found["summary"].startswith("No spectral fault; 2 bookkeeping faults: scale, α is 0; scale, α is 0. Reward")
+    assert found["action"] == "Write the labels."
+    start = judge(tables, {}, [check("fault", None)], only_start=True)
+    assert (
+        start["summary"]
+        == "No spectral fault; 1 bookkeeping fault: scale, α is 0. Only step 0 is saved: nothing to judge yet."
+    )
+    assert judge(tables, {}, [check("note", None, "Look.")])["summary"].startswith("Healthy: no fault found; reward")
+
+
+@pytest.mark.parametrize(("metric", "verdict"), [("frozen_drift", "healthy"), ("predicted_drift", "merge_drift")])
+def test_drift_that_the_doctor_measured_is_not_judged_twice(metric: str, verdict: str) -> None:
+    moved = [0.12 * 1e-4 * step if step % 10 == 0 else np.nan for step in range(1, 61)]
+    measured = Check("merge_drift", "note", Evidence(metric, 4e-4, 0.0, 6e-4, 10, "they moved"), "", None)
+    tables = made(STEPS, series=log(reward=noisy(RISING), frozen_drift=moved))
+    found = judge(tables, {}, [measured])
+    assert found["verdict"] == verdict
+    assert sum(e["metric"] == "frozen_drift" for e in found["evidence"]) == 1
+
+
+def module_verdicts(tables: Tables, checks: tuple[Check, ...] = ()) -> set[tuple[str, str]]:
+    return {(m["verdict"], m["says"].split(";")[0]) for m in judge(tables, {}, checks)["modules"].values()}
+
+
+def test_modules_of_a_faulty_run_are_not_called_healthy_without_more() -> None:
+    rising = log(reward=noisy(RISING))
+    lost = made(STEPS, effective_rank_energy=lost_rank, top1_energy=lost_energy, series=rising)
+    assert module_verdicts(lost) == {("rank_collapsed", "one direction holds over 90% of the energy")}
+    assert module_verdicts(made(STEPS, series=rising), (check("fault", "wrong_base"),)) == {
+        ("wrong_base", "as the whole run")
+    }
+    assert module_verdicts(made(STEPS, series=log(reward=FALLEN))) == {("healthy", "no fault of its own")}
+    assert {verdict for verdict, _ in module_verdicts(made(STEPS, relative_fro=1e-8))} == {"not_learning"}
 
 
 def test_every_verdict_has_an_action() -> None:

@@ -35,7 +35,11 @@ def test_the_first_signal_and_the_steps_to_the_others() -> None:
 
 def test_what_chance_explains(whole: Tables) -> None:
     kept = whole.nulls.query("metric in ('stable_rank', 'row_gini')")
-    assert readings.unexplained(dataclasses.replace(whole, nulls=kept)) == "No family of nulls explains row gini."
+    assert readings.unexplained(dataclasses.replace(whole, nulls=kept)) == (
+        "Not explained by any family of nulls that was computed: row gini (6 families)."
+    )
+    one = kept.query("null == 'gaussian'")
+    assert "row gini (1 family)" in readings.unexplained(dataclasses.replace(whole, nulls=one))
     partly = whole.nulls.query("metric == 'stable_rank'")
     assert "not all of them do for stable rank" in readings.unexplained(dataclasses.replace(whole, nulls=partly))
     noise = whole.nulls.assign(value=whole.nulls["expected"])

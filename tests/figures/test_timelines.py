@@ -24,11 +24,12 @@ def test_panels_are_what_was_logged_and_what_broke(pissa: Tables) -> None:
     assert names(logged, said) == [*usual[:4], "grad_norm", *usual[4:]]
 
 
-def test_panels_draw_curves_of_the_log_and_medians_of_the_weights(pissa: Tables) -> None:
+def test_panels_draw_curves_of_the_log_and_of_the_weights_what_the_signals_are_judged_by(pissa: Tables) -> None:
     reward, entropy, size, rank = timeline(pissa, verdict())
     np.testing.assert_array_equal(reward.lines[-1].get_xydata(), curve(pissa, "reward")[["step", "smooth"]])
-    medians = pissa.modules.groupby("step")["relative_spectral"].median().dropna()
-    np.testing.assert_array_equal(size.lines[0].get_ydata(), medians)
+    weights = pissa.modules.groupby("step")
+    np.testing.assert_allclose(size.lines[0].get_ydata(), weights["relative_spectral"].quantile(0.9).dropna())
+    np.testing.assert_allclose(rank.lines[0].get_ydata(), weights["effective_rank_energy"].median().dropna())
     assert entropy.get_ylim()[0] == rank.get_ylim()[0] == 0
     assert len({ax.get_xlim() for ax in (reward, entropy, size, rank)}) == 1
 

@@ -50,13 +50,23 @@ def test_what_looks_like_an_offset_and_is_none(tables: Tables) -> None:
     assert wrong_base(tables).verdict is None
 
 
-def test_one_snapshot_with_a_large_locked_update_is_enough() -> None:
-    assert wrong_base(made(steps=(0,), relative_fro=0.1, share=0.9)).verdict == "wrong_base"
+def test_one_snapshot_is_a_fault_only_where_its_block_is_sharp() -> None:
+    sharp = wrong_base(made(steps=(0,), relative_fro=0.1, share=0.98))
+    assert (sharp.verdict, sharp.onset) == ("wrong_base", None)
+    blurred = wrong_base(made(steps=(0,), relative_fro=0.1, share=0.9))
+    assert (blurred.verdict, len(blurred.evidence)) == (None, 1)
+    for found in (sharp, blurred):
+        assert "in the only snapshot" in found.evidence[0].says
+        assert "hardly changes" not in found.evidence[0].says
+    assert wrong_base(made(steps=(0,), relative_fro=0.1, share=0.5)).evidence == ()
 
 
-def test_an_update_before_the_first_step_is_another_base_wherever_it_lies() -> None:
-    found = wrong_base(made(steps=(0, 10, 20), relative_fro=lambda step: 0.05 + 1e-3 * step))
+def test_an_update_before_the_first_step_is_another_base_only_in_one_block() -> None:
+    found = wrong_base(made(steps=(0, 10, 20), relative_fro=lambda step: 0.05 + 1e-3 * step, share=0.9))
     assert (found.verdict, found.onset) == ("wrong_base", 0)
+    continued = wrong_base(made(steps=(0, 10, 20), relative_fro=lambda step: 0.05 + 1e-3 * step))
+    assert continued.verdict is None
+    assert "training began from an update" in continued.evidence[0].says
     assert wrong_base(made(steps=(0, 10, 20), relative_fro=lambda step: 1.6e-3 + 1e-3 * step)).verdict is None
 
 

@@ -51,3 +51,34 @@ def test_a_fall_short_of_half_is_dated_too() -> None:
 @pytest.mark.parametrize("reward", [RISING, FLAT])
 def test_rewards_that_do_not_fall(reward: tuple[float, ...]) -> None:
     assert reward_collapsed(made(series=log(reward=noisy(reward)))).verdict is None
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [noisy([0.98] * 30 + [0.96] * 30, noise=0.004), [1.0] * 29 + [0.98], noisy([0.6] * 30 + [0.57] * 30, noise=0.005)],
+    ids=["under the ceiling", "one answer", "a twentieth"],
+)
+def test_a_fall_by_less_than_a_tenth_is_mentioned_and_no_collapse(reward: Any) -> None:
+    found = reward_collapsed(made(series=log(reward=reward)))
+    assert (found.verdict, found.onset) == (None, None)
+    assert "no collapse" in found.evidence[0].says
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.02, 0.8), (0.55, 0.8)])
+def test_a_fall_in_few_lines_is_mentioned_and_no_collapse(low: float, high: float) -> None:
+    found = reward_collapsed(made(series=log(every=10, reward=[high, high - 0.01] * 3 + [low, low + 0.01] * 2 + [low])))
+    assert found.verdict is None
+    assert "11 logged lines are too few to judge by" in found.evidence[0].says
+
+
+@pytest.mark.parametrize(("most", "verdict"), [(1, None), (2, None), (1.7, None)])
+def test_a_solved_run_needs_no_entropy_whatever_its_ceiling(most: float, verdict: str | None) -> None:
+    rng = np.random.default_rng(0)
+    reward = np.minimum(most * np.minimum(np.linspace(0.3, 1.4, 100), 0.99) + 0.004 * rng.normal(size=100), most)
+    entropy = np.where(np.arange(100) < 60, 1 - np.arange(100) / 62, 0.03) * np.exp(0.03 * rng.normal(size=100))
+    assert entropy_collapsed(made(series=log(reward=reward, entropy=entropy))).verdict == verdict
+
+
+def test_entropy_of_few_lines_is_not_judged() -> None:
+    entropy = np.array([0.6, 0.61, 0.6, 0.59, 0.6, 0.61] + [0.02, 0.021, 0.02, 0.019, 0.02, 0.021])
+    assert entropy_collapsed(made(series=log(every=10, entropy=entropy))).verdict is None
