@@ -269,12 +269,12 @@ BOUNDARIES = """## What is planted, and where it ends
 
 Looks are drawn for each run: 4, 8 or 12 matrices (square, tall, wide) of 10 to 64 rows; singular values nearly equal, a
 power law, or an exponential fall; base in float32 or bfloat16; LoRA adapters or full checkpoints; our run directory or
-an HF Trainer's; 40 to 240 lines of log, one every 1, 2 or 5 steps (few_lines: 6 to 15, one every 5, 10 or 25); 2 to 5 snapshots, evenly or geometrically spaced;
-noise of the reward up to 0.08 with AR(1) memory up to 0.5; gradient spikes; curves that are not logged; rewards of 0
-and 1 or of −1 and 1. A run that learns is healthy wherever its update lies, also where the update is a random walk. Of
-the runs called healthy here, four fifths have what looks like a fault and is none: a rank of one from the start; a
-solved task whose entropy is gone; a reward that dips and recovers; an update that is complete before the first
-snapshot.
+an HF Trainer's; 40 to 240 lines of log, one every 1, 2 or 5 steps (few_lines: 6 to 15 lines, one every 5, 10 or 25); 2
+to 5 snapshots, evenly or geometrically spaced; noise of the reward up to 0.08 with AR(1) memory up to 0.5; gradient
+spikes; curves that are not logged; rewards of 0 and 1 or of −1 and 1. A run that learns is healthy wherever its update
+lies, also where the update is a random walk. Of the runs called healthy here, four fifths have what looks like a fault
+and is none: a rank of one from the start; a solved task whose entropy is gone; a reward that dips and recovers; an
+update that is complete before the first snapshot.
 
 A truth is planted only where it can be told, and these are the ends:
 

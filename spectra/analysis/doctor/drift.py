@@ -30,8 +30,8 @@ LIMIT = 0.1
 _ENTRIES = 65_536
 _CYCLES = 4096
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-# What TRL logs where a sampler of its own gets merged weights each step.
-_SAMPLER = "sampling/"
+# What is logged where a sampler of its own gets the weights each step, by the name of its column or how that begins.
+_SAMPLER = ("sampler_mismatch", "sampling/")
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def draw_setting(truth: Truth, rng: np.random.Generator, *, near: bool) -> Setti
         snapshots=_schedule(truth, steps, rng),
         size=float(np.exp(rng.uniform(np.log(least), np.log(most)))),
         growth=0.02 if quirk == "early" else float(rng.uniform(0.5, 1.0)),
-        noise=min(noise, _most_noise(steps // every, memory)),
+        noise=min(noise, _most_noise(steps // every, memory, 0.12 if truth == "few_lines" else 0.3)),
         memory=memory,
         signed=bool(rng.random() < 0.15) and quirk != "solved",
         quirk=quirk,
@@ -132,9 +132,12 @@ def _sizes(truth: Truth, stored: Stored, dtype: str) -> tuple[float, float]:
     return (5e-2, 2e-1) if truth == "rank_collapsing" else (1e-2, 5e-2)
 
 
-def _most_noise(logged: int, memory: float) -> float:
-    """Return the noise over which a rise by 0.3 is not seven standard errors between the first and the last window."""
-    return 0.3 / (7 * math.sqrt((1 + memory) / (1 - memory) * 2 / window(logged)))
+def _most_noise(logged: int, memory: float, rise: float) -> float:
+    """Return the noise over which a rise is not seven standard errors between the first and the last window.
+
+    In few lines the windows are most of the run, and lie less far apart than its ends.
+    """
+    return rise / (7 * math.sqrt((1 + memory) / (1 - memory) * 2 / window(logged)))
 
 
 def _schedule(truth: Truth, steps: int, rng: np.random.Generator) -> tuple[int, ...]:

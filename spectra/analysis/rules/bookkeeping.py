@@ -105,9 +105,10 @@ class _Block:
         return float((self.rows["share"] >= share).mean()) >= _LOCKED_MATRICES
 
     def words(self) -> str:
+        name = self.rows["subspace"].mode().iloc[0]
         return (
-            f"with {self.share:.0%} of its energy in one {self.rows['subspace'].mode().iloc[0]} block of the base on "
-            f"both sides (chance {self.expected:.1%}): an initialisation that was left in the weights or taken out twice"
+            f"with {self.share:.0%} of its energy in one {name} block of the base on both sides (chance "
+            f"{self.expected:.1%}): an initialisation that was left in the weights or taken out twice"
         )
 
 

@@ -108,3 +108,10 @@ def test_the_verdict_is_the_truth(tmp_path: Path, truth: Truth) -> None:
     assert found["verdict"] == run.expected, found["summary"]
     if run.onset is not None and run.resolution is not None:
         assert abs(found["onset_step"] - run.onset) <= max(1.5 * run.resolution, 0.15 * run.setting.steps)
+
+
+def test_few_lines_are_six_to_fifteen(tmp_path: Path) -> None:
+    for seed in range(4):
+        run = plant(tmp_path / str(seed), "few_lines", seed)
+        assert 6 <= len(open_run(run.path).series()) <= 15
+        assert run.setting.steps >= 5 * len(run.setting.logged)
