@@ -122,7 +122,7 @@ def test_a_reference_that_would_be_the_residual_model_is_refused() -> None:
 def test_unknown_algorithm_names_the_choices() -> None:
     assert fault("algorithm: {name: ppo}\n") == (
         "recipe.yaml:1: algorithm.name is 'ppo'; it should be 'grpo', 'dapo', 'dr_grpo', 'bnpo', 'cispo', "
-            "'sapo', 'luspo', 'vespo' or 'gspo'"
+        "'sapo', 'luspo', 'vespo' or 'gspo'"
     )
 
 
