@@ -1,7 +1,7 @@
 """What happens beside training, one concern a callback.
 
 The trainer asks a callback for every event by name; these classes answer the events that concern them. Where several
-processes train, the first three are on each of them, because all take part; the others are on the main one alone.
+processes train, ``Metrics`` and ``ProgressReports`` are on the main one alone, and the others on each: all take part.
 """
 
 import math

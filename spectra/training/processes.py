@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
-from spectra.errors import RecipeError, SpectraError
+from spectra.errors import EngineError, RecipeError, SpectraError
+from spectra.training.methods import Method
 from spectra.training.recipe import Recipe
 
 T = TypeVar("T")
@@ -117,6 +118,9 @@ def join() -> Processes:
     """Join the processes that a launcher started; without a launcher, this one is alone."""
     from accelerate import PartialState
 
+    if on_cpu():
+        # accelerate would number the device, and a checkpoint cannot be loaded onto "cpu:1".
+        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
     state = PartialState(cpu=on_cpu(), timeout=_PATIENCE)
     return Processes(state.process_index, state.num_processes)
 
@@ -125,7 +129,7 @@ def on_cpu() -> bool:
     """Return whether to train on the CPU: the launcher says so, or there is no GPU. Processes then talk by gloo."""
     import torch
 
-    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") or not torch.cuda.is_available()
+    return _is_set("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
 
 
 def lost_others() -> bool:
@@ -160,24 +164,49 @@ def divide(recipe: Recipe, count: int) -> Batch:
     return Batch(per_device, total // (count * per_device))
 
 
+def check_sharding(method: Method) -> None:
+    """Refuse what a method cannot do where the launcher shards.
+
+    Raises
+    ------
+    RecipeError
+        If it has an optimizer of its own under FSDP, or looks at gradients and weights between steps under FSDP or
+        DeepSpeed.
+    """
+    shards = next((name for name in ("FSDP", "DEEPSPEED") if _is_set(f"ACCELERATE_USE_{name}")), None)
+    where, cure = f"method {method.name}", "launch it without sharding: accelerate launch --multi_gpu"
+    if shards is not None and method.after_step is not None:
+        raise RecipeError(f"works on whole weights and gradients, which {shards} spreads", where=where, cure=cure)
+    if shards == "FSDP" and method.optimizer is not None:
+        raise RecipeError("has an optimizer of its own, which FSDP does not take", where=where, cure=cure)
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
+
+
 @contextmanager
 def one_voice(processes: Processes) -> Iterator[None]:
     """Let only the first process that fails in the block say why; the others end without a word.
 
     A fault of one process makes the others fail where they wait for it, and what they would say then is noise.
+
+    Raises
+    ------
+    EngineError
+        If another process is gone and said nothing, as when the system killed it.
     """
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        if processes.count == 1 or _is_first():
+        if processes.count == 1:
             raise
-        _leave(error.exit_code if isinstance(error, SpectraError) else 1)
-
-
-def _leave(code: int) -> NoReturn:
-    """End without a word, and after the process that says why."""
-    time.sleep(_SPEAKING_SECONDS)
-    raise SystemExit(code) from None
+        if not _is_first():
+            _leave(error.exit_code if isinstance(error, SpectraError) else 1)
+        if _lost_connection(error):
+            cure = "see what ended it (memory?) and launch again: the run goes on"
+            raise EngineError("another process of this run ended without a word", cure=cure) from error
+        raise
 
 
 def _is_first() -> bool:
@@ -188,3 +217,16 @@ def _is_first() -> bool:
         return int(distributed_c10d._get_default_store().add(_FAULT, 1)) == 1
     except RuntimeError:
         return False
+
+
+def _lost_connection(error: BaseException) -> bool:
+    from torch.distributed import DistError
+
+    # gloo has no error of its own.
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
+
+
+def _leave(code: int) -> NoReturn:
+    """End without a word, and after the process that says why."""
+    time.sleep(_SPEAKING_SECONDS)
+    raise SystemExit(code) from None

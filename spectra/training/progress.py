@@ -73,7 +73,7 @@ def describe(metrics: Mapping[str, float]) -> str:
 def remaining(seconds: float) -> str:
     """Return how long it will take, where that is minutes or more.
 
-    >>> remaining(20), remaining(200), remaining(20000)
+    >>> remaining(20.0), remaining(200.0), remaining(20000.0)
     ('', ', 3 min left', ', 5.6 h left')
     """
     if seconds < 60:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spectra.config import dump, first_difference, load
 from spectra.errors import BaseModelError, RunExistsError
-from spectra.runs.atomic import write_text
+from spectra.runs.atomic import sweep, write_text
 from spectra.runs.layout import RunLayout
 from spectra.runs.lock import exclusive
 from spectra.runs.manifest import BaseIdentity, Manifest, describe_environment, now
@@ -27,7 +27,7 @@ from spectra.training.embedded.task import Problem
 from spectra.training.frozen import FrozenWeights
 from spectra.training.methods import find_method
 from spectra.training.model import Policy, build_policy
-from spectra.training.processes import Processes, divide, join, lost_others, one_voice
+from spectra.training.processes import Processes, check_sharding, divide, join, lost_others, one_voice
 from spectra.training.progress import Reporter, reporting
 from spectra.training.quiet import quiet_libraries
 from spectra.training.recipe import Recipe
@@ -92,6 +92,7 @@ def train(recipe: Recipe, out: Path, *, overwrite: bool = False, quiet: bool = F
     with one_voice(processes), reporting(quiet or not processes.is_main) as reporter, quiet_libraries():
         recipe = pinned(recipe)
         divide(recipe, processes.count)
+        check_sharding(find_method(recipe.method.name))
         check_reports(recipe.report_to)
         plan = processes.once(lambda: decide(recipe, layout, overwrite=overwrite))
         if plan is Plan.LEAVE:
@@ -192,6 +193,7 @@ def _begin(recipe: Recipe, policy: Policy, layout: RunLayout, processes: Process
 def _go_on(policy: Policy, layout: RunLayout, processes: Processes, last: int) -> None:
     _check_unchanged(policy, layout, processes)
     truncate_metrics(layout.metrics, last)
+    sweep(layout.snapshots)
 
 
 def _describe(recipe: Recipe, policy: Policy, processes: Processes) -> Manifest:

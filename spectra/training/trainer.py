@@ -1,10 +1,8 @@
 """The recipe in TRL's words: a ``GRPOTrainer`` with every default that matters overridden."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
-from spectra.errors import RecipeError
 from spectra.runs.layout import RunLayout
 from spectra.training.callbacks import Callback
 from spectra.training.data import training_dataset, training_problems
@@ -29,11 +27,6 @@ def build_trainer(
         keep_sampler_renewable()
         keep_frozen_exact(policy.model)
     optimizer = None if method.optimizer is None else method.optimizer(policy.model, recipe.method, recipe.optimizer)
-    if optimizer is not None and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-        cure = "launch it with training/launch/zero2.yaml, or without sharding"
-        raise RecipeError(
-            "has an optimizer of its own, which FSDP does not take", where=f"method {method.name}", cure=cure
-        )
     trainer = _trainer_class(method, recipe)(
         model=policy.model,
         reward_funcs=_rewards(recipe),

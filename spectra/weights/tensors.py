@@ -92,6 +92,9 @@ class TensorStore(Mapping[str, Tensor]):
             tensor: Tensor = file.get_tensor(name)
             return tensor
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.files  # a mapping's own would read the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.files)
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from spectra.errors import CorruptFileError, RunNotFoundError
-from spectra.runs.atomic import atomic_directory, atomic_path, read_json, write_json
+from spectra.runs.atomic import atomic_directory, atomic_path, read_json, sweep, write_json
 from spectra.runs.evaluations import evaluations, problem_scores
 from spectra.runs.layout import AnalysisLayout, RunLayout
 from spectra.runs.manifest import BaseIdentity, Manifest, describe_environment, now
@@ -35,6 +35,21 @@ def test_a_failed_directory_leaves_the_old_one(tmp_path: Path) -> None:
         raise ZeroDivisionError
     assert (target / "file").read_text() == "two"
     assert [path.name for path in tmp_path.iterdir()] == ["step_000001"]
+
+
+def test_what_killed_writers_left_is_swept_away(tmp_path: Path) -> None:
+    directory, file = (
+        atomic_directory(tmp_path / "runs" / "step_000001"),
+        atomic_path(tmp_path / "runs" / "table.parquet"),
+    )
+    (directory.__enter__() / "half").write_text("x")
+    file.__enter__().write_text("x")
+    (tmp_path / "runs" / "step_000000").mkdir()
+    (tmp_path / "runs" / ".lock").write_text("")
+    assert len(list((tmp_path / "runs").iterdir())) == 4
+    sweep(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [".lock", "step_000000"]
+    sweep(tmp_path / "nothing")
 
 
 def test_json_refuses_nan_and_broken_files(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -145,3 +146,22 @@ def test_bad_use(tiny_base: Path, tmp_path: Path) -> None:
     trainer.model.peft_config["default"].base_model_name_or_path = ""
     with pytest.raises(BaseModelError, match="does not say which base"):
         trainer.train()
+
+
+def test_of_several_processes_one_writes(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[tuple[int, bool]] = []
+
+    def save(model: Any, layout: RunLayout, step: int, base: str, *, writes: bool) -> Path:
+        saved.append((step, writes))
+        return layout.snapshot(step)
+
+    monkeypatch.setattr("spectra.training.callback.save_snapshot", save)
+    model = SimpleNamespace(config=SimpleNamespace(_name_or_path=str(tiny_base)))
+    callback = spectra.SpectraCallback(out=tmp_path / "out", every=2)
+    for step in range(4):
+        now = SimpleNamespace(global_step=step, max_steps=3, is_world_process_zero=False, log_history=[])
+        event = callback.on_step_end if step else callback.on_train_begin
+        event(SimpleNamespace(output_dir=str(tmp_path)), now, None, model=model)
+        callback.on_log(None, now, None, logs={"loss": 1.0})
+    assert saved == [(0, False), (2, False), (3, False)]
+    assert not (tmp_path / "out").exists()

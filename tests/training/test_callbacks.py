@@ -11,7 +11,8 @@ import torch
 from spectra.errors import DivergedError
 from spectra.runs.layout import RunLayout
 from spectra.training.callbacks import Callback, DivergenceStop, Metrics, ProgressReports, Snapshots
-from spectra.training.progress import PlainReporter, Reporter, describe, log_reporter, reporting
+from spectra.training.processes import Processes
+from spectra.training.progress import BarReporter, PlainReporter, Reporter, describe, log_reporter, reporting
 from spectra.training.recipe import Recipe
 
 
@@ -76,6 +77,32 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(value: float, tmp_p
         stop.on_pre_optimizer_step(None, state(4), None, model=model)
 
 
+@pytest.mark.parametrize("value", [float("nan"), "inf"])
+def test_a_norm_that_is_not_finite_stops_where_gradients_are_not_seen(value: Any, tmp_path: Path) -> None:
+    stop = DivergenceStop(RunLayout(tmp_path))
+    stop.on_log(None, state(4), None, logs={"grad_norm": "0.5"})
+    stop.on_log(None, state(4), None, logs={"train_runtime": 3.0})
+    with pytest.raises(DivergedError, match="the norm of the gradient at step 4 is not finite"):
+        stop.on_log(None, state(4), None, logs={"grad_norm": value})
+    assert json.loads(RunLayout(tmp_path).metrics.read_text())["step"] == 4
+
+
+def test_a_gradient_of_another_process_stops_this_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Processes, "gather", lambda self, found: [found, "layers.3.weight"])
+    stop = DivergenceStop(RunLayout(tmp_path), Processes(1, 2))
+    with pytest.raises(DivergedError, match=r"gradient of layers\.3\.weight at step 5"):
+        stop.on_pre_optimizer_step(None, state(4), None, model=torch.nn.Linear(2, 2))
+    assert not RunLayout(tmp_path).metrics.exists()  # the main process writes
+
+
+def test_the_others_take_part_in_snapshots_and_write_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wrote: list[bool] = []
+    monkeypatch.setattr("spectra.training.callbacks.save_snapshot", lambda *a, **k: wrote.append(k["writes"]))
+    for processes in (Processes(0, 2), Processes(1, 2)):
+        Snapshots(Recipe(), RunLayout(tmp_path), processes).on_train_begin(None, state(0), None, model=None)
+    assert wrote == [True, False]
+
+
 class Listener(Reporter):
     def __init__(self) -> None:
         self.steps: list[tuple[int, int]] = []
@@ -101,6 +128,32 @@ def test_a_log_shows_a_dozen_lines_and_every_evaluation(capsys: pytest.CaptureFi
     assert lines[0] == "step 10/120 reward 0.50"
     assert "step 33/120 reward 0.50 accuracy 0.25" in lines
     assert len(lines) == 13
+
+
+def test_a_log_of_slow_steps_says_how_long_it_will_take(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(0, 10000, 40))
+    monkeypatch.setattr("spectra.training.progress.time.monotonic", lambda: float(next(clock)))
+    reporter = PlainReporter()
+    for step in range(7, 13):  # a resumed run
+        reporter.step(step, 12, {"reward": 0.5})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "step 7/12 reward 0.50"
+    assert lines[1] == "step 8/12 reward 0.50, 3 min left"
+    assert lines[-1] == "step 12/12 reward 0.50"
+
+
+def test_the_bar_knows_the_speed_of_slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with reporting(quiet=False) as reporter:
+        assert isinstance(reporter, BarReporter)
+        clock = iter(range(0, 100000, 90))
+        monkeypatch.setattr(reporter._bar, "get_time", lambda: float(next(clock)))
+        for step in range(1, 5):
+            reporter.step(step, 10, {"reward": 0.5})
+        (task,) = reporter._bar.tasks
+        assert task.time_remaining == pytest.approx(6 * 90, rel=0.2)
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,16 @@ def test_an_incomplete_one_is_passed_over_and_removed(damage: object, tmp_path: 
     assert not torn.exists()
 
 
+def test_each_process_must_have_saved_its_random_state(tmp_path: Path) -> None:
+    layout = RunLayout(tmp_path)
+    whole, torn = checkpoint(layout, 5), checkpoint(layout, 10)
+    for directory, count in ((whole, 2), (torn, 1)):
+        for index in range(count):
+            torch.save({}, directory / f"rng_state_{index}.pth")
+    assert is_complete(torn, 10)
+    assert newest_checkpoint(layout, processes=2) == (whole, 5)
+
+
 def test_other_things_beside_are_left_alone(tmp_path: Path) -> None:
     layout = RunLayout(tmp_path)
     checkpoint(layout, 5)

@@ -1,9 +1,11 @@
 """Who decides, who speaks, and how a step is divided."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,18 @@ import pytest
 
 from spectra.errors import RecipeError
 from spectra.training import processes
-from spectra.training.processes import ALONE, Batch, Processes, divide, join, lost_others, on_cpu, one_voice
+from spectra.training.methods import find_method
+from spectra.training.processes import (
+    ALONE,
+    Batch,
+    Processes,
+    check_sharding,
+    divide,
+    join,
+    lost_others,
+    on_cpu,
+    one_voice,
+)
 from spectra.training.recipe import Recipe
 
 SCRIPT = Path(__file__).parent / "voices.py"
@@ -54,6 +67,12 @@ def test_a_fault_ends_all_and_is_said_once(scene: str, line: str) -> None:
     ends = stage(scene)
     assert [code for code, _ in ends] == [1, 1]
     assert [text for _, said in ends for text in said] == [line]
+
+
+def test_a_process_that_vanishes_is_told_of() -> None:
+    cure = "see what ended it (memory?) and launch again: the run goes on"
+    told = f"another process of this run ended without a word; {cure}"
+    assert stage("vanish") == [(1, [told]), (-signal.SIGKILL, [])]
 
 
 def test_without_a_launcher_one_is_alone() -> None:
@@ -118,6 +137,29 @@ def test_numbers_that_do_not_divide_are_named(sections: dict[str, Any], count: i
 
 def test_groups_may_lie_on_two_processes_without_dynamic_sampling() -> None:
     assert divide(recipe(), 8) == Batch(6, 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "variable", "message"),
+    [
+        (
+            "lora_plus",
+            "FSDP",
+            "method lora_plus: has an optimizer of its own, which FSDP does not take; launch it without",
+        ),
+        ("adalora", "FSDP", "method adalora: works on whole weights and gradients, which FSDP spreads; launch it"),
+        ("adalora", "DEEPSPEED", "method adalora: works on whole weights and gradients, which DEEPSPEED spreads;"),
+        ("lora_plus", "DEEPSPEED", None),
+        ("lora", "FSDP", None),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(
+    method: str, variable: str, message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_sharding(find_method(method))
+    monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
+    with pytest.raises(RecipeError, match=message) if message else nullcontext():
+        check_sharding(find_method(method))
 
 
 def test_the_launcher_may_ask_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 """One run from start to end, and what happens where something is already there."""
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +192,23 @@ def test_a_run_has_one_trainer_at_a_time(recipe_for: Maker, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("easy_reward")
-def test_a_changed_base_is_noticed_on_resume(recipe_for: Maker, tmp_path: Path, tiny_base: Path) -> None:
-    import shutil
+def test_another_number_of_processes_is_noticed_on_resume(recipe_for: Maker, tmp_path: Path) -> None:
+    recipe = recipe_for(steps=1)
+    layout = RunLayout(train(recipe, tmp_path / "run", quiet=True))
+    layout.snapshot(1).rename(layout.snapshots / ".step_000001.0a1b2c3d.tmp")  # as a crash leaves it
+    manifest = Manifest.read(layout.manifest)
+    assert manifest.hardware["processes"] == 1
+    replace(manifest, hardware={**manifest.hardware, "processes": 4}).write(layout.manifest)
+    with pytest.raises(RunExistsError, match="began with 4 processes, and 1 would go on; .* --num_processes 4"):
+        train(recipe, layout.root, quiet=True)
+    # A run of an earlier release does not say: it was one.
+    replace(manifest, hardware={}).write(layout.manifest)
+    train(recipe, layout.root, quiet=True)
+    assert sorted(path.name for path in layout.snapshots.iterdir()) == ["step_000000", "step_000001"]
 
+
+@pytest.mark.usefixtures("easy_reward")
+def test_a_changed_base_is_noticed_on_resume(recipe_for: Maker, tmp_path: Path, tiny_base: Path) -> None:
     from safetensors.torch import save_file
 
     base = tmp_path / "base"

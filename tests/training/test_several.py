@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -91,29 +92,59 @@ def asked(layout: RunLayout) -> list[tuple[str, int]]:
     return [(row["problem"], row["sample"]) for row in map(json.loads, lines)]
 
 
-@pytest.mark.slow
-def test_two_processes_learn_what_one_does(alone: dict[str, RunLayout], tiny_base: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def several(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, RunLayout], str]:
+    """Two processes' runs, by name, and what they said."""
+    where = tmp_path_factory.mktemp("several")
     sizes = {"generations": 4, "max_completion_length": 4}
     recipes = {
         "lora": three_steps(tiny_base, "lora"),
         "full": three_steps(tiny_base, "full", micro_batch=4),  # two passes on each process
         "dynamic": three_steps(tiny_base, "lora", algorithm={**sizes, "dynamic_rounds": 2}),
     }
-    said = launch({tmp_path / name: recipe for name, recipe in recipes.items()}, "ddp_cpu.yaml")
+    said = launch({where / name: recipe for name, recipe in recipes.items()}, "ddp_cpu.yaml")
+    return {name: RunLayout(where / name) for name in recipes}, said
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(
+    alone: dict[str, RunLayout], several: tuple[dict[str, RunLayout], str]
+) -> None:
     for name, one in alone.items():
-        several = RunLayout(tmp_path / name)
-        assert_same_update(one, several)
-        logged = [read_metrics(layout.metrics)[["step", "reward", "grad_norm"]] for layout in (one, several)]
+        two = several[0][name]
+        assert_same_update(one, two)
+        logged = [read_metrics(layout.metrics)[["step", "reward", "grad_norm"]] for layout in (one, two)]
         pd.testing.assert_frame_equal(*logged, rtol=1e-4)
-        assert results(several).keys() == results(one).keys()
-        assert asked(several) == asked(one)
-        assert Manifest.read(several.manifest).hardware["processes"] == 2
-    shares = read_metrics(RunLayout(tmp_path / "dynamic").metrics)["dynamic_sampling/zero_advantage_share"]
+        assert results(two).keys() == results(one).keys()
+        assert asked(two) == asked(one)
+        assert Manifest.read(two.manifest).hardware["processes"] == 2
+
+
+@pytest.mark.slow
+def test_each_process_fills_its_own_batch(several: tuple[dict[str, RunLayout], str]) -> None:
+    shares = read_metrics(several[0]["dynamic"].metrics)["dynamic_sampling/zero_advantage_share"]
     assert shares.dropna().between(0, 1).tolist() == [True] * STEPS
-    openings = [line.partition(": ")[2] for line in said.splitlines() if "starting" in line]
+
+
+@pytest.mark.slow
+def test_one_process_speaks(several: tuple[dict[str, RunLayout], str]) -> None:
+    openings = [line.partition(": ")[2] for line in several[1].splitlines() if "starting" in line]
     lora = "starting; lora, 7,424 weights train (35.86 % of the base), 2 processes"
     assert openings == [lora, "starting; full, 20,704 weights train (100.00 % of the base), 2 processes", lora]
-    assert said.count("step 1/3 reward") == 3
+    assert several[1].count("step 1/3 reward") == 3
+
+
+@pytest.mark.slow
+def test_two_processes_resumed_equal_two_uninterrupted(
+    several: tuple[dict[str, RunLayout], str], tiny_base: Path, tmp_path: Path
+) -> None:
+    straight, killed = several[0]["lora"], RunLayout(tmp_path / "lora")
+    shutil.copytree(straight.root, killed.root)
+    shutil.rmtree(killed.snapshot(STEPS))
+    # A crash after the main process wrote its part of a checkpoint, and before the other did.
+    (killed.checkpoints / f"checkpoint-{STEPS}" / "rng_state_1.pth").unlink()
+    assert "going on from step 2" in launch({killed.root: three_steps(tiny_base, "lora")}, "ddp_cpu.yaml")
+    assert results(killed) == results(straight)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ Usage: RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=… python voices.p
 """
 
 import os
+import signal
 import sys
 
 import torch
@@ -41,7 +42,14 @@ def fail_together(we: Processes) -> None:
     raise DivergedError("all diverged")
 
 
-SCENES = {scene.__name__: scene for scene in (talk, refuse, fail_alone, fail_together)}
+def vanish(we: Processes) -> None:
+    """The second process is killed, while the first one waits for it."""
+    if we.index == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    torch.distributed.barrier()
+
+
+SCENES = {scene.__name__: scene for scene in (talk, refuse, fail_alone, fail_together, vanish)}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
