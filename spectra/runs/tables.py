@@ -160,13 +160,15 @@ NULLS: Schema = {
     "value": "float64",
     "expected": "float64",
     "sd": "float64",
-    "lo": "float64",  # 2.5 % quantile of the null
-    "hi": "float64",  # 97.5 % quantile of the null
+    # 2.5 and 97.5 % quantiles of the draws or of the closed form; under 99 draws mean ∓ t·sd·√(1 + 1/n).
+    "lo": "float64",
+    "hi": "float64",
     "z": "float64",
     "p": "float64",  # two-sided
-    "draws": "int64",
+    "draws": "int64",  # 0 where the null has a closed form
 }
-# The run as a whole: means over matrices, with 95 % bootstrap intervals over layers.
+# The run as a whole: means over matrices (a lift is mean share ÷ mean chance), with value ± t·s of a bootstrap over
+# layers.
 SUMMARY: Schema = {
     "step": "int64",
     "metric": "str",
