@@ -165,7 +165,7 @@ def dump(section: BaseModel) -> str:
     'rate: 0.001\n'
     """
     # ASCII only: PyYAML writes some control characters, such as U+0085, so that it cannot read them back.
-    return yaml.safe_dump(section.model_dump(), sort_keys=False, width=120)
+    return yaml.dump(section.model_dump(), Dumper=_Dumper, sort_keys=False, width=120)
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -222,11 +222,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that the loader would read as a number."""
+
+
+for _either in (_Loader, _Dumper):
+    _either.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
+    )
 
 
 def _places(node: yaml.Node | None, origin: str, key: Key = ()) -> Iterator[tuple[Key, str]]:

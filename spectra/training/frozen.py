@@ -18,6 +18,7 @@ from spectra.training.factors import read_initial
 from spectra.training.methods import find_method
 from spectra.training.model import ADAPTER
 from spectra.training.recipe import Recipe
+from spectra.training.shards import is_sharded
 from spectra.weights.tensors import TensorStore, digest
 
 _MODEL_PREFIX = "base_model.model."
@@ -45,7 +46,9 @@ class FrozenWeights(Callback):
         self._drift: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
-        """Take the digests of the frozen weights."""
+        """Take the digests of the frozen weights; of a sharded model, whose processes have parts only, nothing is said."""
+        if is_sharded(model):
+            return
         self._start = {name: digest(_on_cpu(tensor)) for name, tensor in frozen(model)}
 
     def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
@@ -104,8 +107,7 @@ def frozen(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _on_cpu(tensor: Any) -> Any:
-    # Of a sharded tensor, this process's part.
-    return (tensor.to_local() if hasattr(tensor, "to_local") else tensor).cpu()
+    return tensor.cpu()
 
 
 def _square(tensor: Any, other: Any = None) -> float:

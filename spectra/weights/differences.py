@@ -27,6 +27,7 @@ from spectra.weights.tensors import TensorStore
 Bytes = npt.NDArray[np.uint8]
 
 FORMAT = "spectra-bit-difference-1"
+_KEY = "spectra"
 # What the header says of a tensor's type, and back.
 _DTYPES = {
     "F64": torch.float64,
@@ -66,7 +67,8 @@ def write_difference(path: Path, state: Mapping[str, Tensor], base: Mapping[str,
             "against_base": before is not None,
             "checksum": zlib.crc32(now.data),
         }
-    save_file(blobs, path, {"format": FORMAT, "tensors": json.dumps(header)})
+    # One key: the order of several differs from file to file.
+    save_file(blobs, path, {_KEY: json.dumps({"format": FORMAT, "tensors": header})})
 
 
 class DifferenceStore(Mapping[str, Tensor]):
@@ -146,11 +148,12 @@ class DifferenceStore(Mapping[str, Tensor]):
 def _header(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-    if metadata.get("format") != FORMAT:
+    found: dict[str, Any] = json.loads(metadata.get(_KEY, "{}"))
+    if found.get("format") != FORMAT:
         raise CorruptFileError(
-            f"has format {metadata.get('format')!r}, this release reads {FORMAT!r}", where=path, cure="update spectra"
+            f"has format {found.get('format')!r}, this release reads {FORMAT!r}", where=path, cure="update spectra"
         )
-    header: dict[str, Any] = json.loads(metadata["tensors"])
+    header: dict[str, Any] = found["tensors"]
     return header
 
 

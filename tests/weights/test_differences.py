@@ -92,6 +92,6 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
     base = base_store(tmp_path / "base", torch.float32)
     write_difference(tmp_path / MODEL_UPDATE, {"b.weight": base["b.weight"]}, base)
     tensors = load_file(tmp_path / MODEL_UPDATE)
-    save_file(tensors, tmp_path / "later", {"format": "spectra-bit-difference-9", "tensors": json.dumps({})})
+    save_file(tensors, tmp_path / "later", {"spectra": json.dumps({"format": "spectra-bit-difference-9"})})
     with pytest.raises(CorruptFileError, match="spectra-bit-difference-9"):
         DifferenceStore(tmp_path / "later", base)
