@@ -46,7 +46,7 @@ class FrozenWeights(Callback):
         self._drift: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
-        """Take the digests of the frozen weights; of a sharded model, whose processes have parts only, nothing is said."""
+        """Take the digests of the frozen weights, unless processes hold parts of them only."""
         if is_sharded(model):
             return
         self._start = {name: digest(_on_cpu(tensor)) for name, tensor in frozen(model)}
