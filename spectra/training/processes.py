@@ -4,6 +4,7 @@ One of them, the main one, writes. What must be decided once is decided there an
 fail, one of them says why.
 """
 
+import atexit
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -122,7 +123,17 @@ def join() -> Processes:
         # accelerate would number the device, and a checkpoint cannot be loaded onto "cpu:1".
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
     state = PartialState(cpu=on_cpu(), timeout=_PATIENCE)
+    if state.num_processes > 1:
+        atexit.register(_leave_group)
     return Processes(state.process_index, state.num_processes)
+
+
+def _leave_group() -> None:
+    """Leave the other processes before the interpreter goes: gloo's threads abort one that ends while they run."""
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def on_cpu() -> bool:
