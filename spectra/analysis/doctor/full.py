@@ -1,4 +1,4 @@
-"""Whether a full checkpoint is the base with a singular block of itself added or missing.
+"""Whether a full checkpoint is the base with a singular block of itself added, missing, or drawn again.
 
 That is what a merged model of PiSSA or MiLoRA is after it was loaded on the wrong base, and it is seen without the
 adapter.
@@ -10,7 +10,7 @@ import torch
 
 from spectra.analysis.doctor.case import Case, afforded
 from spectra.analysis.doctor.diagnosis import fact, ok, skipped
-from spectra.analysis.doctor.offsets import Block, agreed, block
+from spectra.analysis.doctor.offsets import SYMMETRIC, Block, agreed, block, symmetry
 from spectra.analysis.findings import Check
 from spectra.linalg.decompose import thin_svd
 from spectra.linalg.operators import Dense
@@ -23,6 +23,8 @@ _LARGEST = 1536
 # ‖W' − W‖/‖W‖ that no RLVR run comes near, and the share of its energy that makes it an adapter's.
 _LARGE = 0.05
 _LOW_RANK = 0.9
+# A start drawn again is 3 to 30 % of ‖W‖; what is smaller does no harm, and training could have made it.
+_DRAWN_AGAIN = 0.02
 _TABLES = ("embed", "lm_head", "wte", "wpe")
 
 
@@ -33,7 +35,7 @@ def check(case: Case) -> list[Check]:
     if case.base is None:
         return [skipped(NAME, "no base to compare the checkpoint with", "give it with --base DIR_OR_HUB_ID")]
     store = open_whole(case.snapshot.path, case.base)
-    firsts, lasts, sizes, concentrated = [], [], [], []
+    firsts, lasts, sizes, concentrated, symmetries = [], [], [], [], []
     for name in _names(case.base, store):
         weight = case.base[name].double()
         norm = float(torch.linalg.vector_norm(weight))
@@ -45,12 +47,15 @@ def check(case: Case) -> list[Check]:
             firsts.append(block(change, basis, "first"))
             lasts.append(block(change, basis, "last"))
             concentrated.append(_concentrated(change))
+            symmetries.append(symmetry(change, weight, basis))
     if not sizes:
         return [skipped(NAME, "no matrix of the checkpoint is in the base", "give the base that it came from")]
     found = _offset(firsts, lasts)
-    if found is None:
-        return [_plain(median(sizes), median(concentrated or [0.0]))]
-    return [_fault(case, *found, size=median(sizes))]
+    if found is not None:
+        return [_fault(case, *found, size=median(sizes))]
+    if median(sizes) >= _DRAWN_AGAIN and median(symmetries) >= SYMMETRIC:
+        return [_drawn_again(case, median(symmetries), median(sizes))]
+    return [_plain(median(sizes), median(concentrated or [0.0]))]
 
 
 def _concentrated(change: Dense) -> float:
@@ -102,3 +107,14 @@ def _fault(case: Case, found: Block, added: bool, size: float) -> Check:
     return Check(
         NAME, "fault", fact("offset", says, found.slope, 1.0 if added else -1.0, 0.0), action, "wrong_base", where
     )
+
+
+def _drawn_again(case: Case, share: float, size: float) -> Check:
+    says = (
+        f"the checkpoint differs from its base by {size:.2g}·‖W‖, and that is W times a symmetric matrix (symmetric "
+        f"share {share:.2f}, chance 0.5), as where the randomised SVD of a start was drawn again: an adapter of "
+        "pissa_niter_N was merged on another start than its own"
+    )
+    action = "merge the adapter with the start that it was trained from: W − s·B₀A₀ with the A₀ and B₀ of its step 0"
+    where = "" if case.snapshot is None else str(case.snapshot.path)
+    return Check(NAME, "fault", fact("offset", says, share, SYMMETRIC, 0.5), action, "wrong_base", where)

@@ -3,6 +3,9 @@
 An adapter of PiSSA or MiLoRA on the pristine base adds the block that it was made from a second time; a residual base
 without its adapter lacks it. Both are D ≈ c·W_r with W_r the truncated base and c = ±1, and no training makes c so
 large and so exact: an RLVR update has c of some thousandths.
+
+A start that was drawn again (``pissa_niter_N`` when it is loaded) leaves D = (Q₁Q₁ᵀ − Q₂Q₂ᵀ)·W, with Q₁ and Q₂ the two
+drawn ranges, or the same from the right. Where the spectrum is flat, that is no block of W; but WᵀD is symmetric.
 """
 
 from collections.abc import Iterable
@@ -25,6 +28,10 @@ COSINE = 0.3
 SLOPE = 0.35
 # Half of all directions are no block to speak of.
 _LARGEST = 0.25
+# Symmetric share of a start drawn again; of a random D it is 1/2, and a trained update beside it takes its part.
+SYMMETRIC = 0.85
+# Scaled rows, columns or singular values of W are symmetric as well, and are all along W.
+_ALONG = 0.5
 
 
 @dataclass(frozen=True)
@@ -87,3 +94,27 @@ def agreed(blocks: Iterable[Block], slope: float = 1.0) -> Block | None:
         return None
     share, rank = median(b.share for b in found), int(median(b.rank for b in found))
     return Block(found[0].end, rank, cosine, steepness, share)
+
+
+def symmetry(change: Operator, weight: Float64[Tensor, "o i"], basis: Factors) -> float:
+    """Return the symmetric share of ‖WᵀD‖², or of ‖DWᵀ‖² where it is larger: 1 for D = P·W with a symmetric P.
+
+    0.0 where D scales rows, columns or singular values of W: weight decay and magnitudes do that.
+    """
+    dense = change.dense()
+    energy = float((dense * dense).sum())
+    along = (_along(dense, weight, 0), _along(dense, weight, 1), float((diagonal(change, basis) ** 2).sum()))
+    if max(along) >= _ALONG * energy:
+        return 0.0
+    return max(_symmetric_share(weight.T @ dense), _symmetric_share(dense @ weight.T))
+
+
+def _symmetric_share(square: Float64[Tensor, "n n"]) -> float:
+    energy = float((square * square).sum())
+    return 0.5 * (1 + float((square * square.T).sum()) / energy) if energy > 0 else 0.0
+
+
+def _along(change: Float64[Tensor, "o i"], weight: Float64[Tensor, "o i"], axis: int) -> float:
+    """Return the part of ‖D‖² that is a multiple of W's own columns (axis 0) or rows (axis 1)."""
+    inner = (change * weight).sum(axis) ** 2
+    return float((inner / (weight * weight).sum(axis).clamp_min(torch.finfo(torch.float64).tiny)).sum())

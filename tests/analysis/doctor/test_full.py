@@ -40,7 +40,29 @@ def test_a_residual_base(base: Path, tmp_path: Path) -> None:
     assert (check.status, "it is a residual base" in check.evidence.says) == ("fault", True)
 
 
-@pytest.mark.parametrize("kind", ["isotropic", "principal", "decay", "copy"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_start_drawn_again(dtype: torch.dtype, base: Path, tmp_path: Path) -> None:
+    tensors = base_tensors(base)
+    for name, weight in tensors.items():
+        if weight.ndim == 2:
+            trained = randn(weight.shape[0], 2).float() @ randn(2, weight.shape[1], seed=1).float()
+            moved = weight + 0.02 * weight.norm() * trained / trained.norm()
+            tensors[name] = (moved - _start(weight, seed=0) + _start(weight, seed=1)).to(dtype)
+    check = only(write_model(tmp_path / "full", tensors), "wrong_base", base)
+    assert (check.status, check.verdict) == ("fault", "wrong_base")
+    assert "drawn again" in check.evidence.says
+    assert 0.9 < check.evidence.value <= 1
+
+
+def _start(weight: torch.Tensor, seed: int) -> torch.Tensor:
+    """Return what peft's pissa_niter_4 takes out of a weight."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        u, s, v = torch.svd_lowrank(weight, 6, niter=4)
+    return (u * s) @ v.T
+
+
+@pytest.mark.parametrize("kind", ["isotropic", "principal", "decay", "rows", "columns", "values", "copy"])
 def test_fine_tuning_is_no_offset(kind: str, base: Path, tmp_path: Path) -> None:
     tensors = base_tensors(base)
     for name, weight in tensors.items():
@@ -50,6 +72,9 @@ def test_fine_tuning_is_no_offset(kind: str, base: Path, tmp_path: Path) -> None
                 "isotropic": 1e-3 * randn(*weight.shape).float(),
                 "principal": 0.02 * (u[:, :2] * s[:2]) @ vh[:2],
                 "decay": -0.05 * weight,
+                "rows": 0.1 * randn(len(weight), 1).float() * weight,
+                "columns": 0.1 * randn(1, weight.shape[1]).float() * weight,
+                "values": (u * (0.1 * randn(len(s)).float() * s)) @ vh,
                 "copy": 0 * weight,
             }[kind]
             tensors[name] = weight + change

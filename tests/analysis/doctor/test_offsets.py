@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spectra.analysis.doctor.offsets import agreed, block, diagonal
+from spectra.analysis.doctor.offsets import agreed, block, diagonal, symmetry
 from spectra.linalg.decompose import thin_svd
 from spectra.linalg.operators import Dense
 from tests.builders import matrix, randn
@@ -33,3 +33,16 @@ def test_nothing_has_no_cosine() -> None:
     found = block(Dense(torch.zeros(9, 9)), thin_svd(matrix(9, 9)), "last")
     assert (found.cosine, found.slope) == (0.0, 0.0)
     assert agreed([]) is None
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(40, 40), (60, 40), (40, 60)])
+@pytest.mark.parametrize("condition", [1.01, 10.0, 1e8])
+def test_a_symmetric_matrix_times_the_weight(rows: int, columns: int, condition: float) -> None:
+    weight = matrix(rows, columns, condition=condition, seed=5)
+    basis = thin_svd(weight)
+    p, q = randn(rows, rows), randn(columns, columns, seed=1)
+    for change in ((p + p.T) @ weight, weight @ (q + q.T)):
+        assert symmetry(Dense(change), weight, basis) == pytest.approx(1, abs=1e-9)
+    assert symmetry(Dense((p - p.T) @ weight), weight, basis) < 0.6
+    assert symmetry(Dense(randn(rows, columns, seed=2)), weight, basis) == pytest.approx(0.5, abs=0.1)
+    assert symmetry(Dense(-0.1 * weight), weight, basis) == 0
