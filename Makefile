@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: install demo real-model vllm test check bench clean
+.PHONY: install demo real-model real-training vllm test check bench clean
 .DEFAULT_GOAL := test
 
 install: $(VENV)/.installed
@@ -32,6 +32,12 @@ real-model: install
 	$(BIN)/python analysis/real_model/train_with_plain_trl.py --base runs/smollm2/base --out runs/smollm2/run
 	$(BIN)/spectra analyze runs/smollm2/run
 	$(BIN)/python analysis/real_model/check_against_dense.py runs/smollm2/base runs/smollm2/run --report reports/real_model.md
+
+# The same model by spectra's own trainer: two GRPO steps of LoRA and of DoRA, analysed and compared.
+real-training: install
+	test -d runs/smollm2/base || $(BIN)/python analysis/real_model/convert_gguf.py --out runs/smollm2/base
+	$(BIN)/python analysis/real_model/write_sums.py --out runs/smollm2/sums.jsonl
+	$(BIN)/spectra study training/smollm2.yaml --out runs/smollm2/study
 
 # GRPO with vLLM as the sampler, on the CPU, in an environment of its own (3.7 GB): frozen weights bit for bit.
 VLLM_VENV := .venv-vllm
