@@ -36,7 +36,7 @@ real-model: install
 # The same model by spectra's own trainer: two GRPO steps of LoRA and of DoRA, analysed and compared.
 real-training: install
 	test -d runs/smollm2/base || $(BIN)/python analysis/real_model/convert_gguf.py --out runs/smollm2/base
-	$(BIN)/python analysis/real_model/write_sums.py --out runs/smollm2/sums.jsonl
+	$(BIN)/python analysis/real_model/write_problems.py --out runs/smollm2/problems.jsonl
 	$(BIN)/spectra study training/smollm2.yaml --out runs/smollm2/study
 
 # GRPO with vLLM as the sampler, on the CPU, in an environment of its own (3.7 GB): frozen weights bit for bit.
