@@ -10,18 +10,17 @@ from spectra.analysis.digests import FileDigests, content_key
 from spectra.analysis.matrix import Work
 from spectra.analysis.measure import BINS, FRACTIONS
 from spectra.analysis.tasks import ModuleTask
-from spectra.errors import BaseModelError, CorruptFileError
+from spectra.errors import CorruptFileError
 from spectra.runs.directory import RunDirectory, Snapshot
 from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS
-from spectra.weights.base import resolve_base
+from spectra.weights.base import find_base
 from spectra.weights.initial import find_start
-from spectra.weights.quantized import full_precision_name
 from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
 from spectra.weights.updates import Updates, open_updates, parameter_name
 
 # Raise it when a number in the tables changes its meaning or its value.
-VERSION = "2"
+VERSION = "3"
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def make_plan(run: RunDirectory, base: str | None, initial: Path | None = None) 
     BaseModelError
         If no base is known, or nothing in the run matches it.
     """
-    base_dir = _find_base(run, base)
+    base_dir = find_base(run.path, run.base_name, run.base_revision, base)
     store = TensorStore.open_model(base_dir)
     start = find_start(_newest_readable(run), run, store, initial)
     run, opened = _open_all(run, store, start)
@@ -160,30 +159,6 @@ def content_keys(plan: Plan, digests: FileDigests) -> dict[int, str]:
     start = [] if plan.start is None else [plan.start.origin, *map(digests.of, plan.start.files)]
     settings = [VERSION, ALGORITHM, str(FRACTIONS), str(BINS), *base, *start]
     return {s.step: content_key(*settings, *_contents(s.path, digests)) for s in plan.run.snapshots}
-
-
-def _find_base(run: RunDirectory, base: str | None) -> Path:
-    if base is not None:
-        return resolve_base(base)
-    if run.base_name is None:
-        raise BaseModelError(
-            "does not say which base it was trained on", where=run.path, cure="give it with --base DIR_OR_HUB_ID"
-        )
-    full = full_precision_name(run.base_name)
-    if full is not None and not Path(run.base_name).is_dir():
-        raise BaseModelError(
-            f"was trained on the quantised {run.base_name!r}, and ΔW is measured against full-precision weights",
-            where=run.path,
-            cure=f"give the full-precision base, likely --base {full}",
-        )
-    beside = [run.path / run.base_name, run.path.parent / run.base_name]  # a relative path, as seen from the run
-    found = next((path for path in beside if not Path(run.base_name).is_dir() and path.is_dir()), None)
-    try:
-        return resolve_base(run.base_name if found is None else str(found), run.base_revision)
-    except BaseModelError as error:
-        raise BaseModelError(
-            f"its base {run.base_name!r} cannot be had ({error.what})", where=run.path, cure="give it with --base"
-        ) from error
 
 
 def _contents(directory: Path, digests: FileDigests) -> list[str]:

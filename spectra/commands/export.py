@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectra.errors import BaseModelError, UsageError
+from spectra.errors import UsageError
 
 if TYPE_CHECKING:
     from spectra.runs.directory import RunDirectory
@@ -48,7 +48,7 @@ def export(
         If the run, its base or its update cannot be read exactly, or does not fit a plain LoRA.
     """
     from spectra.runs.directory import open_run
-    from spectra.weights.base import resolve_base
+    from spectra.weights.base import find_base
     from spectra.weights.export import Truncation, export_lora
     from spectra.weights.initial import find_start
     from spectra.weights.tensors import TensorStore
@@ -57,14 +57,10 @@ def export(
     _check(rank, energy)
     opened = open_run(run)
     snapshot = _snapshot(opened, step)
-    name = base or opened.base_name
-    if name is None:
-        raise BaseModelError("does not say which base it was trained on", where=run, cure="give it with --base")
-    revision = None if base else opened.base_revision
-    directory = resolve_base(name, revision)
+    directory = find_base(run, opened.base_name, opened.base_revision, base)
     store = TensorStore.open_model(directory)
     updates = open_updates(snapshot, store, find_start(snapshot, opened, store, initial))
-    target = _target(name, revision, directory, snapshot)
+    target = _target(opened, base, directory)
     return export_lora(updates, store, out, step=snapshot.step, target=target, truncation=Truncation(rank, energy))
 
 
@@ -76,17 +72,14 @@ def export_model(
 
     from spectra.runs.directory import open_run
     from spectra.weights import export_model as whole
-    from spectra.weights.base import resolve_base
+    from spectra.weights.base import find_base
     from spectra.weights.initial import find_start
     from spectra.weights.tensors import TensorStore
     from spectra.weights.updates import open_updates
 
     opened = open_run(run)
     snapshot = _snapshot(opened, step)
-    name = base or opened.base_name
-    if name is None:
-        raise BaseModelError("does not say which base it was trained on", where=run, cure="give it with --base")
-    directory = resolve_base(name, None if base else opened.base_revision)
+    directory = find_base(run, opened.base_name, opened.base_revision, base)
     store = TensorStore.open_model(directory)
     updates = open_updates(snapshot, store, find_start(snapshot, opened, store, initial))
     return whole.export_model(updates, store, directory, out, torch.float32)
@@ -109,13 +102,13 @@ def _snapshot(opened: "RunDirectory", step: int | None) -> "Snapshot":
     return found[wanted]
 
 
-def _target(name: str, revision: str | None, base: Path, snapshot: "Snapshot") -> "Target":
+def _target(opened: "RunDirectory", given: str | None, directory: Path) -> "Target":
     from spectra.runs.atomic import read_json
     from spectra.runs.layout import MODEL_CONFIG
-    from spectra.runs.snapshots import adapter_config
     from spectra.weights.export import Target
 
-    config = read_json(base / MODEL_CONFIG)
-    flipped = snapshot.kind == "adapter" and bool(adapter_config(snapshot).get("fan_in_fan_out"))
-    tied = bool(config.get("tie_word_embeddings"))
-    return Target(name, revision, flipped or config.get("model_type") == "gpt2", tied)
+    name = given or opened.base_name or ""
+    if directory in (opened.path / name, opened.path.parent / name):  # peft looks from the working directory alone
+        name = str(directory)
+    tied = bool(read_json(directory / MODEL_CONFIG).get("tie_word_embeddings"))
+    return Target(name, None if given else opened.base_revision, tied)

@@ -89,6 +89,7 @@ class FrozenWeights(Callback):
             if initial and f"{key}.lora_A.weight" in initial and layer is not None:
                 removed = initial[f"{key}.lora_B.weight"] @ initial[f"{key}.lora_A.weight"] * layer.scaling[ADAPTER]
                 weight = (weight.float() - removed).to(dtype)
+            weight = weight.T if parameter in store.transposed else weight  # as the model's code has it
             if weight.shape == _on_cpu(names[name]).shape:
                 found[name] = weight
         return found

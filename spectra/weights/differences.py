@@ -54,6 +54,7 @@ def write_difference(path: Path, state: Mapping[str, Tensor], base: Mapping[str,
         The base's tensors by the same names. A tensor that the base does not have, or has in another shape, is stored
         whole.
     """
+    base = base.as_stored() if isinstance(base, TensorStore) else base
     blobs, header = {}, {}
     for name, tensor in state.items():
         now = _bytes(tensor)
@@ -72,7 +73,7 @@ def write_difference(path: Path, state: Mapping[str, Tensor], base: Mapping[str,
 
 
 class DifferenceStore(Mapping[str, Tensor]):
-    """Tensors of such a file, restored one at a time.
+    """Tensors of such a file, restored one at a time, in the orientation in which the model's code has them.
 
     Parameters
     ----------
@@ -89,7 +90,7 @@ class DifferenceStore(Mapping[str, Tensor]):
 
     def __init__(self, path: Path, base: TensorStore) -> None:
         self.path = path
-        self._base = base
+        self._base = base.as_stored()
         self._blobs = TensorStore.open_file(path)
         self._header = _header(path)
 

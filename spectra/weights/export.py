@@ -38,15 +38,12 @@ class Target:
     ----------
     name, revision
         As peft will look for it.
-    transposed
-        Whether its layers store I × O, as GPT-2's do.
     tied
         Whether its head is its token embedding.
     """
 
     name: str
     revision: str | None = None
-    transposed: bool = False
     tied: bool = False
 
 
@@ -180,13 +177,13 @@ def export_lora(
                 tensors[f"{_PREFIX}lm_head.weight"] = table.clone()  # peft reads both names, and ties them again
             written[module] = ModuleExport(None, 0.0)
         else:
-            svd = (operator.T if target.transposed else operator).svd()
+            svd = operator.svd()
             rank = (truncation or Truncation()).keep(svd.s, operator.shape)
             tensors |= _pair(module, svd, rank)
             written[module] = ModuleExport(rank, _lost(svd.s, rank))
     with atomic_directory(out) as directory:
         save_file(tensors, directory / ADAPTER_WEIGHTS, {"format": "pt"})
-        write_json(directory / ADAPTER_CONFIG, _config(written, target))
+        write_json(directory / ADAPTER_CONFIG, _config(written, target, base))
     return Exported(out, step, updates.method, written, updates.skipped)
 
 
@@ -225,7 +222,7 @@ def _lost(sigma: Float64[Tensor, " r"], rank: int) -> float:
     return float(torch.sum(sigma[rank:] ** 2)) / total if total > 0 else 0.0
 
 
-def _config(written: Mapping[str, ModuleExport], target: Target) -> dict[str, Any]:
+def _config(written: Mapping[str, ModuleExport], target: Target, base: TensorStore) -> dict[str, Any]:
     ranks = {module: one.rank for module, one in written.items() if one.rank is not None}
     if not ranks:
         raise UnsupportedMethodError("changes no matrix, so there is no LoRA to write", cure=_MERGE)
@@ -248,7 +245,8 @@ def _config(written: Mapping[str, ModuleExport], target: Target) -> dict[str, An
         "use_dora": False,
         "use_rslora": False,
         "inference_mode": True,
-        "fan_in_fan_out": target.transposed,
+        # peft looks again at each module, and warns where the configuration says otherwise.
+        "fan_in_fan_out": any(f"{module}.weight" in base.transposed for module in ranks),
         "base_model_name_or_path": target.name,
         "revision": target.revision,
     }

@@ -46,7 +46,7 @@ def export_model(updates: Updates, base: TensorStore, directory: Path, out: Path
                 if not file.name.endswith(".index.json"):
                     shutil.copy(file, temporary / file.name)
         save_file(
-            {name: _moved(name, base[name], updates, dtype) for name in base},
+            {name: _moved(name, base, updates, dtype) for name in base},
             temporary / MODEL_WEIGHTS,
             {"format": "pt"},
         )
@@ -55,13 +55,16 @@ def export_model(updates: Updates, base: TensorStore, directory: Path, out: Path
     return out
 
 
-def _moved(name: str, stored: Tensor, updates: Updates, dtype: torch.dtype) -> Tensor:
-    if not stored.is_floating_point():
-        return stored
-    weight, module = stored.double(), module_name(name)
+def _moved(name: str, base: TensorStore, updates: Updates, dtype: torch.dtype) -> Tensor:
+    weight, module = base[name], module_name(name)
+    if not weight.is_floating_point():
+        return weight
+    weight = weight.double()
     if module in updates.matrices:
         update = updates.matrices[module](weight.flatten(1)).dense()
         weight = weight + update.reshape(weight.shape)
     elif module in updates.vectors:
         weight = weight + updates.vectors[module](weight)
+    if name in base.transposed:  # the model's code has it I × O
+        weight = weight.T
     return weight.to(dtype).contiguous()

@@ -18,7 +18,7 @@ from torch import Tensor
 from spectra.errors import CorruptFileError, UnsupportedMethodError
 from spectra.linalg.operators import Dense, Operator
 from spectra.weights.adapters import Adapter, Changes, Reader, require_shape
-from spectra.weights.oriented import apply_oriented, stored_flipped
+from spectra.weights.oriented import apply_oriented
 from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
 
@@ -57,8 +57,7 @@ class _Projections:
         return self.adapter.store[key]
 
     def _weight(self, module: str) -> Tensor:
-        weight = self.base[f"{module}.weight"]
-        return weight.T if stored_flipped(self.adapter.config) else weight
+        return self.base[f"{module}.weight"]
 
     @cached_property
     def _by_kind(self) -> dict[str, dict[int, str]]:
@@ -145,9 +144,7 @@ def _changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Change
 
 
 def _frod(projections: _Projections, module: str, weight: Tensor) -> Operator:
-    adapter = projections.adapter
-    formula = partial(_update, projections)
-    return apply_oriented(formula, adapter, module, weight, flipped=stored_flipped(adapter.config))
+    return apply_oriented(partial(_update, projections), projections.adapter, module, weight)
 
 
 def _update(projections: _Projections, adapter: Adapter, module: str, weight: Tensor) -> Operator:

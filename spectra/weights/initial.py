@@ -21,7 +21,6 @@ from spectra.runs.snapshots import Snapshot, snapshot_kind
 from spectra.weights import lora
 from spectra.weights.adapters import Adapter
 from spectra.weights.lora_options import PLAIN_STARTS, product
-from spectra.weights.oriented import stored_flipped
 from spectra.weights.signatures import Factored, Misfit, initial_misfit, residual_misfit, signature
 from spectra.weights.start import Start
 from spectra.weights.start_kinds import AdapterStart, RecomputedStart, ResidualStart
@@ -68,13 +67,7 @@ class _Case:
 
     def weight(self, module: str) -> Tensor:
         """Return a base weight in float64, O × I."""
-        stored = self.base[f"{module}.weight"].double()
-        return stored.T if self.transposed else stored
-
-    @property
-    def transposed(self) -> bool:
-        """Whether the base stores I × O."""
-        return stored_flipped(self.adapter.config)
+        return self.base[f"{module}.weight"].double()
 
 
 def find_start(snapshot: Snapshot, run: RunDirectory, base: TensorStore, given: Path | None = None) -> Start | None:
@@ -200,7 +193,7 @@ def _try(case: _Case, path: Path) -> tuple[Start | None, Misfit | None]:
 def _read(case: _Case, path: Path, origin: str) -> tuple[Start, Misfit | None]:
     """Return the start that a directory holds, and how it does not fit, if it does not."""
     if snapshot_kind(path) == "full":
-        residual = ResidualStart(origin, path, case.transposed)
+        residual = ResidualStart(origin, path, case.base.transposed)
         differences = (
             (case.weight(m), residual.removed(m, case.weight(m)).dense(), _rank(case, m)) for m in case.modules
         )

@@ -32,7 +32,7 @@ from spectra.weights.lora_options import (
     removed,
     scale,
 )
-from spectra.weights.oriented import apply_oriented, stored_flipped
+from spectra.weights.oriented import apply_oriented
 from spectra.weights.patterns import rank_and_alpha
 from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
@@ -78,8 +78,8 @@ def changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes
 
 def _update(adapter: Adapter, start: Start | None, module: str, weight: Tensor) -> Operator:
     embedding = _EMBEDDING in adapter.parts[module]  # its start never moves the base
-    flipped = embedding or stored_flipped(adapter.config)
-    return apply_oriented(partial(_formula, None if embedding else start), adapter, module, weight, flipped=flipped)
+    formula = partial(_formula, None if embedding else start)
+    return apply_oriented(formula, adapter, module, weight, embedding=embedding)
 
 
 def _formula(start: Start | None, adapter: Adapter, module: str, weight: Tensor) -> Operator:

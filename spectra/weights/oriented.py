@@ -1,22 +1,22 @@
-"""Formulas for O × I matrices, applied to base weights as models store them."""
+"""Formulas for O × I matrices, applied to base weights as :class:`spectra.weights.tensors.TensorStore` gives them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import wraps
-from typing import Any
 
 from torch import Tensor
 
+from spectra.errors import UnsupportedMethodError
 from spectra.linalg.operators import Operator
 from spectra.weights.adapters import Adapter, require_shape
+from spectra.weights.tensors import TensorStore
 
 # From the adapter, a module's name and its base weight in float64, O × I, to ΔW.
 Formula = Callable[[Adapter, str, Tensor], Operator]
 
 
 def oriented(formula: Formula) -> Formula:
-    """Return the formula for stored weights: ΔW has the shape of the stored matrix, which is checked.
+    """Return the formula for any base weight: ΔW has the shape of its matrix, which is checked.
 
-    GPT-2's ``Conv1D`` stores I × O (``fan_in_fan_out``): the formula sees the transpose, and ΔW is transposed back.
     A convolution's weight O × I × k… is the matrix O × Ik….
 
     Raises
@@ -27,20 +27,47 @@ def oriented(formula: Formula) -> Formula:
 
     @wraps(formula)
     def wrapped(adapter: Adapter, module: str, weight: Tensor) -> Operator:
-        return apply_oriented(formula, adapter, module, weight, flipped=stored_flipped(adapter.config))
+        return apply_oriented(formula, adapter, module, weight)
 
     return wrapped
 
 
-def apply_oriented(formula: Formula, adapter: Adapter, module: str, weight: Tensor, *, flipped: bool) -> Operator:
-    """Return a formula's ΔW for one stored weight, I × O where ``flipped``; see :func:`oriented`."""
+def apply_oriented(
+    formula: Formula, adapter: Adapter, module: str, weight: Tensor, *, embedding: bool = False
+) -> Operator:
+    """Return a formula's ΔW for one weight; see :func:`oriented`.
+
+    Parameters
+    ----------
+    formula
+        The formula.
+    adapter, module, weight
+        What it is applied to.
+    embedding
+        Whether the weight is a lookup table whose factors are those of its transpose.
+    """
     matrix = weight.flatten(1)
-    update = formula(adapter, module, matrix.T if flipped else matrix)
-    update = update.T if flipped else update
+    update = formula(adapter, module, matrix.T if embedding else matrix)
+    update = update.T if embedding else update
     require_shape(adapter, module, matrix, update.shape)
     return update
 
 
-def stored_flipped(config: Mapping[str, Any]) -> bool:
-    """Return whether the adapted modules store I × O."""
-    return bool(config.get("fan_in_fan_out"))
+def require_orientation(adapter: Adapter, base: TensorStore) -> None:
+    """Check that an adapter of weights that are stored I × O is put on a base that has such weights.
+
+    peft transposes what it wraps by the module's class, which the base's code has and its files do not: where they do
+    not show it either (:mod:`spectra.weights.conv1d`), a square ΔW could be taken for its transpose.
+
+    Raises
+    ------
+    UnsupportedMethodError
+        If the adapter sets ``fan_in_fan_out`` and no matrix of the base is known to be stored so.
+    """
+    if adapter.config.get("fan_in_fan_out") and not base.transposed:
+        raise UnsupportedMethodError(
+            "the adapter sets fan_in_fan_out, and nothing in the base's files says that it stores a matrix "
+            "inputs × outputs",
+            where=adapter.path,
+            cure="give the base that it was trained on with --base, or merge it in float32 and analyse that checkpoint",
+        )

@@ -25,7 +25,7 @@ from spectra.linalg.additive import product
 from spectra.linalg.operators import LowRank, Operator
 from spectra.weights import seeded
 from spectra.weights.adapters import Adapter, Changes, Reader, per_module
-from spectra.weights.oriented import Formula, apply_oriented, oriented, stored_flipped
+from spectra.weights.oriented import Formula, apply_oriented, oriented
 from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
 
@@ -43,10 +43,7 @@ def _projected(prefix: str, formula: _ProjectedFormula, draw: seeded.Draw) -> Ca
             ready: Formula = partial(formula, stored_a, stored_b)
         else:
             ready = partial(_drawn, formula, draw(adapter.config, *seeded.largest_shape(adapter, base)), base)
-        flipped = stored_flipped(adapter.config)
-        return Changes(
-            {module: partial(apply_oriented, ready, adapter, module, flipped=flipped) for module in adapter.parts}
-        )
+        return Changes({module: partial(apply_oriented, ready, adapter, module) for module in adapter.parts})
 
     return changes
 
@@ -116,8 +113,8 @@ def _unilora_changes(adapter: Adapter, start: Start | None, base: TensorStore) -
     dealt = seeded.unilora_indices(adapter, base)
     numbers = torch.cat([part.flatten() for pair in dealt.values() for part in pair])
     scales = torch.bincount(numbers, minlength=len(theta)).float().rsqrt()
-    formula, flipped = partial(_unilora_dealt, theta, scales, dealt, base), stored_flipped(adapter.config)
-    return Changes({module: partial(apply_oriented, formula, adapter, module, flipped=flipped) for module in dealt})
+    formula = partial(_unilora_dealt, theta, scales, dealt, base)
+    return Changes({module: partial(apply_oriented, formula, adapter, module) for module in dealt})
 
 
 def _unilora_dealt(

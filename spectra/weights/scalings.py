@@ -20,7 +20,6 @@ from spectra.errors import CorruptFileError, UnsupportedMethodError
 from spectra.linalg.operators import Dense, LowRank, Operator, RowScaled, Sum
 from spectra.linalg.structured import nothing
 from spectra.weights.adapters import Adapter, Changes, Reader, per_module, refuse_options, require_shape
-from spectra.weights.oriented import stored_flipped
 from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
 
@@ -42,7 +41,6 @@ def _ia3_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Ch
 
 def _ia3(adapter: Adapter, module: str, weight: Tensor) -> Operator:
     factors = adapter.tensor(module, "ia3_l").to(weight)
-    factors = factors.T if stored_flipped(adapter.config) else factors
     rows, columns = factors.shape
     if columns == 1:
         require_shape(adapter, module, weight, (rows, None))
@@ -60,7 +58,6 @@ def _hira(adapter: Adapter, module: str, weight: Tensor) -> Operator:
         factor = _product(adapter, module, "hira_embedding_B", "hira_embedding_A", weight).T
     else:
         factor = _product(adapter, module, "hira_B", "hira_A", weight)
-        factor = factor.T if stored_flipped(adapter.config) else factor
     require_shape(adapter, module, weight, (factor.shape[0], factor.shape[1]))
     return Dense(weight * factor)
 
@@ -127,7 +124,7 @@ def _norm_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> C
     matrices, vectors = {}, {}
     for module, parts in adapter.parts.items():
         if len(base.shapes.get(f"{module}.weight", ())) == 2:
-            matrices[module] = partial(_new_matrix, adapter, module)
+            matrices[module] = partial(_new_matrix, adapter, module, f"{module}.weight" in base.transposed)
         else:
             vectors[module] = partial(_new_vector, adapter, module, "ln_tuning_layers")
         if "ln_tuning_layers.bias" in parts:
@@ -135,8 +132,9 @@ def _norm_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> C
     return Changes(matrices, vectors)
 
 
-def _new_matrix(adapter: Adapter, module: str, weight: Tensor) -> Operator:
+def _new_matrix(adapter: Adapter, module: str, transposed: bool, weight: Tensor) -> Operator:
     new = adapter.tensor(module, "ln_tuning_layers").to(weight)
+    new = new.T if transposed else new
     require_shape(adapter, module, weight, (new.shape[0], new.shape[1]))
     return Dense(new - weight)
 

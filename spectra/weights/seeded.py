@@ -17,7 +17,6 @@ from spectra.errors import BaseModelError, MissingDependencyError, UnsupportedMe
 from spectra.runs.atomic import read_json
 from spectra.runs.layout import MODEL_CONFIG
 from spectra.weights.adapters import Adapter, refuse_options
-from spectra.weights.oriented import stored_flipped
 from spectra.weights.tensors import TensorStore
 
 # From the configuration and the largest output and input sizes to the shared A and B.
@@ -44,7 +43,7 @@ def largest_shape(adapter: Adapter, base: TensorStore) -> tuple[int, int]:
         )
     shapes = [base.shapes[f"{module}.weight"] for module in adapter.parts]
     rows, columns = (max(shape[side] for shape in shapes) for side in (0, 1))
-    return (columns, rows) if stored_flipped(adapter.config) else (rows, columns)
+    return rows, columns
 
 
 def vera(config: Mapping[str, Any], rows: int, columns: int) -> tuple[Tensor, Tensor]:
@@ -160,7 +159,7 @@ def _linear_modules(adapter: Adapter, base: TensorStore) -> dict[str, tuple[int,
         replaced = any(re.match(rf"(^|.*\.){other}($|\..*)", name) for other in skip)
         if hasattr(module, "weight") and module.weight.ndim == 2 and not replaced and _is_target(targets, name):
             rows, columns = module.weight.shape
-            sizes[name] = (columns, rows) if stored_flipped(adapter.config) else (rows, columns)
+            sizes[name] = (columns, rows) if f"{name}.weight" in base.transposed else (rows, columns)
     return sizes
 
 

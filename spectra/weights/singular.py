@@ -23,7 +23,6 @@ from spectra.linalg.operators import Difference, LowRank, Operator
 from spectra.linalg.orthogonal import cayley_minus_identity, neumann_minus_identity, skew_symmetric
 from spectra.linalg.structured import nothing
 from spectra.weights.adapters import Adapter, Changes, Reader, per_module, require_shape
-from spectra.weights.oriented import stored_flipped
 from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
 
@@ -85,10 +84,7 @@ def _tinylora_changes(adapter: Adapter, start: Start | None, base: TensorStore) 
 def _tinylora(adapter: Adapter, vector: str, module: str, weight: Tensor) -> Operator:
     a, b = adapter.tensor(module, "tinylora_A").to(weight), adapter.tensor(module, "tinylora_B").to(weight)
     v = adapter.store[adapter.shared[vector]].to(weight)
-    update: Operator = LowRank(b @ torch.tensordot(v, adapter.tensor(module, "tinylora_P").to(weight), 1), a)
-    # Embeddings are stored as they are used, whatever the configuration says of linear modules.
-    if stored_flipped(adapter.config) and update.T.shape == tuple(weight.shape):
-        update = update.T
+    update = LowRank(b @ torch.tensordot(v, adapter.tensor(module, "tinylora_P").to(weight), 1), a)
     require_shape(adapter, module, weight, update.shape)
     return update
 

@@ -37,8 +37,6 @@ class Start(ABC):
     def removed(self, module: str, weight: Float64[Tensor, "o i"]) -> Operator:
         """Return what initialisation took out of a base weight: s·B₀A₀.
 
-        O × I is the shape of B·A: weights that are stored I × O are given, and the result is, transposed.
-
         Raises
         ------
         MissingInitialError

@@ -60,11 +60,11 @@ class ResidualStart(Start):
     path
         The model's directory.
     transposed
-        Whether it stores I × O.
+        Names of the matrices that it and the base store I × O.
     """
 
     path: Path
-    transposed: bool = False
+    transposed: frozenset[str] = frozenset()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -74,7 +74,8 @@ class ResidualStart(Start):
     def removed(self, module: str, weight: Float64[Tensor, "o i"]) -> Operator:
         """Return W − W_res."""
         name = f"{module}.weight"
-        shape = tuple(weight.T.shape if self.transposed else weight.shape)
+        flipped = name in self.transposed
+        shape = tuple(weight.T.shape if flipped else weight.shape)
         if name not in self._store or self._store.shapes[name] != shape:
             raise MissingInitialError(
                 f"the residual base has no {name} of shape {shape}",
@@ -82,11 +83,11 @@ class ResidualStart(Start):
                 cure="give the frozen weights of this very run",
             )
         frozen = self._store[name].to(weight)
-        return Dense(weight - (frozen.T if self.transposed else frozen))
+        return Dense(weight - (frozen.T if flipped else frozen))
 
     @cached_property
     def _store(self) -> TensorStore:
-        return TensorStore.open_model(self.path)
+        return TensorStore.open_model(self.path).as_stored()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Tensors of a model directory, read lazily from safetensors: one at a time, sharded or not.
 
+Every matrix of a model is given outputs × inputs, also those that the files store the other way round: GPT-2's.
+
 Never unpickles: ``pytorch_model.bin`` is refused with the way to convert it.
 """
 
@@ -16,7 +18,8 @@ from torch import Tensor
 
 from spectra.errors import BaseModelError, CorruptFileError
 from spectra.runs.atomic import read_json
-from spectra.runs.layout import MODEL_INDEX, MODEL_WEIGHTS
+from spectra.runs.layout import MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS
+from spectra.weights import conv1d
 
 # As safetensors names them.
 _HALF = {"BF16": torch.bfloat16, "F16": torch.float16}
@@ -25,7 +28,8 @@ _HALF = {"BF16": torch.bfloat16, "F16": torch.float16}
 class TensorStore(Mapping[str, Tensor]):
     """The tensors of one or several safetensors files, by name.
 
-    Only headers are read up front; ``store[name]`` reads one tensor, in its stored dtype.
+    Only headers are read up front; ``store[name]`` reads one tensor, in its stored dtype. A model's matrices are O × I,
+    in ``store[name]`` and in ``shapes``; :meth:`as_stored` gives them as they are in the files.
 
     Parameters
     ----------
@@ -33,15 +37,18 @@ class TensorStore(Mapping[str, Tensor]):
         Which file holds each tensor.
     where
         The directory or file, for messages.
+    is_model
+        Whether the tensors are a model's, whose ``config.json`` lies beside them.
     """
 
-    def __init__(self, files: Mapping[str, Path], where: Path) -> None:
+    def __init__(self, files: Mapping[str, Path], where: Path, *, is_model: bool = True) -> None:
         self.files = dict(files)
         self.where = where
+        self._is_model = is_model
 
     @classmethod
     def open_file(cls, path: Path) -> "TensorStore":
-        """Open one safetensors file.
+        """Open one safetensors file, its tensors as they are stored.
 
         Raises
         ------
@@ -49,7 +56,7 @@ class TensorStore(Mapping[str, Tensor]):
             If the file is truncated or not safetensors.
         """
         with _opened(path) as file:
-            return cls({name: path for name in file.keys()}, path)
+            return cls({name: path for name in file.keys()}, path, is_model=False)
 
     @classmethod
     def open_model(cls, directory: Path) -> "TensorStore":
@@ -67,7 +74,7 @@ class TensorStore(Mapping[str, Tensor]):
             return cls._open_shards(directory, index)
         single = directory / MODEL_WEIGHTS
         if single.exists():
-            return cls.open_file(single)
+            return cls(cls.open_file(single).files, single)
         raise BaseModelError(
             f"holds neither {MODEL_WEIGHTS} nor {MODEL_INDEX}",
             where=directory,
@@ -90,7 +97,7 @@ class TensorStore(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         with _opened(self._file(name)) as file, self._named(name):
             tensor: Tensor = file.get_tensor(name)
-            return tensor
+        return tensor.T.contiguous() if name in self.transposed else tensor
 
     def __contains__(self, name: object) -> bool:
         return name in self.files  # a mapping's own would read the tensor
@@ -101,9 +108,25 @@ class TensorStore(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.files)
 
+    def as_stored(self) -> "TensorStore":
+        """Return the same tensors in the orientation of the files, as the model's own code has them."""
+        return TensorStore(self.files, self.where, is_model=False)
+
+    @cached_property
+    def transposed(self) -> frozenset[str]:
+        """Names of the matrices that the files hold I × O, and this store gives O × I."""
+        if not self._is_model or not conv1d.any_named(self.files):
+            return frozenset()
+        return conv1d.stored_transposed(self._stored_shapes, _config(self.where))
+
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each tensor, from the headers alone."""
+        stored = self._stored_shapes.items()
+        return {name: shape[::-1] if name in self.transposed else shape for name, shape in stored}
+
+    @cached_property
+    def _stored_shapes(self) -> dict[str, tuple[int, ...]]:
         found: dict[str, tuple[int, ...]] = {}
         for path in sorted(set(self.files.values())):
             with _opened(path) as file:
@@ -159,6 +182,15 @@ def _sha(head: bytes, flat: Tensor) -> str:
     sha = hashlib.sha256(head + b"\0")
     sha.update(flat.numpy().data)
     return sha.hexdigest()
+
+
+def _config(where: Path) -> dict[str, Any]:
+    """Return the configuration beside a model's tensors; nothing where there is none that can be read."""
+    path = (where if where.is_dir() else where.parent) / MODEL_CONFIG
+    try:
+        return read_json(path) if path.exists() else {}
+    except CorruptFileError:  # what reads the model says so
+        return {}
 
 
 def _opened(path: Path) -> Any:

@@ -28,8 +28,9 @@ from spectra.weights import (
     sparse,
     tokens,
 )
-from spectra.weights.adapters import Adapter, Reader, UpdateFunction, VectorFunction
+from spectra.weights.adapters import Adapter, Changes, Reader, UpdateFunction, VectorFunction
 from spectra.weights.differences import DifferenceStore
+from spectra.weights.oriented import require_orientation
 from spectra.weights.quantized import require_full_precision
 from spectra.weights.refused import REFUSED
 from spectra.weights.start import Start
@@ -147,7 +148,7 @@ def _open_adapter(path: Path, base: TensorStore, start: Start | None) -> Updates
         )
     reader = READERS[kind]
     adapter = Adapter.open(path, reader)
-    found = reader.changes(adapter, start, base)
+    found = read_changes(adapter, start, base)
     absent = {
         module: "the base has no such parameter"
         for module in [*found.matrices, *found.vectors]
@@ -163,6 +164,20 @@ def _open_adapter(path: Path, base: TensorStore, start: Start | None) -> Updates
     )
 
 
+def read_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+    """Return what an adapter of a type in ``READERS`` changes.
+
+    Raises
+    ------
+    UnsupportedMethodError
+        If it cannot be read exactly on this base.
+    MissingInitialError
+        If the method moves the base and its start is not known.
+    """
+    require_orientation(adapter, base)
+    return READERS[str(adapter.config.get("peft_type"))].changes(adapter, start, base)
+
+
 def _open_full(snapshot: Snapshot, base: TensorStore) -> Updates:
     store = open_whole(snapshot.path, base)
     matrices, vectors, skipped = _replaced({name: name for name in store}, store, base)
@@ -171,10 +186,13 @@ def _open_full(snapshot: Snapshot, base: TensorStore) -> Updates:
 
 
 def open_whole(directory: Path, base: TensorStore) -> Whole:
-    """Open the weights of a full snapshot or model, stored as they are or as differences from the base."""
+    """Open the weights of a full snapshot or model, stored as they are or as differences from the base.
+
+    The tensors have the orientation in which the model's code has them: compare them with ``base.as_stored()``.
+    """
     if (directory / MODEL_UPDATE).exists():
         return DifferenceStore.open_snapshot(directory, base)
-    return TensorStore.open_model(directory)
+    return TensorStore.open_model(directory).as_stored()
 
 
 def _replaced(
@@ -186,11 +204,12 @@ def _replaced(
     skipped: dict[str, str] = {}
     for parameter, key in keys.items():
         module = module_name(parameter)
-        shape = base.shapes.get(parameter_name(module, base.files) or parameter)
+        name = parameter_name(module, base.files) or parameter
+        shape = base.shapes.get(name)
         if shape is None:
             skipped[module] = "the base has no such parameter"
         elif len(shape) == 2:
-            matrices[module] = partial(_matrix_change, store, key, parameter)
+            matrices[module] = partial(_matrix_change, store, key, parameter, name in base.transposed)
         elif len(shape) == 1:
             vectors[module] = partial(_change, store, key, parameter)
         else:
@@ -209,5 +228,7 @@ def _change(store: Mapping[str, Tensor], key: str, parameter: str, weight: Tenso
     return new - weight
 
 
-def _matrix_change(store: Mapping[str, Tensor], key: str, parameter: str, weight: Tensor) -> Operator:
-    return Dense(_change(store, key, parameter, weight))
+def _matrix_change(store: Mapping[str, Tensor], key: str, parameter: str, transposed: bool, weight: Tensor) -> Operator:
+    """Return ΔW of an O × I weight; ``transposed`` says that the model stores it I × O."""
+    change = _change(store, key, parameter, weight.T if transposed else weight)
+    return Dense(change.T if transposed else change)

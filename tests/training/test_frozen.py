@@ -79,6 +79,29 @@ def test_a_known_movement_is_measured(method: str, dtype: str, recipe_for: Maker
     assert "base_layer" in name
 
 
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to")
+@pytest.mark.parametrize("method", ["lora", "pissa"])
+def test_a_movement_of_weights_that_are_stored_transposed(method: str, recipe_for: Maker, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(n_embd=8, n_head=2, n_layer=1, n_positions=8, vocab_size=16, bos_token_id=0, eos_token_id=0)
+    base = GPT2LMHeadModel(config)
+    base.save_pretrained(tmp_path / "base")
+    settings = {"r": 2, "target_modules": ["c_attn", "c_proj"], "init_lora_weights": method == "lora" or method}
+    model = get_peft_model(base, LoraConfig(**settings))
+    recipe, layout = recipe_for(method={"name": method}), RunLayout(tmp_path / "run")
+    callback = FrozenWeights(recipe, layout, tmp_path / "base")
+    callback.on_train_begin(None, state(0), None, model=model)
+    save_snapshot(model, layout, 0, str(tmp_path / "base"))
+    moved = [tensor for name, tensor in frozen(model) if name.endswith(("attn.c_proj.base_layer.weight", "wpe.weight"))]
+    size = math.sqrt(sum(float(tensor.double().norm() ** 2) for tensor in moved))
+    for tensor in moved:
+        tensor[0, 1] += 1.0
+    assert len(moved) == 2
+    assert callback.measure(model) == pytest.approx(math.sqrt(2) / size, rel=1e-4)
+
+
 @pytest.mark.parametrize("method", ["lora", "pissa"])
 def test_merging_in_half_precision_is_seen(method: str, recipe_for: Maker, tmp_path: Path) -> None:
     recipe = recipe_for(method={"name": method})

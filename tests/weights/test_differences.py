@@ -60,6 +60,18 @@ def test_any_bits(rows: int, columns: int, seed: int) -> None:
         assert same(DifferenceStore(Path(name) / MODEL_UPDATE, base)["w"], after)
 
 
+def test_matrices_that_a_model_stores_transposed_stay_so(tmp_path: Path) -> None:
+    before = randn(8, 8, seed=1)
+    write_model(tmp_path / "base", {"h.0.attn.c_proj.weight": before})
+    (tmp_path / "base" / "config.json").write_text('{"model_type": "gpt2"}')
+    base = TensorStore.open_model(tmp_path / "base")
+    assert base.transposed
+    write_difference(tmp_path / MODEL_UPDATE, {"h.0.attn.c_proj.weight": before}, base)
+    plain = TensorStore.open_file(tmp_path / "base" / "model.safetensors")
+    for store in (base, plain):
+        assert same(DifferenceStore(tmp_path / MODEL_UPDATE, store)["h.0.attn.c_proj.weight"], before)
+
+
 def test_what_did_not_move_costs_nothing(tmp_path: Path) -> None:
     weight = (0.02 * randn(512, 512, seed=0)).bfloat16()
     base = TensorStore.open_model(write_model(tmp_path / "base", {"w": weight}))

@@ -10,9 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from spectra.commands.export import export
+from spectra.commands.export import export, export_model
 from spectra.errors import BaseModelError, RunExistsError, UnsupportedMethodError, UsageError
+from spectra.runs.layout import MODEL_UPDATE, MODEL_WEIGHTS
+from spectra.weights.differences import write_difference
 from spectra.weights.export import Truncation
+from spectra.weights.tensors import TensorStore
 from tests import oracles
 from tests.builders import TARGETS, randn
 from tests.weights.conftest import make_adapter, write_llama
@@ -143,20 +146,74 @@ def test_a_tied_head_follows_its_embedding(tmp_path: Path) -> None:
     torch.testing.assert_close(exported_logits(base, tmp_path / "out"), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to")
-def test_layers_that_are_stored_transposed(tmp_path: Path) -> None:
-    from peft import LoraConfig
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a tiny GPT-2, whose Conv1D stores I × O and whose attention has a square one."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    base = tmp_path / "base"
-    GPT2LMHeadModel(GPT2Config(n_embd=8, n_head=2, n_layer=1, n_positions=8, vocab_size=16)).save_pretrained(base)
-    config = LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM")
-    end, _ = make_adapter(base, tmp_path / "made", config, size=2e-2)
-    done = export(end, tmp_path / "out", base=str(base))
-    assert [one.rank for one in done.modules.values()] == [2]
-    found, expected = exported_logits(base, tmp_path / "out"), exported_logits(base, end)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    directory = tmp_path_factory.mktemp("gpt2")
+    config = GPT2Config(n_embd=8, n_head=2, n_layer=1, n_positions=8, vocab_size=16, bos_token_id=0, eos_token_id=0)
+    GPT2LMHeadModel(config).save_pretrained(directory)
+    return directory
+
+
+# What trains on it, and the ranks that the export has then.
+CONV1D = ["c_attn", "c_proj", "c_fc"]
+FLIPPED: dict[str, tuple[str, dict[str, Any], set[int | None]]] = {
+    "lora": ("LoraConfig", {"r": 2, "target_modules": CONV1D}, {2}),
+    "dora": ("LoraConfig", {"r": 2, "use_dora": True, "target_modules": CONV1D}, {8}),
+    # The file then says of the head, which is wrapped last, that its weights are not stored I × O.
+    "beside a linear layer": ("LoraConfig", {"r": 2, "target_modules": ["attn.c_proj", "lm_head"]}, {2}),
+    "only a linear layer": ("LoraConfig", {"r": 2, "target_modules": ["lm_head"]}, {2}),
+    "embedding": ("LoraConfig", {"r": 2, "target_modules": ["c_fc", "wpe"]}, {2, None}),
+    "hira": ("HiraConfig", {"r": 2, "target_modules": CONV1D}, {4, 8}),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft.*")  # its advice on Conv1D, and on tied and saved embeddings
+@pytest.mark.parametrize("case", FLIPPED)
+def test_layers_that_are_stored_transposed(gpt2: Path, tmp_path: Path, case: str) -> None:
+    import peft
+
+    kind, settings, ranks = FLIPPED[case]
+    config = getattr(peft, kind)(task_type="CAUSAL_LM", **settings)
+    end, _ = make_adapter(gpt2, tmp_path / "made", config, size=2e-2)
+    done = export(end, tmp_path / "out", base=str(gpt2))
+    assert {one.rank for one in done.modules.values()} <= ranks
+    written = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert written["fan_in_fan_out"] is (case != "only a linear layer")
+    expected = exported_logits(gpt2, end)
+    assert float((expected - logits(load(gpt2))).abs().max()) > 1e-4
+    torch.testing.assert_close(exported_logits(gpt2, tmp_path / "out"), expected, rtol=0, atol=1e-6)
+    if "lm_head" not in settings["target_modules"]:
+        whole = export_model(end, tmp_path / "whole", base=str(gpt2))
+        torch.testing.assert_close(logits(load(whole)), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["checkpoint", "differences"])
+def test_a_full_checkpoint_of_transposed_layers(gpt2: Path, tmp_path: Path, layout: str) -> None:
+    new = {n: t + 1e-2 * randn(*t.shape, seed=len(n)).float() for n, t in load_file(gpt2 / MODEL_WEIGHTS).items()}
+    checkpoint = tmp_path / "checkpoint-5"
+    checkpoint.mkdir()
+    shutil.copy(gpt2 / "config.json", checkpoint)
+    if layout == "checkpoint":
+        save_file(new, checkpoint / MODEL_WEIGHTS, {"format": "pt"})
+    else:
+        write_difference(checkpoint / MODEL_UPDATE, new, TensorStore.open_model(gpt2))
+    out = export_model(checkpoint, tmp_path / "out", base=str(gpt2))
+    found = load_file(out / MODEL_WEIGHTS)
+    assert all(torch.equal(found[name], tensor) for name, tensor in new.items())
+
+
+def test_a_base_beside_the_run_is_found_and_named(llama: Path, tmp_path: Path) -> None:
+    run = make_run(llama, tmp_path)
+    shutil.copytree(llama, tmp_path / "base")
+    for file in run.glob("*/adapter_config.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "base"}))
+    export(run, tmp_path / "out")
+    named = json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert Path(named) == tmp_path / "base"
 
 
 def test_what_cannot_be_exported(llama: Path, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str, int]] = {
     ),
     "norms with biases": ("LNTuningConfig", {"target_modules": ["ln_1", "ln_f"]}, "gpt2", 0),
     "norm tuning of a matrix": ("LNTuningConfig", {"target_modules": ["norm", "q_proj"]}, "biased", 32),
+    "norm tuning of Conv1D": ("LNTuningConfig", {"target_modules": ["ln_1", "c_attn", "c_proj"]}, "gpt2", 32),
     "oft": ("OFTConfig", {**ALL, "oft_block_size": 8}, "llama", 32),
     "oft by number of blocks": ("OFTConfig", {**ALL, "r": 4, "oft_block_size": 0}, "llama", 32),
     "oft in one block": ("OFTConfig", {**ALL, "r": 1, "oft_block_size": 0}, "llama", 32),
@@ -69,6 +70,8 @@ CASES: dict[str, tuple[str, dict[str, Any], str, int]] = {
     "road 4": ("RoadConfig", {**ALL, "variant": "road_4", "group_size": 2}, "biased", 32),
     "hira": ("HiraConfig", {**ALL, "r": 4}, "llama", 32),
     "hira of embeddings": ("HiraConfig", {**EMBEDDED, "r": 4}, "llama", 32),
+    # peft notes what it finds for the other methods, and not for HiRA: the file says fan_in_fan_out false.
+    "hira of Conv1D, not noted": ("HiraConfig", {"r": 4, "target_modules": ["c_attn", "c_proj"]}, "gpt2", 32),
     "hira of Conv1D": ("HiraConfig", {"r": 4, "target_modules": ["c_fc", "wte"], "fan_in_fan_out": True}, "gpt2", 32),
     "delora": ("DeloraConfig", {**ALL, "r": 4}, "llama", 4),
     "delora, patterns": (
@@ -181,7 +184,7 @@ def _open(base: Path, adapter: Path) -> Updates:
 
 
 def _merged_minus_base(base: Path, adapter: Path) -> dict[str, Tensor]:
-    """Return what peft's merge in float64 changes, by parameter.
+    """Return what peft's merge in float64 changes, by parameter, matrices as O × I.
 
     The base is loaded in its own dtype, as users load it, and widened after peft's initialisation: PSOFT refuses a
     base in float64, and OSF rounds to the dtype of the base.
@@ -191,7 +194,9 @@ def _merged_minus_base(base: Path, adapter: Path) -> dict[str, Tensor]:
 
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter))
     merged = adapted.double().merge_and_unload().state_dict()
-    return {name: merged[name] - tensor.double() for name, tensor in TensorStore.open_model(base).items()}
+    store = TensorStore.open_model(base)
+    differences = {name: merged[name] - tensor.double() for name, tensor in store.as_stored().items()}
+    return {name: found.T if name in store.transposed else found for name, found in differences.items()}
 
 
 def _compare(base: Path, adapter: Path, *, tolerance: float = EXACT, square_bound: int | None = None) -> None:

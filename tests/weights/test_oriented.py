@@ -1,5 +1,6 @@
 """ΔW of weights that are not stored as O × I matrices: GPT-2's transposed ones, and convolutions."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from spectra.errors import UnsupportedMethodError
+from spectra.runs.directory import RunDirectory, Snapshot
+from spectra.weights.initial import find_start
+from spectra.weights.start_kinds import AdapterStart, ResidualStart
+from spectra.weights.tensors import TensorStore
 from tests import oracles
-from tests.builders import write_model
+from tests.builders import lora_config, small_base, small_factors, write_adapter, write_model
 from tests.weights.conftest import make_adapter, train_like
 from tests.weights.merged import EXACT, SINGLE, check, merged_differences, moving, updates_of
 
@@ -58,7 +63,7 @@ def test_weights_that_are_stored_transposed(gpt2: Path, tmp_path: Path, name: st
     assert updates.skipped == {}
     assert updates.matrices["transformer.h.0.attn.c_attn"](
         store["transformer.h.0.attn.c_attn.weight"].double()
-    ).shape == (24, 72)
+    ).shape == (72, 24)
     check(updates, store, merged_differences(gpt2, end), tolerance)
 
 
@@ -69,6 +74,46 @@ def test_a_start_that_moves_transposed_weights(gpt2: Path, tmp_path: Path) -> No
     oracle = oracles.merged_minus_base_float64(gpt2, end, start)
     assert updates.method == "dora-pissa"
     check(updates, store, {f"{name}.weight": torch.from_numpy(at) for name, at in oracle.items()}, 1e-11)
+
+
+def test_what_the_adapter_says_of_its_last_module_is_not_taken_for_all(gpt2: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    settings: dict[str, Any] = {"target_modules": ["c_attn", "c_proj", "lm_head"], "modules_to_save": ["c_fc"]}
+    end, _ = make_adapter(gpt2, tmp_path, LoraConfig(r=4, task_type="CAUSAL_LM", **settings), size=1e-2)
+    assert json.loads((end / "adapter_config.json").read_text())["fan_in_fan_out"] is False
+    updates, store = updates_of(end, gpt2)
+    assert {"transformer.h.1.attn.c_proj", "transformer.h.0.mlp.c_fc", "lm_head"} <= set(updates.matrices)
+    merged = merged_differences(gpt2, end)
+    merged["transformer.wte.weight"] = merged.pop("lm_head.weight")  # tied: in the file it is one matrix
+    del updates.matrices["lm_head"], merged["transformer.wte.weight"]  # type: ignore[attr-defined]
+    check(updates, store, merged, EXACT)
+
+
+def test_a_residual_base_that_is_stored_transposed(gpt2: Path, tmp_path: Path) -> None:
+    settings = {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}
+    end, start = make_adapter(gpt2, tmp_path, moving("pissa", settings), size=1e-2)
+    store = TensorStore.open_model(gpt2)
+    exact = AdapterStart("saved before training", start)
+    tensors = dict(store.as_stored().items())
+    for name in store.transposed:
+        if "c_fc" not in name:
+            module = name.removesuffix(".weight")
+            weight = store[name].double()
+            tensors[name] = (weight - exact.removed(module, weight).dense()).T
+    run = RunDirectory(end, "adapter", (Snapshot(1, end, "adapter"),))
+    found = find_start(run.snapshots[0], run, store, write_model(tmp_path / "residual", tensors))
+    assert isinstance(found, ResidualStart)
+    for module in ("transformer.h.0.attn.c_attn", "transformer.h.1.attn.c_proj"):
+        weight = store[f"{module}.weight"].double()
+        torch.testing.assert_close(found.removed(module, weight).dense(), exact.removed(module, weight).dense())
+
+
+def test_fan_in_fan_out_on_a_base_that_does_not_show_it_is_refused(tmp_path: Path) -> None:
+    base = small_base(tmp_path / "base")
+    adapter = write_adapter(tmp_path / "a", lora_config(str(base), fan_in_fan_out=True), small_factors())
+    with pytest.raises(UnsupportedMethodError, match="sets fan_in_fan_out, and nothing in the base's files"):
+        updates_of(adapter, base)
 
 
 class Convolutions(nn.Module):

@@ -12,21 +12,21 @@ import torch
 import yaml
 from torch import Tensor
 
-from spectra.errors import BaseModelError, CorruptFileError, SpectraError, UnsupportedMethodError
+from spectra.errors import CorruptFileError, SpectraError, UnsupportedMethodError
 from spectra.linalg.operators import Operator
 from spectra.runs.atomic import read_json
 from spectra.runs.directory import RunDirectory, Snapshot, open_run
 from spectra.runs.layout import ADAPTER_CONFIG, RunLayout, parse_checkpoint, parse_step
 from spectra.runs.snapshots import adapter_base, snapshot_kind
 from spectra.weights.adapters import Adapter, Changes
-from spectra.weights.base import resolve_base
+from spectra.weights.base import find_base
 from spectra.weights.initial import find_start
 from spectra.weights.lora_options import MAGNITUDE
 from spectra.weights.patterns import by_pattern, rank_and_alpha
-from spectra.weights.quantized import full_precision_name, require_full_precision
+from spectra.weights.quantized import require_full_precision
 from spectra.weights.start import Start
 from spectra.weights.tensors import TensorStore
-from spectra.weights.updates import READERS, parameter_name
+from spectra.weights.updates import READERS, parameter_name, read_changes
 
 # Matrices that a check with the base looks at, spread over all layers and kinds.
 SAMPLE = 12
@@ -115,7 +115,7 @@ class Case:
         return self.adapter is not None and all(is_finite(t) for t in self.adapter.store.values())
 
     def weight(self, module: str) -> Tensor:
-        """Return a base weight in its stored dtype.
+        """Return a base weight in its stored dtype, O × I.
 
         Raises
         ------
@@ -159,7 +159,7 @@ class Case:
         return afforded({module: self.weight_shape(module) for module in self.matrices})
 
     def weight_shape(self, module: str) -> tuple[int, ...]:
-        """Return the shape of a base weight, from headers alone."""
+        """Return the shape of a base weight, O × I, from headers alone."""
         if self.base is None:
             return ()
         return self.base.shapes[parameter_name(module, self.base.files) or f"{module}.weight"]
@@ -246,8 +246,7 @@ def open_case(path: Path, base: str | None = None, initial: Path | None = None) 
     if adapter is not None and snapshot is not None and store is not None:
         known = run or RunDirectory(path, "adapter", (snapshot,))
         start = opening.attempt("start", lambda: find_start(snapshot, known, store, initial))
-        reader = READERS[str(adapter.config.get("peft_type"))]
-        changes = opening.attempt("changes", lambda: reader.changes(adapter, start, store))
+        changes = opening.attempt("changes", lambda: read_changes(adapter, start, store))
     return Case(path, run, snapshot, adapter, base_dir, store, start, changes, opening.obstacles)
 
 
@@ -331,25 +330,11 @@ def _scattered(path: Path) -> tuple[Snapshot, ...]:
 
 
 def _find_base(path: Path, run: RunDirectory | None, snapshot: Snapshot | None, given: str | None) -> Path:
-    if given is not None:
-        return resolve_base(given)
+    """Return the base that the run names, or else its newest adapter."""
     name, revision = (None, None) if run is None else (run.base_name, run.base_revision)
     if name is None and snapshot is not None:
         name, revision = adapter_base(snapshot)
-    if name is None:
-        raise BaseModelError("names no base", where=path, cure="give it with --base DIR_OR_HUB_ID")
-    if not isinstance(name, str):
-        raise BaseModelError(f"names the base {name!r}", where=path, cure="give it with --base DIR_OR_HUB_ID")
-    beside = [path / name, path.parent / name]  # a relative path, as seen from the run
-    found = next((place for place in beside if not Path(name).is_dir() and place.is_dir()), None)
-    full = full_precision_name(name)
-    if full is not None and found is None and not Path(name).is_dir():
-        raise BaseModelError(
-            f"was trained on the quantised {name!r}, and ΔW is measured against full-precision weights",
-            where=path,
-            cure=f"give the full-precision base, likely --base {full}",
-        )
-    return resolve_base(name if found is None else str(found), revision)
+    return find_base(path, name, revision, given)
 
 
 def _open_base(directory: Path) -> TensorStore:

@@ -14,13 +14,11 @@ from torch import Tensor
 
 from spectra.analysis.doctor.case import Case
 from spectra.analysis.doctor.diagnosis import fact, ok, skipped
-from spectra.analysis.doctor.reload import oriented
 from spectra.analysis.findings import Check
 from spectra.errors import SpectraError
 from spectra.linalg.merging import drift, simulate
 from spectra.runs.atomic import read_json
 from spectra.runs.layout import MODEL_CONFIG
-from spectra.weights.oriented import stored_flipped
 from spectra.weights.updates import open_updates
 
 NAME = "merge_drift"
@@ -103,11 +101,10 @@ def _relative_update(case: Case) -> float | None:
 
 
 def _moved_by_start(case: Case, module: str, weight: Tensor) -> Tensor:
-    """Return what initialisation took out of a base weight, as it is stored; 0 where nothing."""
+    """Return what initialisation took out of a base weight; 0 where nothing."""
     if case.start is None or case.adapter is None or "lora_A" not in case.adapter.parts.get(module, {}):
         return torch.zeros_like(weight)
-    removed = case.start.removed(module, oriented(case, module)).dense()
-    return removed.T if stored_flipped(case.config) else removed
+    return case.start.removed(module, weight).dense()
 
 
 def _predicted(case: Case) -> list[Check]:

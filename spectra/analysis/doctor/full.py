@@ -34,10 +34,10 @@ def check(case: Case) -> list[Check]:
         return []
     if case.base is None:
         return [skipped(NAME, "no base to compare the checkpoint with", "give it with --base DIR_OR_HUB_ID")]
-    store = open_whole(case.snapshot.path, case.base)
+    store, base = open_whole(case.snapshot.path, case.base), case.base.as_stored()
     firsts, lasts, sizes, concentrated, symmetries = [], [], [], [], []
-    for name in _names(case.base, store):
-        weight = case.base[name].double()
+    for name in _names(base, store):
+        weight = base[name].double()
         norm = float(torch.linalg.vector_norm(weight))
         if not norm > 0:  # a matrix of zeros has no singular directions
             continue

@@ -31,7 +31,6 @@ from spectra.errors import BaseModelError, MissingInitialError, SpectraError
 from spectra.linalg.decompose import Factors, thin_svd
 from spectra.linalg.operators import LowRank, Operator
 from spectra.weights.lora_options import moving_start, product
-from spectra.weights.oriented import stored_flipped
 from spectra.weights.patterns import rank_and_alpha
 from spectra.weights.signatures import WORDS
 
@@ -127,7 +126,7 @@ def _misplaced(case: Case) -> Block | None:
     for module in case.affordable:
         if "lora_A" not in case.adapter.parts[module]:  # an embedding's start never moves it
             continue
-        weight = oriented(case, module)
+        weight = case.weight(module).double()
         moved, rank = product(case.adapter, module, weight), rank_and_alpha(case.config, module)[0]
         if 4 * rank > min(weight.shape) or moved.frobenius() == 0 or not bool(weight.any()):
             continue
@@ -135,12 +134,6 @@ def _misplaced(case: Case) -> Block | None:
         firsts.append(block(moved, basis, "first", rank))
         lasts.append(block(moved, basis, "last", rank))
     return agreed(lasts) or agreed(firsts)
-
-
-def oriented(case: Case, module: str) -> Tensor:
-    """Return a base weight in float64, O × I."""
-    weight = case.weight(module).double()
-    return weight.T if stored_flipped(case.config) else weight
 
 
 def predict(case: Case, init: str) -> Iterator[Reload]:
@@ -165,7 +158,7 @@ def predict(case: Case, init: str) -> Iterator[Reload]:
         return
     known = case.start is not None or init in _DETERMINISTIC
     for module in case.affordable if init in _DETERMINISTIC else case.sample:
-        weight = oriented(case, module)
+        weight = case.weight(module).double()
         norm, rank = float(torch.linalg.vector_norm(weight)), rank_and_alpha(case.config, module)[0]
         if not norm > 0 or "lora_A" not in case.adapter.parts[module]:  # an embedding's start never moves it
             continue

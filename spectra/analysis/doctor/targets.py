@@ -8,7 +8,6 @@ from spectra.analysis.doctor.case import Case
 from spectra.analysis.doctor.diagnosis import fact, ok, skipped
 from spectra.analysis.findings import Check
 from spectra.weights.adapters import Adapter
-from spectra.weights.oriented import stored_flipped
 from spectra.weights.tensors import TensorStore
 from spectra.weights.updates import parameter_name
 
@@ -43,7 +42,6 @@ def _unmatched(case: Case, adapter: Adapter, base: TensorStore) -> list[Check]:
 
 
 def _shapes(case: Case, adapter: Adapter, base: TensorStore) -> list[Check]:
-    flipped = stored_flipped(adapter.config)
     wrong = []
     for module in case.matrices:
         parts = adapter.parts[module]
@@ -54,7 +52,7 @@ def _shapes(case: Case, adapter: Adapter, base: TensorStore) -> list[Check]:
         ):
             continue
         shape = (adapter.tensor(module, "lora_B").shape[0], adapter.tensor(module, "lora_A").shape[1])
-        if (shape[::-1] if flipped else shape) != case.weight_shape(module):
+        if shape != case.weight_shape(module):
             wrong.append((module, shape))
     if not wrong:
         return []

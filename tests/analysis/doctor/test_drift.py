@@ -164,23 +164,35 @@ def test_measured_drift_is_held_against_the_pooled_update(run: Path) -> None:
     assert check.evidence.threshold == pytest.approx(0.1 * (updates / sizes) ** 0.5, rel=1e-5)
 
 
-def transposed_run(directory: Path, base: Path, factors: dict[str, Any]) -> Path:
-    """Write a PiSSA run on a base that stores I × O, with its own step 0."""
-    settings = lora_config(str(base), r=2, alpha=4, fan_in_fan_out=True, init_lora_weights="pissa")
-    write_adapter(directory / "checkpoint-0", settings, factors["start"])
-    write_adapter(directory / "checkpoint-10", settings, factors["trained"])
+# Names under which GPT-2 stores matrices I × O.
+CONV1D = {"self_attn.q_proj": "attn.c_proj", "mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj"}
+
+
+def as_conv1d(name: str) -> str:
+    for old, new in CONV1D.items():
+        name = name.replace(old, new)
+    return name
+
+
+def pissa_run(directory: Path, base: Path, factors: dict[str, Any], *, flipped: bool) -> Path:
+    """Write a PiSSA run with its own step 0."""
+    settings = lora_config(str(base), r=2, alpha=4, fan_in_fan_out=flipped, init_lora_weights="pissa")
+    for step, name in ((0, "start"), (10, "trained")):
+        named = {as_conv1d(module) if flipped else module: pair for module, pair in factors[name].items()}
+        write_adapter(directory / f"checkpoint-{step}", settings, named)
     return directory
 
 
 def test_a_base_that_stores_transposed_drifts_as_one_that_does_not(tmp_path: Path) -> None:
     base = small_base(tmp_path / "base", width=48)
     factors = moved_factors(base, last=False, step=1e-2)
-    flipped = {n: t.T if t.ndim == 2 else t for n, t in base_tensors(base).items()}
+    flipped = {as_conv1d(n): t.T if t.ndim == 2 else t for n, t in base_tensors(base).items()}
     transposed = write_model(tmp_path / "transposed", flipped)
-    straight = transposed_run(tmp_path / "a", base, factors)
-    for step in (0, 10):
-        edit_config(straight / f"checkpoint-{step}", fan_in_fan_out=False)
-    cases = open_case(straight), open_case(transposed_run(tmp_path / "b", transposed, factors))
+    (transposed / "config.json").write_text('{"model_type": "gpt2"}')
+    straight = open_case(pissa_run(tmp_path / "a", base, factors, flipped=False))
+    case = open_case(pissa_run(tmp_path / "b", transposed, factors, flipped=True))
     for module in ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"):
-        found = [predict(case, module, torch.bfloat16, 10) for case in cases]
-        assert found[0] == pytest.approx(found[1], rel=1e-2)
+        found = predict(straight, module, torch.bfloat16, 10)
+        assert predict(case, as_conv1d(module), torch.bfloat16, 10) == found
+    named = only(case.path, "merge_drift").evidence.says
+    assert named == only(straight.path, "merge_drift").evidence.says
