@@ -31,6 +31,7 @@ WORDS = {
 }
 DRAWN = "drawn_zero_advantage"
 ROUNDS = "dynamic_sampling/rounds"
+_FEW = 10  # points that are marked one by one
 PANELS = {
     "reward": "reward of\nprompts drawn",
     "accuracy": "held-out\naccuracy",
@@ -158,10 +159,12 @@ def draw(groups: list[Group], path: Path) -> Path:
 
 
 def _band(ax: Axes, runs: list["pd.Series[float]"], label: str, index: int) -> None:
-    frame = pd.concat(runs, axis=1)
+    frame = pd.concat(runs, axis=1).dropna()
     frame = frame.rolling(smoothing_window(len(frame)), center=True, min_periods=1).mean()
     style = run_style(index)
-    ax.plot(frame.index, frame.mean(axis=1), label=label, **style.line)
+    ax.plot(
+        frame.index, frame.mean(axis=1), label=label, marker=style.marker if len(frame) < _FEW else None, **style.line
+    )
     ax.fill_between(frame.index, frame.min(axis=1), frame.max(axis=1), color=style.color, alpha=0.15, linewidth=0)
 
 
@@ -190,7 +193,25 @@ def report(groups: list[Group], picture: str) -> str:
             "",
             *thirds(groups),
             "",
+            "## Why the objectives agree here",
+            "",
+            _agreement(groups),
+            "",
         ]
+    )
+
+
+def _agreement(groups: list[Group]) -> str:
+    runs = [run for group in groups for run in group.series]
+    clipped = max(float(run["clip_ratio"].max()) for run in runs)
+    shortest = min(float(run["completions/min_length"].min()) for run in runs)
+    longest = max(float(run["completions/max_length"].max()) for run in runs)
+    return (
+        "Each batch of completions is used for one optimizer step, so that the probability ratio is 1 and no clip "
+        f"binds (largest clipped share logged: {clipped:g}); completions have {shortest:.0f} to {longest:.0f} tokens, "
+        "so that a mean over tokens, over completions, or a sum by a constant weigh them nearly alike; and AdamW takes "
+        "out what is left as a common factor. Between GRPO and Dr. GRPO that leaves the division by the group's "
+        "standard deviation. What separates them on long completions of uneven length cannot show on this base."
     )
 
 

@@ -55,6 +55,8 @@ READERS: Mapping[str, Reader] = {
 # The weights of a full snapshot, as they are or as differences from the base.
 Whole = TensorStore | DifferenceStore
 
+# First part of names, which a checkpoint that was saved without its head lacks.
+_TRUNKS = ("model", "transformer")
 # Names of output heads, and of the input embeddings that they may be tied to.
 _HEADS = ("lm_head", "embed_out")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
@@ -92,9 +94,12 @@ class Updates:
 def parameter_name(module: str, base: Mapping[str, object]) -> str | None:
     """Return the base parameter that a module name stands for, or None: ``x`` is ``x.weight``, a bias is itself.
 
-    A checkpoint stores tied embeddings once, under the input's name: its output head is that matrix.
+    A checkpoint stores tied embeddings once, under the input's name: its output head is that matrix. One that was saved
+    without its head, as GPT-2 is published, lacks the first part of every name, or has it where the adapter lacks it.
     """
-    found = next((name for name in (f"{module}.weight", module) if name in base), None)
+    _, _, rest = module.partition(".")
+    spellings = [module, *([rest] if rest else []), *(f"{trunk}.{module}" for trunk in _TRUNKS)]
+    found = next((name for spelling in spellings for name in (f"{spelling}.weight", spelling) if name in base), None)
     if found is None and module in _HEADS:
         return next((name for name in base if name.endswith(_EMBEDDINGS)), None)
     return found

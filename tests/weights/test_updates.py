@@ -58,6 +58,28 @@ def test_against_the_merge_in_float64(llama: Path, tmp_path: Path, name: str) ->
         )
 
 
+@pytest.mark.parametrize("kind", ["adapter", "full"])
+@pytest.mark.parametrize("headless", ["base", "run"])
+def test_a_checkpoint_saved_without_its_head(headless: str, kind: str, tmp_path: Path) -> None:
+    base, factors = small_base(tmp_path / "base"), small_factors()
+    old = load_file(base / "model.safetensors")
+    bare = {name.removeprefix("model."): tensor for name, tensor in old.items()}
+    if kind == "adapter":
+        parts = {m.removeprefix("model.") if headless == "run" else m: f for m, f in factors.items()}
+        run = write_adapter(tmp_path / "run", lora_config("base"), parts)
+    else:
+        new = {name: tensor + 1e-3 for name, tensor in (bare if headless == "run" else old).items()}
+        run = write_model(tmp_path / "run", new)
+    store = TensorStore.open_model(write_model(tmp_path / "bare", bare) if headless == "base" else base)
+    updates = open_updates(Snapshot(1, run, kind), store, None)  # type: ignore[arg-type]
+    assert (updates.skipped, len(updates.matrices)) == ({}, 6)
+    for module, function in updates.matrices.items():
+        name = f"model.{module.removeprefix('model.')}"
+        weight = old[f"{name}.weight"].double()
+        expected = 2 * factors[name][0] @ factors[name][1] if kind == "adapter" else torch.full_like(weight, 1e-3)
+        torch.testing.assert_close(function(weight).dense(), expected, rtol=1e-3, atol=1e-7)
+
+
 def test_a_replaced_head_is_a_matrix_of_its_own(llama: Path, tmp_path: Path) -> None:
     end, _ = make_lora(llama, tmp_path, CONFIGS["head"])
     base = TensorStore.open_model(llama)
