@@ -22,12 +22,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import NormalDist, median
+from statistics import median
 from typing import Any
 from unittest.mock import patch
 
 import torch
 
+from spectra.analysis.compare import wilson
 from spectra.analysis.doctor import examine
 from spectra.analysis.doctor.case import open_case
 from spectra.analysis.doctor.reload import Reload, predict
@@ -189,14 +190,6 @@ def update_size(trained: Weights) -> float:
     return median(float((trained[m] - weight).norm() / weight.norm()) for m, weight in weights.items())
 
 
-def wilson(right: int, asked: int) -> tuple[float, float]:
-    """Return the 95 % Wilson interval of a share."""
-    z, share = NormalDist().inv_cdf(0.975), right / asked
-    middle = (share + z * z / (2 * asked)) / (1 + z * z / asked)
-    half = z / (1 + z * z / asked) * (share * (1 - share) / asked + z * z / (4 * asked * asked)) ** 0.5
-    return middle - half, middle + half
-
-
 def evaluate(method: str, run: RunDirectory, adapter: Path) -> tuple[list[Row], Any]:
     """Return a row for each way to evaluate one method, and the wrongly merged model."""
     trained = trained_weights(run)
@@ -227,7 +220,7 @@ def _typical(foreseen: Sequence[Reload], what: str) -> float:
 
 def page(rows: Sequence[Row], said: Mapping[str, list[str]], base_score: tuple[int, int], steps: int) -> str:
     """Return the report."""
-    low, high = wilson(*base_score)
+    low, high = wilson(base_score[0] / base_score[1], base_score[1])
     lines = [
         "# An adapter on the wrong base",
         "",
@@ -245,7 +238,7 @@ def page(rows: Sequence[Row], said: Mapping[str, list[str]], base_score: tuple[i
         "|---|---|---:|---|---:|---:|---:|",
     ]
     for r in rows:
-        low, high = wilson(r.right, r.asked)
+        low, high = wilson(r.right / r.asked, r.asked)
         predicted = "–" if r.predicted is None else f"{r.predicted:.2g}"
         lines.append(
             f"| {r.method} | {r.way} | {r.right / r.asked:.3f} | [{low:.3f}, {high:.3f}] | {r.measured:.2g} | "

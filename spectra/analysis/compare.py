@@ -14,9 +14,8 @@ from spectra.analysis.analyze import Analysis
 from spectra.analysis.location import locate, matrices_at, start_of
 from spectra.analysis.pairs import compare_updates, summarise_pairs
 from spectra.analysis.resampling import seed_interval
+from spectra.linalg.nulls import NORMAL_95
 from spectra.runs.evaluations import evaluations, problem_scores
-
-_NORMAL_95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -131,9 +130,9 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     With several samples a problem the mean varies less than one trial a problem would, so the interval is wide rather
     than narrow, and it stays an interval where every problem is right or wrong (Wilson 1927).
     """
-    z2 = _NORMAL_95**2
+    z2 = NORMAL_95**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = _NORMAL_95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
+    half = NORMAL_95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
@@ -215,5 +214,5 @@ def paired(a: pd.Series, b: pd.Series) -> dict[str, float]:
         return {"problems": float(count), "difference": math.nan, "low": math.nan, "high": math.nan, "z": math.nan}
     mean, error = float(difference.mean()), float(difference.std(ddof=1)) / math.sqrt(count)
     z = mean / error if error > 0 else (0.0 if mean == 0 else math.copysign(math.inf, mean))
-    half = _NORMAL_95 * error
+    half = NORMAL_95 * error
     return {"problems": float(count), "difference": mean, "low": mean - half, "high": mean + half, "z": z}

@@ -7,7 +7,6 @@ import pandas as pd
 
 from spectra.figures.formats import number, share, words
 from spectra.figures.gather import (
-    isotropic_rho,
     last_step,
     map_grid,
     mask_rows,
@@ -16,9 +15,10 @@ from spectra.figures.gather import (
     with_modules,
 )
 from spectra.figures.summaries import BAND, Side, analysed_fraction, by_step, lifts, resolve_step
+from spectra.linalg.nulls import NORMAL_95, walk_cosine
+from spectra.runs.means import isotropic_rhos
 from spectra.runs.tables import Tables
 
-_BEYOND = 1.959964
 _NAMED = 4
 
 
@@ -88,7 +88,7 @@ def motion(tables: Tables) -> str:
     rows = with_modules(tables.drift[tables.drift["step"] == at], tables).dropna(subset=["rho_sigma"])
     if rows.empty:
         return ""
-    rho, chance = float(rows["rho_sigma"].median()), float(isotropic_rho(rows).median())
+    rho, chance = float(rows["rho_sigma"].median()), float(isotropic_rhos(rows).median())
     kappa = float(rows["kappa_spec"].median())
     return (
         f"At step {at} the part of ΔW that changes singular values is {number(rho)}, an isotropic update's "
@@ -117,7 +117,7 @@ def unexplained(tables: Tables) -> str:
     rows = null_rows(tables, -1 if at is None else at).dropna(subset=["z"])
     if rows.empty:
         return ""
-    beyond = rows.assign(beyond=rows["z"].abs() > _BEYOND).groupby("metric", sort=False)["beyond"]
+    beyond = rows.assign(beyond=rows["z"].abs() > NORMAL_95).groupby("metric", sort=False)["beyond"]
     never, some, families = beyond.all(), beyond.any(), beyond.size()
     alone = [metric for metric in some.index if never[metric]]
     if alone:
@@ -136,10 +136,9 @@ def halfway(tables: Tables) -> str:
         return ""
     last = int(cosine.index.max())
     at = min(steps, key=lambda step: abs(step - last / 2))
-    walk = (at / last) ** 0.5
     return (
         f"At step {at} of {last} the cosine to the final update is {number(float(cosine[at]))}, that of a random walk "
-        f"{number(walk)}."
+        f"{number(walk_cosine(at, last))}."
     )
 
 
