@@ -66,7 +66,9 @@ def compare(analyses: Mapping[str, Analysis], cache: Path | None = None) -> Comp
     runs = pd.DataFrame(rows)
     updates = compare_updates({name: analysis.plan for name, analysis in analyses.items()}, cache)
     summary = summarise_pairs(updates.pairs, {name: _at_start(analysis) for name, analysis in analyses.items()})
-    return Comparison(runs, _differences(scores), updates.pairs, summary, methods(analyses, runs), updates.notes)
+    over_seeds = methods(analyses, runs)
+    notes = (*updates.notes, *_seed_notes(over_seeds))
+    return Comparison(runs, _differences(scores), updates.pairs, summary, over_seeds, notes)
 
 
 def methods(analyses: Mapping[str, Analysis], runs: pd.DataFrame) -> pd.DataFrame:
@@ -93,6 +95,10 @@ def methods(analyses: Mapping[str, Analysis], runs: pd.DataFrame) -> pd.DataFram
         for key, group in values.groupby(keys, sort=False, dropna=False)
     ]
     return pd.DataFrame(rows, columns=[*keys, "runs", "mean", "lo", "hi", "note"])
+
+
+def _seed_notes(over_seeds: pd.DataFrame) -> list[str]:
+    return [] if over_seeds["lo"].notna().any() else ["every method has one seed: there is no interval over seeds"]
 
 
 def _run_metrics(runs: pd.DataFrame, name: str, analysis: Analysis) -> pd.DataFrame:
@@ -139,6 +145,8 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 def _row(name: str, analysis: Analysis, scores: tuple[pd.Series, pd.Series] | None) -> dict[str, Any]:
     plan, tables = analysis.plan, analysis.tables
     matrices = matrices_at(tables, tables.last_step)
+    # Vectors count only where nothing else trains: they would dilute the matrices.
+    sized = tables.modules[tables.modules["step"] == tables.last_step] if matrices.empty else matrices
     rate = curves.curve(tables.series, "learning_rate")
     return {
         "run": name,
@@ -149,7 +157,7 @@ def _row(name: str, analysis: Analysis, scores: tuple[pd.Series, pd.Series] | No
         "steps": tables.last_step,
         **_reward(tables.series),
         **_accuracy(scores),
-        "relative_fro": float(matrices["relative_fro"].median()),
+        "relative_fro": float(sized["relative_fro"].median()),
         "effective_rank": float(matrices["effective_rank"].median()),
         **_place(analysis),
         "verdict": analysis.verdict["verdict"],

@@ -14,12 +14,37 @@ from spectra.figures.gather import (
     rounding_floor,
     with_modules,
 )
-from spectra.figures.summaries import BAND, Side, analysed_fraction, by_step, lifts, resolve_step
+from spectra.figures.summaries import (
+    BAND,
+    Side,
+    analysed_fraction,
+    by_step,
+    is_placed,
+    lifts,
+    only_vectors,
+    resolve_step,
+)
 from spectra.linalg.nulls import NORMAL_95, walk_cosine
 from spectra.runs.means import isotropic_rhos
 from spectra.runs.tables import Tables
 
 _NAMED = 4
+_COMPUTED = {"drift": "how whole matrices moved", "coordinates": "which entries moved", "nulls": "sampled nulls"}
+
+
+def left_out(tables: Tables) -> str:
+    """Say which parts of the page there is nothing to show for, and why; empty where every part is there."""
+    if only_vectors(tables):
+        parts = ", ".join(["where ΔW lies in the base's spectrum", *_COMPUTED.values()])
+        return (
+            f"Only vectors train, and a vector has no singular directions: nothing is shown of {parts}, and how the "
+            "snapshots relate."
+        )
+    if not is_placed(tables):
+        step = resolve_step(tables, None)
+        return f"At step {step} ΔW is 0 or not finite in every matrix: it has no place in the base's spectrum to show."
+    missing = [part for name, part in _COMPUTED.items() if tables[name].empty]
+    return f"Not computed (spectra analyze --deep last does it): {', '.join(missing)}." if missing else ""
 
 
 def course(tables: Tables) -> str:
