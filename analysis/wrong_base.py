@@ -2,7 +2,7 @@
 
     python analysis/wrong_base.py --out runs/wrong_base --report reports/wrong_base.md
 
-Trains PiSSA, PiSSA with the random initialisation ``pissa_niter_4`` and MiLoRA on the embedded base, then evaluates
+Trains PiSSA, PiSSA with the randomised decomposition ``pissa_niter_4`` and MiLoRA on the embedded base, then evaluates
 each on all held-out problems, greedily:
 
 - on the right base: W + ΔW, ΔW = s(BA − B₀A₀) with the run's own step 0;
@@ -15,19 +15,18 @@ published as its authors' code saves it: A and B, and a configuration of plain L
 """
 
 import argparse
-import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist, median
+from statistics import median
 from typing import Any
-from unittest.mock import patch
 
 import torch
 
+from spectra.analysis.compare import wilson
 from spectra.analysis.doctor import examine
 from spectra.analysis.doctor.case import open_case
 from spectra.analysis.doctor.reload import Reload, predict
@@ -36,8 +35,6 @@ from spectra.runs.directory import RunDirectory, open_run
 from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from spectra.training.embedded.task import problems
 from spectra.training.evaluate import generate_and_verify
-from spectra.training.methods import find_method, registry
-from spectra.training.methods.lora import lora_config
 from spectra.training.recipe import Recipe
 from spectra.training.run import train
 from spectra.weights.base import EMBEDDED, resolve_base
@@ -71,25 +68,16 @@ class Row:
     update: float
 
 
-@contextlib.contextmanager
-def niter_registered() -> Iterator[None]:
-    """Give recipes a method ``pissa_niter_4``: peft's randomised PiSSA, which the library leaves out."""
-    variant = replace(
-        find_method("pissa"), name="pissa_niter_4", config=lora_config(init_lora_weights="pissa_niter_4"), aliases=()
-    )
-    with patch.dict(registry._BY_NAME, {variant.name: variant}):  # type: ignore[arg-type]
-        yield
-
-
-def recipe(method: str, steps: int) -> Recipe:
-    """Return a run at a rate at which the method learns."""
+def recipe(init: str, steps: int) -> Recipe:
+    """Return a run that begins as ``init`` says, at a rate at which it learns."""
+    method, _, niter = init.partition("_niter_")
     return build(
         Recipe,
         Document(
             {
-                "name": method,
-                "method": {"name": method, "r": 8, "alpha": 16},
-                "optimizer": {"learning_rate": RATES[method]},
+                "name": init,
+                "method": {"name": method, "r": 8, "alpha": 16, "options": {"niter": int(niter)} if niter else {}},
+                "optimizer": {"learning_rate": RATES[init]},
                 "steps": steps,
                 "snapshots": {"every": steps},
                 "evaluation": {"every": None},
@@ -189,14 +177,6 @@ def update_size(trained: Weights) -> float:
     return median(float((trained[m] - weight).norm() / weight.norm()) for m, weight in weights.items())
 
 
-def wilson(right: int, asked: int) -> tuple[float, float]:
-    """Return the 95 % Wilson interval of a share."""
-    z, share = NormalDist().inv_cdf(0.975), right / asked
-    middle = (share + z * z / (2 * asked)) / (1 + z * z / asked)
-    half = z / (1 + z * z / asked) * (share * (1 - share) / asked + z * z / (4 * asked * asked)) ** 0.5
-    return middle - half, middle + half
-
-
 def evaluate(method: str, run: RunDirectory, adapter: Path) -> tuple[list[Row], Any]:
     """Return a row for each way to evaluate one method, and the wrongly merged model."""
     trained = trained_weights(run)
@@ -227,7 +207,7 @@ def _typical(foreseen: Sequence[Reload], what: str) -> float:
 
 def page(rows: Sequence[Row], said: Mapping[str, list[str]], base_score: tuple[int, int], steps: int) -> str:
     """Return the report."""
-    low, high = wilson(*base_score)
+    low, high = wilson(base_score[0] / base_score[1], base_score[1])
     lines = [
         "# An adapter on the wrong base",
         "",
@@ -245,7 +225,7 @@ def page(rows: Sequence[Row], said: Mapping[str, list[str]], base_score: tuple[i
         "|---|---|---:|---|---:|---:|---:|",
     ]
     for r in rows:
-        low, high = wilson(r.right, r.asked)
+        low, high = wilson(r.right / r.asked, r.asked)
         predicted = "–" if r.predicted is None else f"{r.predicted:.2g}"
         lines.append(
             f"| {r.method} | {r.way} | {r.right / r.asked:.3f} | [{low:.3f}, {high:.3f}] | {r.measured:.2g} | "
@@ -257,7 +237,7 @@ def page(rows: Sequence[Row], said: Mapping[str, list[str]], base_score: tuple[i
     return "\n".join(lines)
 
 
-def examined(out: Path, method: str) -> dict[str, list[str]]:
+def examined(out: Path) -> dict[str, list[str]]:
     """Return the doctor's lines for the published adapter, the run with its merged model, and that model alone."""
     base = resolve_base(EMBEDDED)
     said = {}
@@ -279,14 +259,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     rows: list[Row] = []
     said: dict[str, list[str]] = {}
-    with niter_registered():
-        for method in RATES:
-            out = options.out / method
-            run = open_run(train(recipe(method, options.steps), out / "run"))
-            found, wrong = evaluate(method, run, publish(run, method, out / "published"))
-            wrong.to(torch.bfloat16).save_pretrained(out / "run" / "merged")
-            rows += found
-            said |= examined(out, method)
+    for method in RATES:
+        out = options.out / method
+        run = open_run(train(recipe(method, options.steps), out / "run"))
+        found, wrong = evaluate(method, run, publish(run, method, out / "published"))
+        wrong.to(torch.bfloat16).save_pretrained(out / "run" / "merged")
+        rows += found
+        said |= examined(out)
     text = page(rows, said, score(fresh(torch.float32)), options.steps)
     print(text)
     if options.report is not None:

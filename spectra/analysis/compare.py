@@ -14,9 +14,8 @@ from spectra.analysis.analyze import Analysis
 from spectra.analysis.location import locate, matrices_at, start_of
 from spectra.analysis.pairs import compare_updates, summarise_pairs
 from spectra.analysis.resampling import seed_interval
+from spectra.linalg.nulls import NORMAL_95
 from spectra.runs.evaluations import evaluations, problem_scores
-
-_NORMAL_95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,9 @@ def compare(analyses: Mapping[str, Analysis], cache: Path | None = None) -> Comp
     runs = pd.DataFrame(rows)
     updates = compare_updates({name: analysis.plan for name, analysis in analyses.items()}, cache)
     summary = summarise_pairs(updates.pairs, {name: _at_start(analysis) for name, analysis in analyses.items()})
-    return Comparison(runs, _differences(scores), updates.pairs, summary, methods(analyses, runs), updates.notes)
+    over_seeds = methods(analyses, runs)
+    notes = (*updates.notes, *_seed_notes(over_seeds))
+    return Comparison(runs, _differences(scores), updates.pairs, summary, over_seeds, notes)
 
 
 def methods(analyses: Mapping[str, Analysis], runs: pd.DataFrame) -> pd.DataFrame:
@@ -94,6 +95,10 @@ def methods(analyses: Mapping[str, Analysis], runs: pd.DataFrame) -> pd.DataFram
         for key, group in values.groupby(keys, sort=False, dropna=False)
     ]
     return pd.DataFrame(rows, columns=[*keys, "runs", "mean", "lo", "hi", "note"])
+
+
+def _seed_notes(over_seeds: pd.DataFrame) -> list[str]:
+    return [] if over_seeds["lo"].notna().any() else ["every method has one seed: there is no interval over seeds"]
 
 
 def _run_metrics(runs: pd.DataFrame, name: str, analysis: Analysis) -> pd.DataFrame:
@@ -131,15 +136,17 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     With several samples a problem the mean varies less than one trial a problem would, so the interval is wide rather
     than narrow, and it stays an interval where every problem is right or wrong (Wilson 1927).
     """
-    z2 = _NORMAL_95**2
+    z2 = NORMAL_95**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = _NORMAL_95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
+    half = NORMAL_95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _row(name: str, analysis: Analysis, scores: tuple[pd.Series, pd.Series] | None) -> dict[str, Any]:
     plan, tables = analysis.plan, analysis.tables
     matrices = matrices_at(tables, tables.last_step)
+    # Vectors count only where nothing else trains: they would dilute the matrices.
+    sized = tables.modules[tables.modules["step"] == tables.last_step] if matrices.empty else matrices
     rate = curves.curve(tables.series, "learning_rate")
     return {
         "run": name,
@@ -150,7 +157,7 @@ def _row(name: str, analysis: Analysis, scores: tuple[pd.Series, pd.Series] | No
         "steps": tables.last_step,
         **_reward(tables.series),
         **_accuracy(scores),
-        "relative_fro": float(matrices["relative_fro"].median()),
+        "relative_fro": float(sized["relative_fro"].median()),
         "effective_rank": float(matrices["effective_rank"].median()),
         **_place(analysis),
         "verdict": analysis.verdict["verdict"],
@@ -215,5 +222,5 @@ def paired(a: pd.Series, b: pd.Series) -> dict[str, float]:
         return {"problems": float(count), "difference": math.nan, "low": math.nan, "high": math.nan, "z": math.nan}
     mean, error = float(difference.mean()), float(difference.std(ddof=1)) / math.sqrt(count)
     z = mean / error if error > 0 else (0.0 if mean == 0 else math.copysign(math.inf, mean))
-    half = _NORMAL_95 * error
+    half = NORMAL_95 * error
     return {"problems": float(count), "difference": mean, "low": mean - half, "high": mean + half, "z": z}

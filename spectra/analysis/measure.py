@@ -13,7 +13,8 @@ from torch import Tensor
 from spectra.linalg import spectrum
 from spectra.linalg.decompose import Basis
 from spectra.linalg.energy import Alignment, align, bin_edges, binned
-from spectra.linalg.laws import joint_law, share_law
+from spectra.linalg.haar import Powers
+from spectra.linalg.laws import centroid_law, diagonal_law, joint_law, share_law
 from spectra.linalg.nulls import haar_block_share, haar_centroid, haar_diagonal_share, haar_joint_share, haar_share
 from spectra.linalg.operators import Operator
 from spectra.linalg.tails import tail
@@ -83,7 +84,7 @@ def measure_matrix(weight: Float64[Tensor, "o i"], basis: Basis, update: Operato
     shares = spectrum.energy_shares(sigma)
     concentration = float((shares**2).sum())
     return Measurement(
-        [_module_row(basis, update, sigma, aligned) | _orientation(aligned, concentration)],
+        [_module_row(basis, update, sigma, aligned) | _orientation(aligned, shares)],
         [row for k_fraction in FRACTIONS for row in _projection_rows(aligned, basis, shares, k_fraction)],
         _profile_rows(aligned, basis),
         [{"index": index, "sigma": sigma} for index, sigma in enumerate(sigma.tolist())],
@@ -123,21 +124,27 @@ def _module_row(basis: Basis, update: Operator, sigma: Tensor, aligned: Alignmen
     }
 
 
-def _orientation(aligned: Alignment, concentration: float) -> Row:
+def _orientation(aligned: Alignment, shares: Tensor) -> Row:
     """Return the columns of ``modules`` that say where in the base's basis the energy lies, each with its null."""
-    directions = len(aligned.left)
-    left, right, diagonal = aligned.centroid_left(), aligned.centroid_right(), aligned.diagonal_share()
-    null = haar_diagonal_share(*aligned.shape, concentration)
+    diagonal = aligned.diagonal_share()
+    null = haar_diagonal_share(*aligned.shape, float((shares**2).sum()))
     return {
-        # From the index to the place between the first direction, 0, and the last, 1.
-        "centroid_left": _ratio(left, float(directions - 1)),
-        "centroid_right": _ratio(right, float(directions - 1)),
-        "expected_centroid": 0.5 if directions > 1 else math.nan,
-        "z_centroid_left": haar_centroid(directions, aligned.inside_left()[0]).z(left),
-        "z_centroid_right": haar_centroid(directions, aligned.inside_right()[0]).z(right),
+        "expected_centroid": 0.5 if len(aligned.left) > 1 else math.nan,
+        **_centroid("left", aligned.centroid_left(), aligned.inside_left(), len(aligned.left)),
+        **_centroid("right", aligned.centroid_right(), aligned.inside_right(), len(aligned.left)),
         "diagonal_share": diagonal,
         "expected_diagonal_share": null.mean,
         "z_diagonal_share": null.z(diagonal),
+        "p_diagonal_share": diagonal_law(*aligned.shape, shares.numpy(force=True)).p(diagonal),
+    }
+
+
+def _centroid(side: str, index: float, inside: Powers, directions: int) -> Row:
+    """Return the columns of one side's centroid, given as an index and written as a place from 0 to 1."""
+    return {
+        f"centroid_{side}": _ratio(index, float(directions - 1)),
+        f"z_centroid_{side}": haar_centroid(directions, inside[0]).z(index),
+        f"p_centroid_{side}": centroid_law(directions, inside).p(index),
     }
 
 

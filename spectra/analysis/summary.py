@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from spectra.analysis.resampling import layer_interval
-from spectra.runs.means import analysed_fraction
+from spectra.linalg.nulls import walk_cosine
+from spectra.runs.means import analysed_fraction, isotropic_rhos
 from spectra.runs.tables import FLOAT32_ROUNDING, Tables, conform, empty
 
 Row = dict[str, Any]
@@ -51,14 +52,9 @@ def _modules(*columns: str, **settings: Any) -> Iterator[Metric]:
 
 
 def _walk_cosine(rows: pd.DataFrame) -> pd.Series:
-    """Return √(t/T), the cosine of a random walk to its end."""
-    walk: pd.Series = (rows["step"] / rows["step"].max()) ** 0.5
-    return walk
-
-
-def _isotropic_rho(rows: pd.DataFrame) -> pd.Series:
-    """Return √(q/(O·I)), ρ_Σ of a small isotropic update."""
-    return 1 / rows[["out_features", "in_features"]].astype("float64").max(axis=1) ** 0.5
+    steps = rows["step"].tolist()
+    last = max(steps, default=0)
+    return pd.Series([walk_cosine(step, last) for step in steps], index=rows.index, dtype="float64")
 
 
 def _one(rows: pd.DataFrame) -> pd.Series:
@@ -78,7 +74,7 @@ METRICS: tuple[Metric, ...] = (
     *(Metric(f"{side}_{subspace}_lift", "lifts", f"{side}_{subspace}", _one)
       for side in (*_SIDES, "joint") for subspace in ("principal", "minor")),
     Metric("nss", "drift", "nss", of_zero=True),
-    Metric("rho_sigma", "drift", "rho_sigma", _isotropic_rho, most=1.0),
+    Metric("rho_sigma", "drift", "rho_sigma", isotropic_rhos, most=1.0),
     Metric("kappa_spec", "drift", "kappa_spec", _one),
     Metric("angle_max_k16", "drift", "angle_max_k16", most=90.0, of_zero=True),
     Metric("intruders", "drift", "intruders", most=10.0, of_zero=True),

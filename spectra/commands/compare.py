@@ -92,9 +92,15 @@ def _further(done: "Comparison") -> dict[str, pd.DataFrame]:
     shown = {
         "Paired differences of accuracy on the same problems": done.differences,
         "Updates against each other: means over matrices with 95 % intervals over layers": done.pairs_summary,
-        "Methods over seeds: means with 95 % intervals": done.methods[done.methods["metric"].isin(_SHOWN)],
+        "Methods over seeds: means with 95 % intervals": _over_seeds(done.methods),
     }
     return {title: frame for title, frame in shown.items() if len(frame)}
+
+
+def _over_seeds(methods: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the page; none where no method has two seeds, since the runs' own numbers stand above."""
+    shown = methods[methods["metric"].isin(_SHOWN)]
+    return shown if shown["lo"].notna().any() else shown.iloc[:0]
 
 
 def name_runs(runs: Sequence[Path]) -> dict[str, Path]:

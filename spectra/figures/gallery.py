@@ -21,7 +21,8 @@ from spectra.runs.tables import Tables
 def run_plates(tables: Tables, verdict: Mapping[str, Any]) -> Iterator[Plate]:
     """Draw the figures of one run, one after the other: only one is held in memory.
 
-    Figures of tables without a row, such as those that ``--deep none`` leaves out, are not drawn.
+    Figures with nothing to show are not drawn: of tables without a row, such as those that ``--deep none`` leaves out,
+    and of the place of an update that has none. :func:`spectra.figures.readings.left_out` says why.
     """
     yield from course_plates(tables, verdict)
     yield from place_plates(tables)

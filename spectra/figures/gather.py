@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from spectra.figures.summaries import BAND, QUANTILES, order_kinds
+from spectra.linalg.nulls import NORMAL_95
 from spectra.runs.tables import Tables
 
-NORMAL_95 = 1.959964
 DEEP = ("drift", "coordinates")  # tables with one row a matrix and snapshot, beside ``modules``
 
 
@@ -45,12 +45,6 @@ def with_modules(frame: pd.DataFrame, tables: Tables) -> pd.DataFrame:
     """Return the rows of a table with layer, kind, shape and size of their matrix."""
     columns = ["step", "module", "layer", "kind", "out_features", "in_features", "relative_fro"]
     return frame.merge(tables.modules[columns], on=["step", "module"], validate="many_to_one")
-
-
-def isotropic_rho(rows: pd.DataFrame) -> "pd.Series[float]":
-    """Return 1/√max(O, I) of rows that have their shapes: ρ_Σ of a small update in random directions."""
-    longest = rows[["out_features", "in_features"]].max(axis=1).astype("float64")
-    return longest.pow(-0.5)
 
 
 def cells(tables: Tables, name: str, column: str, step: int) -> pd.DataFrame:

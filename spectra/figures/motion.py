@@ -6,9 +6,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from spectra.figures.formats import number
-from spectra.figures.gather import isotropic_rho, spread, with_modules
+from spectra.figures.gather import spread, with_modules
 from spectra.figures.panels import draw_spread, given, log_scale, say_if_empty, step_axis, tiled
 from spectra.figures.style import MUTED, NULL_FILL, UPDATE, legend_above, run_style, styled
+from spectra.runs.means import isotropic_rhos
 from spectra.runs.tables import Tables
 
 PANELS = 4
@@ -56,7 +57,7 @@ def drift(tables: Tables, *, axes: Sequence[Axes] | None = None) -> list[Axes]:
 def _draw_shift(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set_ylabel("NSS = ‖Δσ‖ / ‖σ(W)‖")
     moved = rows[rows["nss"] > 0]
-    chance, error = moved["relative_fro"] * isotropic_rho(moved), moved[moved["nss_error"] > 0]
+    chance, error = moved["relative_fro"] * isotropic_rhos(moved), moved[moved["nss_error"] > 0]
     draw_spread(ax, spread(moved, moved["nss"]), "NSS (median)", UPDATE)
     _draw_line(ax, spread(moved, chance), "isotropic update")
     _draw_floor(ax, spread(error, error["nss_error"]))
@@ -79,7 +80,7 @@ def _draw_rho(ax: Axes, rows: pd.DataFrame) -> None:
     known = rows.dropna(subset=["rho_sigma"])
     if known.empty:
         return
-    chance = isotropic_rho(known)
+    chance = isotropic_rhos(known)
     label = "1/√max(O, I)"
     if chance.min() == chance.max():
         ax.axhline(chance.min(), color=MUTED, linestyle=":", linewidth=1, label=label)

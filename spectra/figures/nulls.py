@@ -11,6 +11,7 @@ from spectra.errors import UsageError
 from spectra.figures.formats import number, words
 from spectra.figures.gather import last_step, null_rows
 from spectra.figures.style import INK, MUTED, NULL_FILL, UPDATE, new_axes, say, short, styled
+from spectra.linalg.nulls import NORMAL_95
 from spectra.runs.tables import Tables
 
 FAMILIES = {
@@ -26,7 +27,6 @@ _CHOSEN = (
     "stable_rank", "effective_rank", "top1_energy", "unchanged_bf16", "overlap_principal", "overlap_low_magnitude",
     "row_gini", "column_gini", "rho_sigma", "intruders",
 )  # fmt: skip
-_BEYOND = 1.959964  # |z| from which a null does not explain the value
 _LOG_FROM = 5.0
 
 
@@ -91,7 +91,7 @@ def _draw(ax: Axes, rows: pd.DataFrame) -> None:
     _scale(ax, rows)
     ax.text(1.02, 1.0, " z", transform=ax.transAxes, fontsize=6.5, color=MUTED, va="bottom", gid="z-title")
     for place, z in zip(y.tolist(), rows["z"], strict=True):
-        beyond = abs(z) > _BEYOND
+        beyond = abs(z) > NORMAL_95
         ax.text(
             1.02, place, _z(z), transform=ax.get_yaxis_transform(), fontsize=6.5, va="center",
             color=INK if beyond else MUTED, fontweight="bold" if beyond else "normal",

@@ -23,7 +23,7 @@ from spectra.figures.style import (
     short,
     styled,
 )
-from spectra.figures.summaries import Side, resolve_step
+from spectra.figures.summaries import Side, only_vectors, resolve_step
 from spectra.runs.tables import Tables
 
 _SPACE = {"left": "output", "right": "input"}
@@ -147,7 +147,8 @@ def overlay(runs: Mapping[str, Tables], *, side: Side, ax: Axes | None = None) -
             return say(ax, "no run has an update: ΔW = 0 in every matrix, or only vectors train")
         for index, (name, curve) in enumerate(curves.items()):
             style, every = run_style(index), (index % 3, 3)
-            label = short(name) + (" (ΔW = 0)" if curve.empty else "")
+            why = " (only vectors)" if only_vectors(runs[name]) else " (ΔW = 0)"
+            label = short(name) + (why if curve.empty else "")
             ax.plot(curve["position"], curve["update"], **style.line, marker=style.marker, markevery=every, label=label)
         band = widest_band(drawn)
         _chance(ax, band)

@@ -7,7 +7,6 @@ import pandas as pd
 
 from spectra.figures.formats import number, share, words
 from spectra.figures.gather import (
-    isotropic_rho,
     last_step,
     map_grid,
     mask_rows,
@@ -15,11 +14,37 @@ from spectra.figures.gather import (
     rounding_floor,
     with_modules,
 )
-from spectra.figures.summaries import BAND, Side, analysed_fraction, by_step, lifts, resolve_step
+from spectra.figures.summaries import (
+    BAND,
+    Side,
+    analysed_fraction,
+    by_step,
+    is_placed,
+    lifts,
+    only_vectors,
+    resolve_step,
+)
+from spectra.linalg.nulls import NORMAL_95, walk_cosine
+from spectra.runs.means import isotropic_rhos
 from spectra.runs.tables import Tables
 
-_BEYOND = 1.959964
 _NAMED = 4
+_COMPUTED = {"drift": "how whole matrices moved", "coordinates": "which entries moved", "nulls": "sampled nulls"}
+
+
+def left_out(tables: Tables) -> str:
+    """Say which parts of the page there is nothing to show for, and why; empty where every part is there."""
+    if only_vectors(tables):
+        parts = ", ".join(["where ΔW lies in the base's spectrum", *_COMPUTED.values()])
+        return (
+            f"Only vectors train, and a vector has no singular directions: nothing is shown of {parts}, and how the "
+            "snapshots relate."
+        )
+    if not is_placed(tables):
+        step = resolve_step(tables, None)
+        return f"At step {step} ΔW is 0 or not finite in every matrix: it has no place in the base's spectrum to show."
+    missing = [part for name, part in _COMPUTED.items() if tables[name].empty]
+    return f"Not computed (spectra analyze --deep last does it): {', '.join(missing)}." if missing else ""
 
 
 def course(tables: Tables) -> str:
@@ -88,7 +113,7 @@ def motion(tables: Tables) -> str:
     rows = with_modules(tables.drift[tables.drift["step"] == at], tables).dropna(subset=["rho_sigma"])
     if rows.empty:
         return ""
-    rho, chance = float(rows["rho_sigma"].median()), float(isotropic_rho(rows).median())
+    rho, chance = float(rows["rho_sigma"].median()), float(isotropic_rhos(rows).median())
     kappa = float(rows["kappa_spec"].median())
     return (
         f"At step {at} the part of ΔW that changes singular values is {number(rho)}, an isotropic update's "
@@ -117,7 +142,7 @@ def unexplained(tables: Tables) -> str:
     rows = null_rows(tables, -1 if at is None else at).dropna(subset=["z"])
     if rows.empty:
         return ""
-    beyond = rows.assign(beyond=rows["z"].abs() > _BEYOND).groupby("metric", sort=False)["beyond"]
+    beyond = rows.assign(beyond=rows["z"].abs() > NORMAL_95).groupby("metric", sort=False)["beyond"]
     never, some, families = beyond.all(), beyond.any(), beyond.size()
     alone = [metric for metric in some.index if never[metric]]
     if alone:
@@ -136,10 +161,9 @@ def halfway(tables: Tables) -> str:
         return ""
     last = int(cosine.index.max())
     at = min(steps, key=lambda step: abs(step - last / 2))
-    walk = (at / last) ** 0.5
     return (
         f"At step {at} of {last} the cosine to the final update is {number(float(cosine[at]))}, that of a random walk "
-        f"{number(walk)}."
+        f"{number(walk_cosine(at, last))}."
     )
 
 

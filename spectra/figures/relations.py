@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from spectra.figures.gather import spread
 from spectra.figures.panels import draw_spread, given, say_if_empty, step_axis, tiled
 from spectra.figures.style import MUTED, SECOND, UPDATE, UPDATE_RIGHT, LineStyle, legend_above, styled
+from spectra.linalg.nulls import walk_cosine
 from spectra.runs.tables import Tables
 
 PANELS = 4
@@ -59,8 +60,8 @@ def _draw_cosine(ax: Axes, rows: pd.DataFrame) -> None:
     draw_spread(ax, whole, "ΔW", UPDATE)
     draw_spread(ax, spread(rows, rows["rank1_cos_final"]), "first direction", SECOND)
     if len(whole) > 1:
-        last = float(whole["step"].max())
-        ax.plot(whole["step"], (whole["step"] / last) ** 0.5, color=MUTED, **_NULL, label="random walk")
+        steps = whole["step"].tolist()
+        ax.plot(steps, [walk_cosine(step, steps[-1]) for step in steps], color=MUTED, **_NULL, label="random walk")
 
 
 def _draw_linearity(ax: Axes, rows: pd.DataFrame) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from spectra.figures import formats
 from spectra.figures.gallery import run_plates
 from spectra.figures.page import by_section, environment, pictures
-from spectra.figures.summaries import FRACTION, analysed_fraction, kinds, resolve_step
+from spectra.figures.readings import left_out
+from spectra.figures.summaries import FRACTION, analysed_fraction, is_placed, kinds, resolve_step
 from spectra.runs.atomic import write_text
 from spectra.runs.layout import AnalysisLayout
 from spectra.runs.tables import Tables
@@ -42,6 +43,16 @@ class RunReport:
     def fraction(self) -> float:
         """Which part of the singular directions counts as principal or minor."""
         return analysed_fraction(self.tables, FRACTION)
+
+    @property
+    def placed(self) -> bool:
+        """Whether an update has rank and place to show, see ``summaries.is_placed``."""
+        return is_placed(self.tables)
+
+    @property
+    def left_out(self) -> str:
+        """Which parts have nothing to show and why, see ``readings.left_out``."""
+        return left_out(self.tables)
 
     def kind_rows(self) -> list[dict[Hashable, Any]]:
         """Return one row a kind of module, see ``summaries.kinds``."""

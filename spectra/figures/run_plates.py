@@ -10,7 +10,7 @@ from spectra.figures.heatmaps import heatmap, height_for
 from spectra.figures.plate import SIDES, SPACE, Plate
 from spectra.figures.profiles import cumulative, profile
 from spectra.figures.style import FULL_WIDTH, MUTED, ShownAxes, figure_of, new_figure, percent, styled
-from spectra.figures.summaries import Side, analysed_fraction, grid, resolve_step
+from spectra.figures.summaries import Side, analysed_fraction, grid, is_placed, resolve_step
 from spectra.figures.timelines import timeline
 from spectra.figures.trajectories import trajectory
 from spectra.runs.tables import Tables
@@ -52,7 +52,9 @@ def course_plates(tables: Tables, verdict: Mapping[str, Any]) -> Iterator[Plate]
 
 
 def place_plates(tables: Tables) -> Iterator[Plate]:
-    """Draw where ΔW lies along the base's singular index, for each side and for every matrix."""
+    """Draw where ΔW lies along the base's singular index, for each side and every matrix, if it lies anywhere."""
+    if not is_placed(tables):
+        return
     for side in SIDES:
         yield _profile_plate(tables, side)
     for side in SIDES:

@@ -54,6 +54,17 @@ def resolve_step(tables: Tables, step: int | None) -> int:
     return step
 
 
+def is_placed(tables: Tables) -> bool:
+    """Return whether a matrix has a direction at the last step: an update that is finite, and more than rounding."""
+    rows = with_shapes(tables, "projection", resolve_step(tables, None))
+    return bool(rows["lift"].notna().any())
+
+
+def only_vectors(tables: Tables) -> bool:
+    """Return whether what trains are vectors (norms, biases), and no matrix."""
+    return len(tables.modules) > 0 and bool(tables.modules["in_features"].isna().all())
+
+
 def order_kinds(kinds: Iterable[str]) -> list[str]:
     """Return the distinct kinds in the order of a block's forward pass, unknown ones after, as they come.
 

@@ -11,6 +11,10 @@ matrix, whose squared projections sum to k exactly. p-values need more of the la
 import math
 from dataclasses import dataclass
 
+# 97.5 % quantile of the standard normal law: a mean's 95 % interval ends so many standard deviations from it, and
+# chance does not explain a larger |z|.
+NORMAL_95 = 1.959963984540054
+
 
 @dataclass(frozen=True)
 class Null:
@@ -132,6 +136,22 @@ def haar_diagonal_share(out_dim: int, in_dim: int, concentration: float) -> Null
         odds = ((out_dim + 1) * (in_dim + 1) + 2) / ((out_dim - 1) * (in_dim - 1))
         variance += q * (q - 1) * alpha * (c + (1 - c) * odds)
     return Null(mean, _root(variance))
+
+
+def isotropic_rho(out_dim: int, in_dim: int) -> float:
+    """Return ρ_Σ = ‖σ(W + ΔW) − σ(W)‖/‖ΔW‖ of a small update in random directions: 1/√max(O, I).
+
+    To first order Δσ_i is u_iᵀΔWv_i, and the q of the O·I entries that these are hold q/(O·I) of the energy.
+    """
+    return 1 / math.sqrt(max(out_dim, in_dim))
+
+
+def walk_cosine(step: int, last: int) -> float:
+    """Return √(t/T), the cosine between a random walk of independent steps at t and at its end T, 0 ≤ t ≤ T.
+
+    NaN for T = 0: the walk has gone nowhere.
+    """
+    return math.sqrt(step / last) if last > 0 else math.nan
 
 
 def mean_of_independent(nulls: list[Null]) -> Null:

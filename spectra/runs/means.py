@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spectra.linalg.nulls import Null, haar_joint_share, haar_share, mean_of_independent
+from spectra.linalg.nulls import Null, haar_joint_share, haar_share, isotropic_rho, mean_of_independent
 from spectra.runs.tables import Tables
 
 FRACTION = 0.1  # of the singular directions: what "principal" and "minor" mean unless the caller says otherwise
@@ -90,6 +90,12 @@ def null_of(row: Any) -> Null:
     if row.side == "joint":
         return haar_joint_share(k, rows, columns, float(row.concentration))
     return haar_share(k, rows if row.side == "left" else columns, float(row.concentration))
+
+
+def isotropic_rhos(rows: pd.DataFrame) -> "pd.Series[float]":
+    """Return ρ_Σ of a small update in random directions for rows that have out_features and in_features."""
+    shapes = zip(rows["out_features"], rows["in_features"], strict=True)
+    return pd.Series([isotropic_rho(int(o), int(i)) for o, i in shapes], index=rows.index, dtype="float64")
 
 
 def analysed_fraction(tables: Tables, fraction: float = FRACTION) -> float:

@@ -50,9 +50,12 @@ MODULES: Schema = {
     "expected_centroid": "float64",
     "z_centroid_left": "float64",
     "z_centroid_right": "float64",
+    "p_centroid_left": "float64",  # two-sided p-value under the Haar null
+    "p_centroid_right": "float64",
     "diagonal_share": "float64",  # Σ (u_iᵀΔW v_i)²/‖ΔW‖²
     "expected_diagonal_share": "float64",
     "z_diagonal_share": "float64",
+    "p_diagonal_share": "float64",
     "tail_hill": "float64",  # exponent of the tail of σ(ΔW), Hill
     "tail_alpha": "float64",  # exponent of the density of σ(ΔW)², as WeightWatcher fits it
     "tail_values": "Int64",  # singular values that the fit could use

@@ -13,6 +13,7 @@ from spectra.analysis.compare import compare
 from spectra.commands.compare import compare as command
 from spectra.runs.layout import RunLayout
 from spectra.runs.manifest import Manifest
+from spectra.runs.tables import empty
 from tests.builders import own_run, small_base
 
 
@@ -52,8 +53,20 @@ def test_methods_have_an_interval_over_seeds(analyses: dict[str, Analysis]) -> N
     assert ("lora", "relative_fro") in table.index
 
 
+def test_a_run_that_trains_vectors_alone_has_their_size(analyses: dict[str, Analysis]) -> None:
+    whole = analyses["a"]
+    modules = whole.tables.modules.assign(in_features=pd.array([pd.NA] * len(whole.tables.modules), dtype="Int64"))
+    vectors = replace(whole, tables=replace(whole.tables, modules=modules, projection=empty("projection")))
+    table = compare({"vectors": vectors, "b": analyses["b"]}).runs.set_index("run")
+    last = modules[modules["step"] == 2]
+    assert table.loc["vectors", "relative_fro"] == pytest.approx(last["relative_fro"].median())
+    assert math.isnan(table.loc["vectors", "lift_left"])
+
+
 def test_one_seed_has_no_interval_and_says_so(analyses: dict[str, Analysis]) -> None:
-    table = compare({name: analyses[name] for name in ("b", "again", "dora")}).methods
+    done = compare({name: analyses[name] for name in ("b", "again", "dora")})
+    table = done.methods
+    assert done.notes == ("every method has one seed: there is no interval over seeds",)
     assert set(table["note"]) == {"one seed"}
     assert table["lo"].isna().all() and table["hi"].isna().all() and table["mean"].notna().all()
 
@@ -61,7 +74,10 @@ def test_one_seed_has_no_interval_and_says_so(analyses: dict[str, Analysis]) -> 
 def test_updates_are_compared_on_the_same_base_only(analyses: dict[str, Analysis]) -> None:
     done = compare({name: analyses[name] for name in ("a", "dora", "elsewhere")})
     assert set(zip(done.pairs["run_a"], done.pairs["run_b"], strict=True)) == {("a", "dora")}
-    assert done.notes == ("a and dora and elsewhere have different bases: their updates are not compared",)
+    assert done.notes == (
+        "a and dora and elsewhere have different bases: their updates are not compared",
+        "every method has one seed: there is no interval over seeds",
+    )
     summary = done.pairs_summary.set_index("metric")
     assert summary.loc["cosine", "value"] == pytest.approx(1)
     assert summary.loc["cosine", "matrices"] == 6
@@ -87,3 +103,9 @@ def test_the_command_writes_every_table_and_shows_them(
     updates, methods = shown["further"].values()  # nothing was evaluated: no differences of accuracy
     assert set(updates["metric"]) >= {"cosine", "jaccard"}
     assert {"one seed", "2 seeds"} == set(methods["note"])
+    # With one seed there is nothing to show over seeds, and the page says why.
+    command(
+        [analyses[name].run.path for name in ("a", "dora")], out=tmp_path, options=Options(cache=tmp_path / "cache")
+    )
+    assert [title.split(":")[0] for title in shown["further"]] == ["Updates against each other"]
+    assert shown["facts"]["not compared"] == "every method has one seed: there is no interval over seeds"

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from spectra.analysis.measure import kind_of, layer_of, measure_matrix, measure_vector
 from spectra.linalg.decompose import decompose
@@ -73,7 +74,7 @@ def test_where_the_energy_lies(shape: tuple[int, int], name: str) -> None:
     row, cells = found.modules[0], {(c["bin_left"], c["bin_right"]): c for c in found.map}
     assert len(cells) == len(found.map) == 16**2
     if name == "zero":
-        assert all(math.isnan(row[c]) for c in row if c.startswith(("centroid", "diagonal", "z_")))
+        assert all(math.isnan(row[c]) for c in row if c.startswith(("centroid", "diagonal", "z_", "p_")))
         assert all(math.isnan(c["share"]) for c in found.map)
         assert (row["tail_values"], row["expected_centroid"]) == (0, 0.5)
         return
@@ -109,6 +110,41 @@ def test_p_values(name: str) -> None:
             assert row["p"] < 0.02
         if abs(row["z"]) < 0.1:
             assert row["p"] > 0.3
+
+
+P_COLUMNS = ("p_centroid_left", "p_centroid_right", "p_diagonal_share")
+
+
+def test_p_values_of_where_the_energy_lies_are_uniform_under_the_null() -> None:
+    rng, rows = np.random.default_rng(5), []
+    sigma = torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)
+    for shape in ((12, 20), (20, 12)):
+        weight = matrix(*shape)
+        basis = decompose(weight)
+        sides = (torch.from_numpy(oracles_nulls.orthonormal(rng, 100, size, 3)) for size in shape)
+        rows += [measure_matrix(weight, basis, LowRank(u * sigma, v.T)).modules[0] for u, v in zip(*sides, strict=True)]
+    for column in P_COLUMNS:
+        assert stats.kstest([row[column] for row in rows], "uniform").pvalue > 1e-3, column
+
+
+def test_p_values_of_where_the_energy_lies_count_random_orientations() -> None:
+    """The share of draws that lie further out, for an update that leans to the first directions."""
+    shape, sigma = (12, 12), torch.tensor([2.0, 1.0], dtype=torch.float64)
+    weight = matrix(*shape)
+    u, _, vh = torch.linalg.svd(weight)
+    lean = 4.0 / torch.arange(2, 14, dtype=torch.float64)[:, None] + randn(12, 2, seed=3)
+    update = LowRank(u @ torch.linalg.qr(lean)[0] * sigma, (vh.T @ torch.linalg.qr(lean)[0]).T)
+    row = measure_matrix(weight, decompose(weight), update).modules[0]
+    energy = oracles_nulls.random_coordinates([0.8, 0.2], shape, 20_000, seed=4)
+    index = np.arange(12) / 11
+    drawn = {
+        "centroid_left": energy.sum(2) @ index,
+        "centroid_right": energy.sum(1) @ index,
+        "diagonal_share": np.trace(energy, axis1=1, axis2=2),
+    }
+    for name, values in drawn.items():
+        below = float((values <= row[name]).mean())
+        assert row[f"p_{name}"] == pytest.approx(2 * min(below, 1 - below), abs=0.015), name
 
 
 def test_tails_come_from_the_spectrum() -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from spectra.runs.tables import Tables
+from spectra.runs.tables import Tables, empty
 from tests.figures.synthetic import Spec, make, off_principal, principal
 
 
@@ -33,6 +33,13 @@ def pissa() -> Tables:
 def untrained() -> Tables:
     """Only step 0: ΔW = 0 everywhere, nothing logged."""
     return make(Spec(steps=(0,)))
+
+
+@pytest.fixture(scope="session")
+def vectors(full: Tables) -> Tables:
+    """Only norms train."""
+    norms = full.modules[full.modules["kind"] == "input_layernorm"]
+    return Tables(norms, *(empty(name) for name in ("projection", "profile", "spectrum", "series")))
 
 
 @pytest.fixture(scope="session")

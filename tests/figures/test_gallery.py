@@ -6,7 +6,7 @@ from spectra.figures import draw_all, draw_comparison
 from spectra.figures.gallery import in_order, run_plates
 from spectra.figures.plate import Plate
 from spectra.runs.layout import AnalysisLayout
-from spectra.runs.tables import Tables, empty, write_table
+from spectra.runs.tables import Tables, write_table
 from tests.figures.deep import pair_rows
 from tests.figures.synthetic import Spec, comparison, make, verdict
 
@@ -14,6 +14,7 @@ NAMES = {
     "profile_left", "profile_right", "cumulative_left", "cumulative_right", "heatmap_relative_fro",
     "heatmap_principal_lift", "trajectory", "timeline",
 }  # fmt: skip
+PLACE = {name for name in NAMES if name.startswith(("profile", "cumulative", "heatmap_principal"))}
 DEEP = {"map", "drift", "heatmap_kappa_spec", "coordinates", "nulls", "convergence"}
 
 
@@ -50,20 +51,18 @@ def test_every_caption_says_how_to_read_it(plates: list[Plate]) -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        Spec(steps=(0,)),
         Spec(steps=(64,), layers=1, kinds=("q_proj",), rank=1),
         Spec(steps=(0, 8), rank=None, norms=True, embedding=True),
     ],
-    ids=["zero", "one-matrix-rank-1", "vectors-and-embedding"],
+    ids=["one-matrix-rank-1", "vectors-and-embedding"],
 )
 def test_every_figure_survives(spec: Spec) -> None:
     assert {plate.name for plate in run_plates(make(spec), verdict("not_learning"))} == NAMES
 
 
-def test_every_figure_survives_vectors_alone(full: Tables) -> None:
-    norms = full.modules[full.modules["kind"] == "input_layernorm"]
-    alone = Tables(norms, *(empty(name) for name in ("projection", "profile", "spectrum", "series")))
-    assert {plate.name for plate in run_plates(alone, verdict())} == NAMES
+def test_an_update_without_a_place_has_no_figure_of_it(untrained: Tables, vectors: Tables) -> None:
+    for tables in (untrained, vectors):
+        assert {plate.name for plate in run_plates(tables, verdict("not_learning"))} == NAMES - PLACE
 
 
 def test_deep_tables_have_figures_in_named_sections(plates: list[Plate]) -> None:

@@ -91,6 +91,11 @@ def test_only_vectors_is_said_in_words(full: Tables) -> None:
     assert "only vectors train" in words(ax)
 
 
+def test_overlay_says_why_a_run_has_no_line(lora: Tables, untrained: Tables, vectors: Tables) -> None:
+    ax = overlay({"lora": lora, "nothing": untrained, "norms": vectors}, side="right")
+    assert legend(ax)[1:3] == ["nothing (ΔW = 0)", "norms (only vectors)"]
+
+
 def test_overlay_has_one_line_a_run(lora: Tables, pissa: Tables, untrained: Tables) -> None:
     ax = overlay({"lora": lora, "nothing": untrained, "pissa": pissa}, side="left")
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), profile_curve(lora, "left")["update"])

@@ -56,6 +56,18 @@ def test_a_run_without_update_has_few_words(untrained: Tables) -> None:
     assert readings.place(untrained, "left") == readings.extremes(untrained) == ""
 
 
+def test_what_is_left_out_is_said_with_the_reason(
+    whole: Tables, lora: Tables, untrained: Tables, vectors: Tables
+) -> None:
+    assert readings.left_out(whole) == ""
+    assert readings.left_out(lora) == (
+        "Not computed (spectra analyze --deep last does it): how whole matrices moved, which entries moved, "
+        "sampled nulls."
+    )
+    assert readings.left_out(untrained).startswith("At step 0 ΔW is 0 or not finite in every matrix")
+    assert readings.left_out(vectors).startswith("Only vectors train, and a vector has no singular directions")
+
+
 def test_signals_of_one_step_came_together() -> None:
     entries = [
         {"signal": name, "onset_step": step, "says": f"the {name} fell"}

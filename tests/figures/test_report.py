@@ -158,6 +158,19 @@ def test_hostile_names_stay_text(untrained: Tables, tmp_path: Path) -> None:
     assert re.findall(r"(?<![\\!])\[a\]", text) == []
 
 
+def test_vectors_alone_have_no_empty_part_and_one_sentence_says_why(vectors: Tables, tmp_path: Path) -> None:
+    html, markdown = written(vectors, tmp_path)
+    page = Page(html)
+    assert len(page.all("img")) == 3
+    for text in (page.words, markdown):
+        assert text.count("Only vectors train, and a vector has no singular directions") == 1
+        for gone in ("Where in the base's spectrum", "principal, left", "effective rank"):
+            assert gone not in text
+    row = next(line for line in markdown.splitlines() if line.startswith("| input"))
+    assert row.count("|") == 4
+    assert "–" not in row
+
+
 def test_a_run_without_update_has_a_report(untrained: Tables, tmp_path: Path) -> None:
     html, markdown = written(untrained, tmp_path, "not_learning")
     assert "not learning" in Page(html).words

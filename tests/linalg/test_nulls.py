@@ -1,5 +1,7 @@
 """Nulls against the independent oracle's exact moments, and calibrated on random updates."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,15 @@ from scipy import stats
 from spectra.linalg import spectrum
 from spectra.linalg.decompose import decompose
 from spectra.linalg.energy import align
-from spectra.linalg.nulls import Null, haar_joint_share, haar_share, mean_of_independent
+from spectra.linalg.nulls import (
+    NORMAL_95,
+    Null,
+    haar_joint_share,
+    haar_share,
+    isotropic_rho,
+    mean_of_independent,
+    walk_cosine,
+)
 from spectra.linalg.operators import Dense, LowRank, Operator
 from tests import oracles
 from tests.builders import matrix, randn
@@ -76,3 +86,31 @@ def test_zero_update_has_nan_spread() -> None:
     assert np.isnan(haar_share(2, 10, float("nan")).sd)
     assert np.isnan(haar_joint_share(2, 10, 10, float("nan")).sd)
     assert torch.isnan(spectrum.energy_shares(torch.zeros(3, dtype=torch.float64))).all()
+
+
+def test_the_normal_quantile() -> None:
+    assert pytest.approx(stats.norm.ppf(0.975), rel=1e-15) == NORMAL_95
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
+def test_small_updates_in_random_directions_have_the_isotropic_rho(shape: tuple[int, int]) -> None:
+    weight = matrix(*shape, condition=3.0)
+    before = torch.linalg.svdvals(weight)
+    energy = [
+        float(
+            ((torch.linalg.svdvals(weight + 1e-7 * delta) - before) / torch.linalg.vector_norm(1e-7 * delta))
+            .square()
+            .sum()
+        )
+        for delta in (randn(*shape, seed=seed) for seed in range(60))
+    ]
+    assert math.sqrt(np.mean(energy)) == pytest.approx(isotropic_rho(*shape), rel=0.1)
+
+
+def test_the_cosine_of_a_random_walk_to_its_end() -> None:
+    walks = np.random.default_rng(2).standard_normal((8, 40, 3000)).cumsum(axis=1)
+    for step in (10, 20, 40):
+        here, end = walks[:, step - 1], walks[:, -1]
+        cosine = (here * end).sum(1) / np.linalg.norm(here, axis=1) / np.linalg.norm(end, axis=1)
+        assert cosine.mean() == pytest.approx(walk_cosine(step, 40), abs=0.02)
+    assert math.isnan(walk_cosine(0, 0))

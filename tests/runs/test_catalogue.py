@@ -75,6 +75,15 @@ def test_a_null_and_a_distance_are_described_by_their_metric() -> None:
     assert z.unit == "standard deviations of the null"
 
 
+def test_a_p_value_is_described_by_its_metric_wherever_it_is_a_column() -> None:
+    for name in ("modules.p_centroid_left", "modules.p_diagonal_share", "projection.p"):
+        [p] = find(name)
+        assert p.title.endswith("two-sided p-value")
+        assert (p.range, p.null) == ("0 to 1", "uniform")
+    assert "centroid_left" in find("p_centroid_left")[0].formula
+    assert find("nulls.p")[0].formula.startswith("rank of the value")
+
+
 def test_nothing_is_found_for_no_name() -> None:
     assert find("no_such_metric") == ()
     assert find("") == ()

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from spectra.linalg.nulls import haar_joint_share, haar_share
-from spectra.runs.means import mean_share, share_rows
+from spectra.runs.means import isotropic_rhos, mean_share, share_rows
 from tests.analysis.made_tables import matrix_row, tables
 
 
@@ -45,6 +45,12 @@ def test_joint_shares_take_the_joint_null() -> None:
     made.projection["side"] = "joint"
     rows = share_rows(made, step=1)
     assert rows["sd"].iloc[1] == haar_joint_share(3, 32, 96, 1 / 2).sd
+
+
+def test_every_row_has_the_isotropic_rho_of_its_shape() -> None:
+    rows = two_matrices().modules.iloc[1:]
+    assert isotropic_rhos(rows).to_dict() == {1: pytest.approx(1 / math.sqrt(96)), 2: pytest.approx(1 / 8)}
+    assert isotropic_rhos(rows.iloc[:0]).empty
 
 
 def test_means_need_no_torch() -> None:

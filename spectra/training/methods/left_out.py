@@ -25,7 +25,6 @@ VARIANTS: Mapping[str, str] = {
     "lora_ga": "it starts from gradients of a supervised loss, which a task with rewards does not have",
     "loftq": "it starts from the error of a quantised base, and spectra trains bases that are not",
     "monteclora_config": "it samples its factors, and its divergence joins only the model's own loss",
-    "pissa_niter": "its randomised decomposition differs every time that peft loads the adapter; choose pissa",
     "use_bdlora": "its blocks follow a layout of devices that a recipe does not know; ΔW is LoRA's with zeros",
     "use_qalora": "it pools inputs to suit a quantised base, and spectra trains bases that are not",
     "velora_config": "it compresses activations to save memory; ΔW is LoRA's",

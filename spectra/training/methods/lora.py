@@ -52,6 +52,19 @@ class LoraPlusOptions(LoraOptions):
     ratio: float = Field(default=16.0, ge=1)
 
 
+class PissaOptions(Section):
+    """Options of PiSSA.
+
+    Attributes
+    ----------
+    niter
+        Power iterations of a randomised SVD, drawn from the run's seed, in the place of the exact one: peft's
+        ``pissa_niter_N``. None is the exact one.
+    """
+
+    niter: int | None = Field(default=None, ge=1)
+
+
 class PromptOptions(Section):
     """Options of an initialisation from the task's prompts.
 
@@ -81,6 +94,12 @@ def lora_config(**settings: Any) -> Callable[[MethodRecipe, Setting], Any]:
         )
 
     return build
+
+
+def pissa_config(recipe: MethodRecipe, setting: Setting) -> Any:
+    """Return the ``LoraConfig`` of PiSSA, with the exact SVD or with peft's randomised one."""
+    niter = recipe.options["niter"]
+    return lora_config(init_lora_weights="pissa" if niter is None else f"pissa_niter_{niter}")(recipe, setting)
 
 
 both_factors = each(lambda recipe, out, inner: rank(recipe) * (out + inner))
@@ -190,7 +209,8 @@ PISSA = Method(
     update="s·(B·A − B_0·A_0), s = alpha/r; rank at most 2r",
     source="Meng et al. 2024, arXiv:2404.02948",
     defaults=LORA_DEFAULTS,
-    config=lora_config(init_lora_weights="pissa"),
+    options=PissaOptions,
+    config=pissa_config,
     rules=(AtMost("r"),),
     size=both_factors,
     learning_rate=1e-4,
@@ -198,6 +218,7 @@ PISSA = Method(
     notes=(
         "the base becomes W_0 − s·B_0·A_0: on the pristine base the saved adapter is another model",
         "a learning rate that suits LoRA can destroy it: its factors start as large as the base's top directions",
+        "with niter, peft draws another start whenever it loads the adapter: only the run's step 0 tells ΔW",
         RESIDUAL_BETA,
     ),
 )

@@ -139,7 +139,8 @@ def test_options_are_strict() -> None:
         "name: lora\noptions: {initt: gaussian}\n"
     )
     assert "options.init: 'zeros' should be 'kaiming', 'gaussian' or 'orthogonal'" in fault("options: {init: zeros}\n")
-    assert "its options are none" in fault("name: pissa\noptions: {niter: 4}\n")
+    assert "its options are none" in fault("name: olora\noptions: {niter: 4}\n")
+    assert "options.niter: 0 should be greater than or equal to 1" in fault("name: pissa\noptions: {niter: 0}\n")
 
 
 @pytest.mark.parametrize(
@@ -164,6 +165,7 @@ def test_what_cannot_work_is_refused_with_the_reason(text: str, reason: str) -> 
         ("name: rslora\nr: 4\n", {"r": 4, "use_rslora": True}),
         ("name: dora\n", {"use_dora": True}),
         ("name: pissa\ntarget_modules: [q_proj]\n", {"init_lora_weights": "pissa", "target_modules": {"q_proj"}}),
+        ("name: pissa\noptions: {niter: 4}\n", {"init_lora_weights": "pissa_niter_4"}),
         ("name: milora\nr: 32\nalpha: 32\n", {"r": 32, "lora_alpha": 32, "init_lora_weights": True}),
         ("name: olora\n", {"init_lora_weights": "olora"}),
         ("name: mica\n", {"init_lora_weights": "mica"}),

@@ -46,6 +46,24 @@ def test_milora_starts_from_the_smallest_triplets_and_takes_them_from_the_base(
     torch.testing.assert_close(residual, weight - smallest, atol=1e-6, rtol=0)
 
 
+def test_a_randomised_pissa_takes_what_its_seed_draws_from_the_base(recipe_for: Maker, tiny_base: Path) -> None:
+    module, method = "mlp.up_proj", {"name": "pissa", "r": 4, "alpha": 12, "options": {"niter": 1}}
+    weight = pristine(tiny_base, module)
+    sigma = torch.linalg.svdvals(weight)
+    drawn = []
+    for seed in (1, 2):
+        layer = layer_of(build_policy(recipe_for(method=method, seed=seed)), module)
+        b, a = factors(layer)
+        drawn.append(3.0 * b @ a)
+        residual = layer.base_layer.weight.detach().double()
+        torch.testing.assert_close(residual, weight - drawn[-1], atol=1e-6, rtol=0)
+        # It holds nearly as much of W as the best product of rank 4 does, and never more.
+        held = 1 - float((weight - drawn[-1]).square().sum() / weight.square().sum())
+        best = float(sigma[:4].square().sum() / sigma.square().sum())
+        assert 0.7 * best < held < best - 1e-6
+    assert float((drawn[0] - drawn[1]).norm()) > 1e-2 * float(weight.norm())
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_milora_plus_starts_along_the_smallest_right_vectors_and_leaves_the_base(
     module: str, recipe_for: Maker, tiny_base: Path
