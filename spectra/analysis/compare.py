@@ -1,7 +1,9 @@
 """Several runs side by side: what each reached, paired differences on the same problems, and how the updates relate."""
 
+import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -34,7 +36,7 @@ class Comparison:
     pairs_summary
         A row is a pair of runs × metric: its mean over modules with a 95 % interval over layers.
     methods
-        A row is a method at a learning rate × metric: its mean over runs with a 95 % interval over seeds.
+        A row is a group of runs that differ in their seed alone × metric: mean with a 95 % interval over seeds.
     notes
         What is not compared, and why.
     """
@@ -72,7 +74,9 @@ def compare(analyses: Mapping[str, Analysis], cache: Path | None = None) -> Comp
 
 
 def methods(analyses: Mapping[str, Analysis], runs: pd.DataFrame) -> pd.DataFrame:
-    """Return what runs of one method at one learning rate have in common: mean and 95 % interval over seeds.
+    """Return what runs that differ in their seed alone have in common: mean and 95 % interval over seeds.
+
+    Runs without a recipe count as alike where method and learning rate are.
 
     Parameters
     ----------
@@ -84,21 +88,35 @@ def methods(analyses: Mapping[str, Analysis], runs: pd.DataFrame) -> pd.DataFram
     Returns
     -------
     pd.DataFrame
-        Columns: method, learning_rate, metric (accuracy_end, reward_end and those of the summary at the last step),
-        runs, mean, lo, hi, note. One seed has no interval, and the note says so; neither have runs of one seed, which
+        Columns: name (what the runs' names begin with), method, learning_rate, metric (accuracy_end, reward_end and
+        those of the summary at the last step), runs, mean, lo, hi, note. One seed has no interval, and the note says so; neither have runs of one seed, which
         are not independent.
     """
     values = pd.concat([_run_metrics(runs, name, analysis) for name, analysis in analyses.items()])
     keys = ["method", "learning_rate", "metric"]
     rows = [
-        {**dict(zip(keys, key, strict=True)), **_over_seeds(group)}
-        for key, group in values.groupby(keys, sort=False, dropna=False)
+        {"name": _shared_name(group["run"]), **dict(zip(keys, key[1:], strict=True)), **_over_seeds(group)}
+        for key, group in values.groupby(["recipe", *keys], sort=False, dropna=False)
     ]
-    return pd.DataFrame(rows, columns=[*keys, "runs", "mean", "lo", "hi", "note"])
+    return pd.DataFrame(rows, columns=["name", *keys, "runs", "mean", "lo", "hi", "note"])
+
+
+def _shared_name(names: Iterable[str]) -> str:
+    """Return what names begin with.
+
+    >>> _shared_name(["lora-0", "lora-1"]), _shared_name(["a", "b"])
+    ('lora', 'a, b')
+    """
+    return os.path.commonprefix([*names]).rstrip("-_. /") or ", ".join(names)
+
+
+def _apart_from_seed(analysis: Analysis) -> str:
+    recipe = analysis.run.recipe()
+    return json.dumps({key: value for key, value in recipe.items() if key not in ("name", "seed")}, sort_keys=True)
 
 
 def _seed_notes(over_seeds: pd.DataFrame) -> list[str]:
-    return [] if over_seeds["lo"].notna().any() else ["every method has one seed: there is no interval over seeds"]
+    return [] if over_seeds["lo"].notna().any() else ["every recipe has one seed: there is no interval over seeds"]
 
 
 def _run_metrics(runs: pd.DataFrame, name: str, analysis: Analysis) -> pd.DataFrame:
@@ -110,7 +128,13 @@ def _run_metrics(runs: pd.DataFrame, name: str, analysis: Analysis) -> pd.DataFr
     manifest = analysis.run.manifest
     # A run that does not say its seed counts as one of its own.
     seed = f"run {name}" if manifest is None else f"seed {manifest.seed}"
-    identity = {"method": row["method"], "learning_rate": row["learning_rate"], "seed": seed}
+    identity = {
+        "run": name,
+        "recipe": _apart_from_seed(analysis),
+        "method": row["method"],
+        "learning_rate": row["learning_rate"],
+        "seed": seed,
+    }
     frame = pd.DataFrame({"metric": list(values), "value": list(values.values())}).astype({"value": "float64"})
     return frame.dropna(subset="value").assign(**identity)
 

@@ -7,9 +7,10 @@ mend it.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pandas as pd
+import yaml
 
 from spectra.errors import CorruptFileError, RunNotFoundError
 from spectra.runs.atomic import read_json
@@ -101,6 +102,10 @@ class RunDirectory:
         span = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]}–{steps[-1]}"
         return f"{LAYOUTS[self.layout]}, {len(steps)} snapshot{'s' * (len(steps) > 1)}, {span}"
 
+    def recipe(self) -> dict[str, Any]:
+        """Return what :func:`read_recipe` finds."""
+        return read_recipe(self.path)
+
     def series(self) -> pd.DataFrame:
         """Return the training curves, one row a logged step; only ``step`` where nothing was logged."""
         if self.layout == "spectra":
@@ -117,6 +122,16 @@ class RunDirectory:
                 if number == len(found):
                     raise
         return pd.DataFrame({"step": pd.Series(dtype="int64")})
+
+
+def read_recipe(run: Path) -> dict[str, Any]:
+    """Return the recipe of a run of ours as plain values; empty where there is none that can be read."""
+    file = RunLayout(run).recipe
+    try:
+        value = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def open_run(path: Path) -> RunDirectory:

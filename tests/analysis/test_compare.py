@@ -11,6 +11,7 @@ from scipy import stats
 from spectra.analysis.analyze import Analysis, Options, analyze
 from spectra.analysis.compare import compare
 from spectra.commands.compare import compare as command
+from spectra.runs.directory import RunDirectory
 from spectra.runs.layout import RunLayout
 from spectra.runs.manifest import Manifest
 from spectra.runs.tables import empty
@@ -53,6 +54,22 @@ def test_methods_have_an_interval_over_seeds(analyses: dict[str, Analysis]) -> N
     assert ("lora", "relative_fro") in table.index
 
 
+def test_runs_are_grouped_by_all_that_is_in_their_recipe_but_the_seed(
+    analyses: dict[str, Analysis], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = {
+        name: {"name": name, "seed": seed, "algorithm": {"name": algorithm}}
+        for name, seed, algorithm in (("a", 0, "grpo"), ("b", 1, "grpo"), ("again", 1, "dapo"), ("c", 2, "dapo"))
+    }
+    made = {f"{recipes[name]['algorithm']['name']}-{name}": analyses[name] for name in recipes}  # type: ignore[index]
+    by_path = {analyses[name].run.path: recipe for name, recipe in recipes.items()}
+    monkeypatch.setattr(RunDirectory, "recipe", lambda run: by_path[run.path])
+    table = compare(made).methods
+    table = table[table["metric"] == "reward_end"].set_index("name")
+    assert dict(table["note"]) == {"grpo": "2 seeds", "dapo": "2 seeds"}
+    assert table.loc["grpo", "mean"] == pytest.approx(0.25, abs=0.01)
+
+
 def test_a_run_that_trains_vectors_alone_has_their_size(analyses: dict[str, Analysis]) -> None:
     whole = analyses["a"]
     modules = whole.tables.modules.assign(in_features=pd.array([pd.NA] * len(whole.tables.modules), dtype="Int64"))
@@ -66,7 +83,7 @@ def test_a_run_that_trains_vectors_alone_has_their_size(analyses: dict[str, Anal
 def test_one_seed_has_no_interval_and_says_so(analyses: dict[str, Analysis]) -> None:
     done = compare({name: analyses[name] for name in ("b", "again", "dora")})
     table = done.methods
-    assert done.notes == ("every method has one seed: there is no interval over seeds",)
+    assert done.notes == ("every recipe has one seed: there is no interval over seeds",)
     assert set(table["note"]) == {"one seed"}
     assert table["lo"].isna().all() and table["hi"].isna().all() and table["mean"].notna().all()
 
@@ -76,7 +93,7 @@ def test_updates_are_compared_on_the_same_base_only(analyses: dict[str, Analysis
     assert set(zip(done.pairs["run_a"], done.pairs["run_b"], strict=True)) == {("a", "dora")}
     assert done.notes == (
         "a and dora and elsewhere have different bases: their updates are not compared",
-        "every method has one seed: there is no interval over seeds",
+        "every recipe has one seed: there is no interval over seeds",
     )
     summary = done.pairs_summary.set_index("metric")
     assert summary.loc["cosine", "value"] == pytest.approx(1)
@@ -108,4 +125,4 @@ def test_the_command_writes_every_table_and_shows_them(
         [analyses[name].run.path for name in ("a", "dora")], out=tmp_path, options=Options(cache=tmp_path / "cache")
     )
     assert [title.split(":")[0] for title in shown["further"]] == ["Updates against each other"]
-    assert shown["facts"]["not compared"] == "every method has one seed: there is no interval over seeds"
+    assert shown["facts"]["not compared"] == "every recipe has one seed: there is no interval over seeds"

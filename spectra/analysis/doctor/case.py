@@ -9,13 +9,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-import yaml
 from torch import Tensor
 
 from spectra.errors import CorruptFileError, SpectraError, UnsupportedMethodError
 from spectra.linalg.operators import Operator
 from spectra.runs.atomic import read_json
-from spectra.runs.directory import RunDirectory, Snapshot, open_run
+from spectra.runs.directory import RunDirectory, Snapshot, open_run, read_recipe
 from spectra.runs.layout import ADAPTER_CONFIG, RunLayout, parse_checkpoint, parse_step
 from spectra.runs.snapshots import adapter_base, snapshot_kind
 from spectra.weights.adapters import Adapter, Changes
@@ -93,12 +92,7 @@ class Case:
     @cached_property
     def recipe(self) -> Mapping[str, Any]:
         """The recipe of a run of ours as plain values; empty where there is none that can be read."""
-        file = RunLayout(self.root).recipe
-        try:
-            value = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            return {}
-        return value if isinstance(value, dict) else {}
+        return read_recipe(self.root)
 
     @cached_property
     def series(self) -> pd.DataFrame:
