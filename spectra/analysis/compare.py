@@ -89,8 +89,8 @@ def methods(analyses: Mapping[str, Analysis], runs: pd.DataFrame) -> pd.DataFram
     -------
     pd.DataFrame
         Columns: name (what the runs' names begin with), method, learning_rate, metric (accuracy_end, reward_end and
-        those of the summary at the last step), runs, mean, lo, hi, note. One seed has no interval, and the note says so; neither have runs of one seed, which
-        are not independent.
+        those of the summary at the last step), runs, mean, lo, hi, note. One seed has no interval, and the note says
+        so; neither have runs of one seed, which are not independent.
     """
     values = pd.concat([_run_metrics(runs, name, analysis) for name, analysis in analyses.items()])
     keys = ["method", "learning_rate", "metric"]
