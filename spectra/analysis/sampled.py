@@ -1,13 +1,14 @@
 """The rows of table ``nulls``: metrics against updates that chance could have put in this one's place.
 
 A metric is compared with the families that destroy what it measures: the shape of the spectrum with families that do
-not keep it; where entries lie with all that move them; how the base's spectrum moves with random orientations. Where a
-null has a closed form nothing is drawn, and ``draws`` is 0.
+not keep it; where entries lie with all that move them; how the base's spectrum and its leading spaces move with random
+orientations. Where a null has a closed form nothing is drawn, and ``draws`` is 0.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,10 @@ from spectra.linalg import spectrum
 from spectra.linalg.counts import CountNull
 from spectra.linalg.decompose import Basis
 from spectra.linalg.empirical import compare, normal_comparison
-from spectra.linalg.motion import INTRUDER_CANDIDATES, INTRUDER_COSINE
+from spectra.linalg.motion import ANGLE_DIMENSIONS, INTRUDER_CANDIDATES, INTRUDER_COSINE
 from spectra.linalg.operators import Operator
 from spectra.linalg.sampling import FAMILIES, Original, gaussian_sigma
+from spectra.linalg.subspaces import orthonormal_angles
 
 Metrics = dict[str, float]
 
@@ -43,6 +45,7 @@ _SHAPE: Mapping[str, Callable[[Tensor], float]] = {
     "top1_energy": spectrum.top1_energy,
 }
 _COUNTS = ("intruders",)
+_ANGLES = tuple(f"angle_{what}_k{k}" for k in ANGLE_DIMENSIONS for what in ("max", "mean"))
 
 # Gram matrices are faster than an SVD, and lose half of the digits: not on worse conditioned bases.
 _GRAM_CONDITION = 1e5
@@ -57,6 +60,17 @@ class _Case:
     original: Original
     coordinates: BaseCoordinates
     seed: int
+
+    @cached_property
+    def wide(self) -> Tensor:
+        """W or its transpose, the small side first."""
+        return self.weight if self.basis.small_is_left else self.weight.T
+
+    @cached_property
+    def leading(self) -> tuple[Tensor, Tensor]:
+        """Singular vectors of W whose spaces are followed, of the small and of the long side."""
+        small = self.basis.vectors[:, : max(ANGLE_DIMENSIONS)]
+        return small, _unit(self.wide.T @ small)
 
     def generator(self, statistic: int, family: str) -> torch.Generator:
         """Return a stream of its own for each statistic and family: one more does not change the others."""
@@ -151,7 +165,7 @@ def _coordinate_rows(case: _Case, budget: float) -> list[Row]:
 def _motion_rows(case: _Case, budget: float) -> list[Row]:
     original = case.original
     rows, columns = original.shape
-    cost = 500.0 * rows * columns + 1.5 * rows * columns * min(rows, columns)
+    cost = 500.0 * rows * columns + 1.5 * rows * columns * min(rows, columns) + _angle_cost(rows, columns)
     draws = _draws(0.25 * budget / 2, cost)
     if not draws:
         return []
@@ -162,6 +176,11 @@ def _motion_rows(case: _Case, budget: float) -> list[Row]:
         sampled = (_motion(case, FAMILIES[family](original, generator).dense()) for _ in range(draws))
         out += _compared(family, value, sampled)
     return out
+
+
+def _angle_cost(rows: int, columns: int) -> float:
+    """Return the operations of the angles of one draw: products with K columns, and K × K eigenvalues, for each k."""
+    return min(max(ANGLE_DIMENSIONS), rows, columns) ** 2 * (600.0 + 2 * (rows + columns))
 
 
 def _factor_cost(family: str, original: Original) -> float:
@@ -182,34 +201,49 @@ def _dense_sigma(matrix: Tensor) -> Tensor:
 
 def _motion(case: _Case, delta: Tensor) -> Metrics:
     """Return what W + ΔW shows; definitions are those of :class:`spectra.linalg.motion.Motion`."""
-    sigma, left = _moved(case, delta)
+    moved = case.wide + (delta if case.basis.small_is_left else delta.T)
+    sigma, small = _small_side(moved, case.basis.sigma)
+    long = _unit(moved.T @ small)
     shift = float(torch.linalg.vector_norm(sigma - case.basis.sigma))
     rho = shift / case.original.norm
+    left = (small if case.basis.small_is_left else long)[:, :INTRUDER_CANDIDATES]
     cosines = case.basis.left(case.weight, left).abs().amax(0)
     return {
         "nss": shift / float(torch.linalg.vector_norm(case.basis.sigma)),
         "rho_sigma": rho,
         "kappa_spec": rho**2 * max(case.basis.shape),
         "intruders": float((cosines < INTRUDER_COSINE).sum()),
+        **_angles(case, small, long),
     }
 
 
-def _moved(case: _Case, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the singular values of W + ΔW and its first left singular vectors."""
-    moved, sigma = case.weight + delta, case.basis.sigma
-    wide = moved if case.basis.small_is_left else moved.T
+def _small_side(moved: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the singular values of W + ΔW, wide, and its first left singular vectors."""
     if float(sigma[-1]) * _GRAM_CONDITION > float(sigma[0]):
-        values, vectors = torch.linalg.eigh(wide @ wide.T)
+        values, vectors = torch.linalg.eigh(moved @ moved.T)
         values, vectors = values.clamp(min=0).sqrt().flip(0), vectors.flip(1)
     else:
-        r = torch.linalg.qr(wide.T, mode="r")[1]
+        r = torch.linalg.qr(moved.T, mode="r")[1]
         _, values, vh = torch.linalg.svd(r)
         vectors = vh.T
-    top = vectors[:, : min(INTRUDER_CANDIDATES, spectrum.numerical_rank(values, *moved.shape))]
-    if case.basis.small_is_left:
-        return values, top
-    images = moved @ top
-    return values, images / torch.linalg.vector_norm(images, dim=0)
+    return values, vectors[:, : min(max(ANGLE_DIMENSIONS), spectrum.numerical_rank(values, *moved.shape))]
+
+
+def _angles(case: _Case, small: Tensor, long: Tensor) -> Metrics:
+    """Return the angles between leading spaces; NaN for what spans both sides, or exceeds the rank of W or of W'."""
+    rank = min(small.shape[1], spectrum.numerical_rank(case.basis.sigma, *case.basis.shape))
+    out = dict.fromkeys(_ANGLES, math.nan)
+    for k in ANGLE_DIMENSIONS:
+        if k <= rank and k < max(case.basis.shape):
+            sides = zip(case.leading, (small, long), strict=True)
+            found = torch.cat([orthonormal_angles(old[:, :k], new[:, :k]) for old, new in sides])
+            out |= {f"angle_max_k{k}": float(found.max()), f"angle_mean_k{k}": float(found.mean())}
+    return out
+
+
+def _unit(columns: Tensor) -> Tensor:
+    unit: Tensor = columns / torch.linalg.vector_norm(columns, dim=0)
+    return unit
 
 
 def _compared(family: str, value: Metrics, draws: Iterable[Metrics]) -> list[Row]:
@@ -218,9 +252,9 @@ def _compared(family: str, value: Metrics, draws: Iterable[Metrics]) -> list[Row
         return []
     samples: dict[str, NDArray[np.float64]] = {name: np.array([draw[name] for draw in drawn]) for name in value}
     return [
-        _row(name, family, asdict(compare(value[name], samples[name], discrete=name in _COUNTS)))
-        for name in value
-        if not math.isnan(value[name])
+        _row(name, family, asdict(compare(seen, samples[name], discrete=name in _COUNTS, log_normal=name in _ANGLES)))
+        for name, seen in value.items()
+        if not math.isnan(seen)
     ]
 
 

@@ -56,7 +56,8 @@ def motion_plates(tables: Tables) -> Iterator[Plate]:
         "Did the singular values or only the directions move?",
         "Normalised spectral shift (NSS), the part ρ_Σ of ΔW that changes singular values, κ_spec = ρ_Σ²·O·I/min(O, "
         "I), and the largest principal angle between the first k singular vectors of W and W + ΔW: medians over "
-        "matrices, shaded 10–90 %. Dotted and grey: what a small update in random directions gives by chance. An NSS "
+        "matrices, shaded 10–90 %. Dotted and grey: what a small update in random directions gives by chance; open "
+        "marks: the angles that Gaussian noise of the same norm gives, where it was drawn for every matrix. An NSS "
         "under the rounding error is not resolved.",
         "Four line charts over training steps: spectral shift, its share of the update, kappa, principal angles.",
         figure_of(drift(tables)[0]),

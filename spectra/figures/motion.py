@@ -8,12 +8,13 @@ from matplotlib.axes import Axes
 from spectra.figures.formats import number
 from spectra.figures.gather import spread, with_modules
 from spectra.figures.panels import draw_spread, given, log_scale, say_if_empty, step_axis, tiled
-from spectra.figures.style import MUTED, NULL_FILL, UPDATE, legend_above, run_style, styled
+from spectra.figures.style import MUTED, NULL_FILL, UPDATE, LineStyle, legend_above, run_style, styled
 from spectra.runs.means import isotropic_rhos
 from spectra.runs.tables import Tables
 
 PANELS = 4
 ANGLES = (1, 4, 16, 64)
+_NOISE = "Gaussian noise"
 _NEAR = 100.0  # a rounding error this many times below the curve would only stretch the axis
 
 
@@ -25,8 +26,8 @@ def drift(tables: Tables, *, axes: Sequence[Axes] | None = None) -> list[Axes]:
     tables
         The tables of one run.
     axes
-        Four axes: NSS with its rounding error, ρ_Σ with 1/√max(O, I), κ_spec with 1, largest angle at k; None makes
-        a new figure.
+        Four axes: NSS with its rounding error, ρ_Σ with 1/√max(O, I), κ_spec with 1, largest angle at k with that
+        of Gaussian noise where it was sampled for every matrix; None makes a new figure.
 
     Returns
     -------
@@ -45,7 +46,7 @@ def drift(tables: Tables, *, axes: Sequence[Axes] | None = None) -> list[Axes]:
         _draw_shift(drawn[0], rows)
         _draw_rho(drawn[1], rows)
         _draw_kappa(drawn[2], rows)
-        _draw_angles(drawn[3], rows)
+        _draw_angles(drawn[3], rows, tables.nulls)
         for ax in drawn:
             say_if_empty(ax, "not computed, or ΔW = 0")
             step_axis(ax)
@@ -97,15 +98,27 @@ def _draw_kappa(ax: Axes, rows: pd.DataFrame) -> None:
         _fit(ax)
 
 
-def _draw_angles(ax: Axes, rows: pd.DataFrame) -> None:
+def _draw_angles(ax: Axes, rows: pd.DataFrame, nulls: pd.DataFrame) -> None:
     ax.set_ylabel("largest angle (degrees)")
-    for index, k in enumerate(ANGLES):
-        column = f"angle_max_k{k}"
-        points = spread(rows[rows[column] > 0], rows[column])
+    noise = nulls[nulls["null"] == "gaussian"]
+    curves = {k: spread(rows[rows[column] > 0], rows[column]) for k in ANGLES for column in (f"angle_max_k{k}",)}
+    styles = {k: run_style(index) for index, k in enumerate(ANGLES)}
+    for k, points in curves.items():
         if not points.empty:
-            style = run_style(index)
-            ax.plot(points["step"], points["median"], **style.line, marker=style.marker, label=f"k = {k}")
+            ax.plot(points["step"], points["median"], **styles[k].line, marker=styles[k].marker, label=f"k = {k}")
+    for k, points in curves.items():
+        _draw_sampled(ax, points, noise[noise["metric"] == f"angle_max_k{k}"], styles[k])
     _fit(ax)
+
+
+def _draw_sampled(ax: Axes, points: pd.DataFrame, noise: pd.DataFrame, style: LineStyle) -> None:
+    """Draw open marks where noise was drawn for all matrices that the curve is the median of."""
+    chance = spread(noise, noise["expected"]).merge(points[["step", "modules"]], on=["step", "modules"])
+    if chance.empty:
+        return
+    named = any(line.get_label() == _NOISE for line in ax.lines)
+    [mark] = ax.plot(chance["step"], chance["median"], linestyle="none", marker=style.marker, color=style.color)
+    mark.set(markerfacecolor="none", label=f"_{_NOISE}" if named else _NOISE)
 
 
 def _draw_line(ax: Axes, points: pd.DataFrame, label: str) -> None:

@@ -25,7 +25,7 @@ FAMILIES = {
 # What a page shows: one or two of each kind of metric, since most of the others move with these.
 _CHOSEN = (
     "stable_rank", "effective_rank", "top1_energy", "unchanged_bf16", "overlap_principal", "overlap_low_magnitude",
-    "row_gini", "column_gini", "rho_sigma", "intruders",
+    "row_gini", "column_gini", "rho_sigma", "intruders", "angle_max_k4", "angle_max_k16",
 )  # fmt: skip
 _LOG_FROM = 5.0
 
@@ -105,7 +105,7 @@ def _scale(ax: Axes, rows: pd.DataFrame) -> None:
     if low > 0 and high / low > _LOG_FROM:
         ax.set_xscale("log")
         ax.set_xlim(low / 1.4, high * 1.4)
-        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,), numticks=5))
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 30 else (1.0,), numticks=5))
         ax.xaxis.set_minor_formatter(NullFormatter())
     else:
         margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0

@@ -14,6 +14,9 @@ RANKED = 99
 
 _TAIL = 0.025
 
+# Stands for zero under a logarithm.
+_TINY = 1e-300
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -44,12 +47,15 @@ class Comparison:
     draws: int
 
 
-def compare(value: float, draws: NDArray[np.float64], *, discrete: bool = False) -> Comparison:
+def compare(
+    value: float, draws: NDArray[np.float64], *, discrete: bool = False, log_normal: bool = False
+) -> Comparison:
     """Return a value beside draws of its null.
 
     From :data:`RANKED` draws on, p is 2·min((1 + #{draws ≤ value})/(n + 1), (1 + #{draws ≥ value})/(n + 1)), at most 1,
-    which is valid whatever the law. With fewer, value and draws are taken as normal: (value − mean)/(sd·√(1 + 1/n))
-    has Student's t law with n − 1 degrees of freedom, exactly; so have the ends of the interval.
+    which is valid whatever the law. With fewer, value and draws, or their logarithms, are taken as normal:
+    (value − mean)/(sd·√(1 + 1/n)) has Student's t law with n − 1 degrees of freedom, exactly; so have the ends of the
+    interval. z is always that of the values themselves.
 
     Parameters
     ----------
@@ -60,6 +66,8 @@ def compare(value: float, draws: NDArray[np.float64], *, discrete: bool = False)
         are left out.
     discrete
         Whether the statistic is a count: p is then by ranks whatever the number of draws.
+    log_normal
+        Whether few draws are taken as normal after their logarithm: for what is positive and leans to the right.
     """
     kept = draws[~np.isnan(draws)]
     count = len(kept)
@@ -72,10 +80,12 @@ def compare(value: float, draws: NDArray[np.float64], *, discrete: bool = False)
     if discrete or count >= RANKED or sd == 0:
         lo, hi = (float(q) for q in np.quantile(kept, (_TAIL, 1 - _TAIL)))
         return Comparison(value, mean, sd, lo, hi, z, _rank_p(value, kept, tie=1e-12 * abs(mean)), count)
-    widening = math.sqrt(1 + 1 / count)
-    half = float(special.stdtrit(count - 1, 1 - _TAIL)) * sd * widening
-    p = max(2 * float(special.stdtr(count - 1, -abs(z) / widening)), RESOLUTION)
-    return Comparison(value, mean, sd, mean - half, mean + half, z, p, count)
+    if log_normal:
+        lo, hi, p = _student(math.log(max(value, _TINY)), np.log(np.maximum(kept, _TINY)))
+        lo, hi = math.exp(lo), math.exp(hi)
+    else:
+        lo, hi, p = _student(value, kept)
+    return Comparison(value, mean, sd, lo, hi, z, p, count)
 
 
 def normal_comparison(value: float, mean: float, sd: float, *, step: float = 0.0) -> Comparison:
@@ -95,6 +105,15 @@ def normal_comparison(value: float, mean: float, sd: float, *, step: float = 0.0
     beyond = max(abs(value - mean) - step / 2, 0.0) / sd
     p = max(2 * float(special.ndtr(-beyond)), RESOLUTION)
     return Comparison(value, mean, sd, mean - half, mean + half, (value - mean) / sd, p, 0)
+
+
+def _student(value: float, draws: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return the ends of Student's 95 % prediction interval of one more draw, and the value's p under it."""
+    count, mean = len(draws), float(draws.mean())
+    spread = float(draws.std(ddof=1)) * math.sqrt(1 + 1 / count)
+    half = float(special.stdtrit(count - 1, 1 - _TAIL)) * spread
+    p = max(2 * float(special.stdtr(count - 1, -abs(value - mean) / spread)), RESOLUTION)
+    return mean - half, mean + half, p
 
 
 def _rank_p(value: float, draws: NDArray[np.float64], tie: float) -> float:

@@ -163,7 +163,8 @@ NULLS: Schema = {
     "value": "float64",
     "expected": "float64",
     "sd": "float64",
-    # 2.5 and 97.5 % quantiles of the draws or of the closed form; under 99 draws mean ∓ t·sd·√(1 + 1/n).
+    # 2.5 and 97.5 % quantiles of the draws or of the closed form; under 99 draws mean ∓ t·sd·√(1 + 1/n), of
+    # angles on logarithms.
     "lo": "float64",
     "hi": "float64",
     "z": "float64",

@@ -102,6 +102,31 @@ def test_what_is_planted_is_found_by_the_families_that_destroy_it() -> None:
         assert rows["kappa_spec", family]["expected"] == pytest.approx(1, abs=0.6)
 
 
+def test_a_turn_of_the_leading_spaces_is_found_where_it_happens() -> None:
+    weight = base(32, 56, condition=300.0)
+    size = 3e-3 * float(torch.linalg.vector_norm(weight))
+    u, sigma, vh = torch.linalg.svd(weight, full_matrices=False)
+    rows = measured(weight, LowRank(size * u[:, 5:6], vh[:1]), budget=BUDGET)
+    turn = math.degrees(size * sigma[0] / (sigma[0] ** 2 - sigma[5] ** 2))  # of u_1 to u_6, to first order
+    for family in ("gaussian", "spectrum_matched"):
+        for k in (1, 4):
+            row = rows[f"angle_max_k{k}", family]
+            assert row["value"] == pytest.approx(turn, rel=0.02)
+            assert row["value"] > row["hi"]
+            assert row["p"] < 0.03
+        # Within the first 16 directions, and leaving nothing outside.
+        assert rows["angle_max_k16", family]["value"] < 1e-6 * rows["angle_max_k16", family]["expected"]
+        assert rows["angle_mean_k16", family]["p"] < 0.03
+    assert not {name for name, _ in rows if name.endswith("k64")}  # there are no 64 directions
+
+
+def test_spaces_that_span_both_sides_have_no_null() -> None:
+    square, wide = base(16, 16), base(16, 20)
+    angles = {name for name, _ in measured(square, noise(square)) if name.startswith("angle_max")}
+    assert angles == {"angle_max_k1", "angle_max_k4"}
+    assert ("angle_max_k16", "gaussian") in measured(wide, noise(wide))
+
+
 def test_large_random_directions_are_intruders_under_their_null_too() -> None:
     weight = base(200, 220)
     update = LowRank(randn(200, 2), 0.01 * randn(2, 220, seed=1))

@@ -15,7 +15,7 @@ SHAPE, MOTION = ("gaussian", "low_rank", "sign_flipped"), ("gaussian", "spectrum
 NULL_METRICS = {
     "stable_rank": (6.0, 60.0, SHAPE), "effective_rank": (14.0, 80.0, SHAPE),
     "unchanged_bf16": (0.82, 0.8, NULL_FAMILIES), "row_gini": (0.3, 0.07, NULL_FAMILIES),
-    "nss": (2.1e-5, 2.0e-5, MOTION), "rho_sigma": (0.11, 0.1, MOTION),
+    "nss": (2.1e-5, 2.0e-5, MOTION), "rho_sigma": (0.11, 0.1, MOTION), "angle_max_k4": (0.4, 0.3, MOTION),
 }  # fmt: skip
 SUMMARY_METRICS = ("relative_fro", "effective_rank", "stable_rank")
 MASKS = {"principal": (0.1, 0.45), "low_magnitude": (0.1, 4.6), "principal_not_low": (0.096, 0.3)}

@@ -40,6 +40,14 @@ def test_nulls_are_those_of_an_isotropic_update(whole: Tables) -> None:
     assert (band.get_y(), band.get_height()) == pytest.approx((1 / 16, 1 / np.sqrt(96) - 1 / 16))
 
 
+def test_angles_stand_beside_noise_where_every_matrix_has_it(whole: Tables) -> None:
+    drawn = labelled(drift(whole)[3])
+    noise = whole.nulls.query("metric == 'angle_max_k4' and null == 'gaussian'").groupby("step")["expected"].median()
+    np.testing.assert_allclose(drawn["Gaussian noise"], noise.reset_index().to_numpy())
+    some = whole.nulls[whole.nulls["module"] != whole.nulls["module"].iloc[0]]
+    assert "Gaussian noise" not in labelled(drift(dataclasses.replace(whole, nulls=some))[3])
+
+
 def test_one_shape_has_a_line_for_its_null() -> None:
     rho = drift(make(Spec(layers=1, kinds=("q_proj",), deep=(64,))))[1]
     assert labelled(rho)["1/√max(O, I)"][:, 1] == pytest.approx(96**-0.5)

@@ -86,7 +86,14 @@ def test_unknown_metrics_and_empty_tables(whole: Tables, lora: Tables) -> None:
 
 
 def test_a_page_shows_a_choice_and_everything_where_none_of_it_is_there(whole: Tables) -> None:
-    assert chosen_metrics(whole) == ["stable_rank", "effective_rank", "unchanged_bf16", "row_gini", "rho_sigma"]
+    assert chosen_metrics(whole) == [
+        "stable_rank",
+        "effective_rank",
+        "unchanged_bf16",
+        "row_gini",
+        "rho_sigma",
+        "angle_max_k4",
+    ]
     other = whole.nulls.query("metric == 'nss'")
     assert chosen_metrics(dataclasses.replace(whole, nulls=other)) == ["nss"]
 

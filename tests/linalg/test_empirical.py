@@ -20,6 +20,18 @@ def test_few_draws_of_a_normal_null(draws: int) -> None:
     assert np.var([f.z for f in found]) == pytest.approx((n * n - 1) / (n * (n - 3)), rel=0.25)
 
 
+def test_few_draws_of_a_log_normal_null() -> None:
+    rng = np.random.default_rng(3)
+    found = [compare(x, rng.lognormal(0, 1, 8), log_normal=True) for x in rng.lognormal(0, 1, 2000)]
+    assert stats.kstest([f.p for f in found], "uniform").pvalue > 1e-3
+    assert np.mean([f.lo <= f.value <= f.hi for f in found]) == pytest.approx(0.95, abs=0.02)
+    assert min(f.lo for f in found) > 0
+    # Value, mean and z are those of the numbers themselves.
+    draws = np.array([1.0, 2.0, 6.0])
+    assert compare(4.0, draws, log_normal=True).z == compare(4.0, draws).z
+    assert compare(0.0, draws, log_normal=True).p < 1e-3
+
+
 def test_many_draws_of_any_null() -> None:
     rng = np.random.default_rng(1)
     found = np.array([compare(x, rng.exponential(1, RANKED)).p for x in rng.exponential(1, 3000)])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.linalg import subspace_angles
 
-from spectra.linalg.subspaces import principal_angles, vector_angles
+from spectra.linalg.subspaces import orthonormal_angles, principal_angles, vector_angles
 from tests.builders import randn
 
 
@@ -33,3 +33,12 @@ def test_angles_between_lines(degrees: float) -> None:
     x = torch.eye(4, dtype=torch.float64)[:, :2]
     turned = torch.tensor([[np.cos(angle), 0], [0, -np.cos(angle)], [np.sin(angle), 0], [0, np.sin(angle)]])
     np.testing.assert_allclose(vector_angles(x, turned), [degrees, degrees], rtol=1e-14)
+
+
+@pytest.mark.parametrize("size", [1e-7, 1e-3, 0.5, 10.0])
+def test_angles_of_orthonormal_columns_are_the_principal_angles(size: float) -> None:
+    x = torch.linalg.qr(randn(30, 5))[0]
+    y = torch.linalg.qr(x + size * randn(30, 5, seed=1))[0]
+    np.testing.assert_allclose(orthonormal_angles(x, y), principal_angles(x, y), rtol=1e-7)
+    whole = torch.linalg.qr(randn(5, 5))[0]
+    assert orthonormal_angles(whole, whole.flip(1)).tolist() == [0.0] * 5
