@@ -22,7 +22,7 @@ import numpy as np
 
 from spectra.analysis.planted import EXPECTED, TRUTHS, Truth, plant
 
-TUNED = "0 to 99,999 and 5,000,000 to 5,001,079"
+TUNED = "0 to 99,999, 5,000,000 to 5,001,079 and 6,000,000 to 6,000,150"
 _FACTS: dict[Truth, tuple[str, float]] = {
     "principal": ("left_principal_lift", 2.0),
     "minor": ("left_minor_lift", 2.0),

@@ -43,6 +43,9 @@ def test_a_collapse_of_the_reward_is_dated_by_the_middle_of_the_fall() -> None:
     assert abs((found.onset or 0) - 36) <= 3
 
 
+SMALL_FALLS = [0.005 * step for step in range(1, 31)]
+
+
 def test_a_fall_short_of_half_is_dated_too() -> None:
     found = reward_collapsed(made(series=log(reward=noisy([0.8] * 30 + [0.55] * 30))))
     assert (found.verdict, found.onset) == ("reward_collapsed", 31)
@@ -62,6 +65,13 @@ def test_a_fall_by_less_than_a_tenth_is_mentioned_and_no_collapse(reward: Any) -
     found = reward_collapsed(made(series=log(reward=reward)))
     assert (found.verdict, found.onset) == (None, None)
     assert "no collapse" in found.evidence[0].says
+
+
+def test_a_fall_as_flat_curves_have_it_is_mentioned_and_no_collapse() -> None:
+    found = [reward_collapsed(made(series=log(reward=noisy([0.5] * 30 + [0.5 - fall] * 30)))) for fall in SMALL_FALLS]
+    said = [outcome.evidence[0].says for outcome in found if outcome.evidence and outcome.verdict is None]
+    assert sum("a flat curve falls so far now and then" in says for says in said) >= 1
+    assert (found[0].verdict, found[-1].verdict) == (None, "reward_collapsed")
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.02, 0.8), (0.55, 0.8)])
