@@ -19,7 +19,7 @@ from spectra.figures.panels import stacked, step_axis
 from spectra.figures.style import figure_of, legend_above, run_style, save, styled
 from spectra.figures.summaries import smoothing_window
 from spectra.runs.evaluations import evaluations, problem_scores
-from spectra.runs.layout import RunLayout
+from spectra.runs.layout import AnalysisLayout, RunLayout
 from spectra.runs.series import read_metrics
 
 RUN = re.compile(r"(?P<name>.+)-(?P<seed>\d+)")
@@ -168,7 +168,21 @@ def _band(ax: Axes, runs: list["pd.Series[float]"], label: str, index: int) -> N
     ax.fill_between(frame.index, frame.min(axis=1), frame.max(axis=1), color=style.color, alpha=0.15, linewidth=0)
 
 
-def report(groups: list[Group], picture: str) -> str:
+def directions(study: Path) -> str:
+    """Return how alike the updates of runs of one seed and of different seeds are, as a sentence."""
+    found = pd.read_parquet(AnalysisLayout(study).table("pairs_summary"))
+    found = found[found["metric"] == "cosine"]
+    same = found["run_a"].str.rpartition("-")[2] == found["run_b"].str.rpartition("-")[2]
+    alike, apart = found.loc[same, "value"], found.loc[~same, "value"]
+    return (
+        f"Cosine of two runs' final ΔW, mean over matrices: {alike.min():.2f} to {alike.max():.2f} for two objectives of "
+        f"one seed, {apart.min():.2f} to {apart.max():.2f} for two seeds of any objective (0 by chance). Runs of one "
+        "seed share their initialisation and the order of their prompts; here that decides where ΔW points, and the "
+        "objective hardly does."
+    )
+
+
+def report(groups: list[Group], picture: str, alike: str) -> str:
     """Return the report as Markdown."""
     return "\n".join(
         [
@@ -197,6 +211,8 @@ def report(groups: list[Group], picture: str) -> str:
             "",
             _agreement(groups),
             "",
+            alike,
+            "",
         ]
     )
 
@@ -224,7 +240,7 @@ def main() -> None:
     picture = chosen.report.parent / chosen.report.stem / "learning_curves.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw(groups, picture)
-    text = report(groups, picture.relative_to(chosen.report.parent).as_posix())
+    text = report(groups, picture.relative_to(chosen.report.parent).as_posix(), directions(chosen.study))
     chosen.report.write_text(text, encoding="utf-8")
     print(text)
 
