@@ -175,10 +175,10 @@ def directions(study: Path) -> str:
     same = found["run_a"].str.rpartition("-")[2] == found["run_b"].str.rpartition("-")[2]
     alike, apart = found.loc[same, "value"], found.loc[~same, "value"]
     return (
-        f"Cosine of two runs' final ΔW, mean over matrices: {alike.min():.2f} to {alike.max():.2f} for two objectives of "
-        f"one seed, {apart.min():.2f} to {apart.max():.2f} for two seeds of any objective (0 by chance). Runs of one "
-        "seed share their initialisation and the order of their prompts; here that decides where ΔW points, and the "
-        "objective hardly does."
+        f"Cosine of two runs' final ΔW, mean over matrices: {alike.min():.2f} to {alike.max():.2f} for two objectives "
+        f"of one seed, {apart.min():.2f} to {apart.max():.2f} for two seeds of any objective (0 by chance). Runs of "
+        "one seed share their initialisation and the order of their prompts; here that decides where ΔW points, and "
+        "the objective hardly does."
     )
 
 
