@@ -4,17 +4,19 @@
 
 Each run is written as a real run directory and analysed with ``spectra.analysis.analyze``, as ``spectra analyze`` does.
 Run number i has the seed ``--seed`` + i and the truth number i modulo the number of truths. Runs planted near the
-thresholds follow after them, and are reported by themselves: there the right verdict is a matter of convention.
+thresholds follow after them, and are reported by themselves: there the right verdict is a matter of convention. With
+``--results FILE`` each result is kept as it comes, and a call that was stopped goes on.
 """
 
 import argparse
+import json
 import multiprocessing
 import sys
 import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import sqrt
 from pathlib import Path
 
@@ -96,6 +98,21 @@ def _first(signals: Sequence[dict[str, str]]) -> str | None:
 
 def _short(value: object) -> str:
     return f"{value:.2g}" if isinstance(value, float) else str(value)
+
+
+def kept(file: Path | None) -> list[Result]:
+    """Return the results that an earlier call kept."""
+    if file is None or not file.exists():
+        return []
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [Result(**{**row, "facts": tuple(row["facts"])}) for row in rows]
+
+
+def keep(result: Result, file: Path | None) -> None:
+    """Add a result to the file of those that are kept."""
+    if file is not None:
+        with file.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(asdict(result)) + "\n")
 
 
 def prepare() -> None:
@@ -311,13 +328,17 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--near", type=int, default=160)
     parser.add_argument("--seed", type=int, default=1_000_000)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--results", type=Path)
     parser.add_argument("--report", type=Path)
     chosen = parser.parse_args(None if arguments is None else list(arguments))
     work = [(chosen.seed + i, TRUTHS[i % len(TRUTHS)], i >= chosen.runs) for i in range(chosen.runs + chosen.near)]
-    results = []
+    results = kept(chosen.results)
+    known = {(r.seed, r.truth, r.near) for r in results}
+    left = [run for run in work if run not in known]
     with multiprocessing.get_context("spawn").Pool(chosen.jobs, initializer=prepare) as pool:
-        for done, result in enumerate(pool.imap(judge_one, work, chunksize=4), start=1):
+        for done, result in enumerate(pool.imap(judge_one, left, chunksize=4), start=len(work) - len(left) + 1):
             results.append(result)
+            keep(result, chosen.results)
             if not (result.right or result.near):
                 print(*misses([result]), file=sys.stderr)
             if done % 100 == 0:

@@ -99,7 +99,9 @@ def draw_setting(truth: Truth, rng: np.random.Generator, *, near: bool) -> Setti
     spectrum: Spectrum = rng.choice(["flat", "power", "steep"])
     memory = float(rng.uniform(0, 0.5))
     noise = float(rng.uniform(0.01, 0.08))
-    quirk: Quirk = str(rng.choice(get_args(Quirk))) if truth == "healthy" else "none"  # type: ignore[assignment]
+    # A task that is solved is learned beyond doubt, and no case near a threshold.
+    quirks = [quirk for quirk in get_args(Quirk) if not (near and quirk == "solved")]
+    quirk: Quirk = str(rng.choice(quirks)) if truth == "healthy" else "none"  # type: ignore[assignment]
     return Setting(
         width=int(rng.choice([20, 24, 32])),
         layers=int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1])),
