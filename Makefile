@@ -39,11 +39,12 @@ real-training: install
 	$(BIN)/python analysis/real_model/write_problems.py --out runs/smollm2/problems.jsonl
 	$(BIN)/spectra study training/smollm2.yaml --out runs/smollm2/study
 
-# GRPO with vLLM as the sampler, on the CPU, in an environment of its own (3.7 GB): frozen weights bit for bit.
+# GRPO with vLLM as the sampler, in the trainer's process and as a server, on the CPU, in an environment of its own
+# (3.7 GB): frozen weights bit for bit. To start a server: training/vllm/README.md.
 VLLM_VENV := .venv-vllm
 vllm: $(VLLM_VENV)/.installed
 	VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_ENABLE_V1_MULTIPROCESSING=0 SPECTRA_REQUIRE_VLLM=1 \
-		$(VLLM_VENV)/bin/python -m pytest tests/training/test_vllm.py tests/training/test_vllm_generation.py
+		$(VLLM_VENV)/bin/python -m pytest tests/training/test_vllm*.py
 
 $(VLLM_VENV)/.installed: training/vllm/install.py pyproject.toml
 	$(PYTHON) training/vllm/install.py $(VLLM_VENV)

@@ -2,18 +2,21 @@
 
 vLLM is given the merged weights. peft merges by adding ΔW to the frozen weights in their own dtype and unmerges by
 subtracting it: in half precision what comes back is not what was there, and over a run the base drifts. Here the frozen
-weights are kept while they are merged and put back bit for bit.
+weights are kept while they are merged and put back bit for bit. For vLLM as a server see
+``spectra.training.vllm_server``.
 """
 
 import os
 import warnings
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from spectra.config import Section
 from spectra.errors import MissingDependencyError
+from spectra.training.vllm_server import Served, use_server
 
 
 class RolloutRecipe(Section):
@@ -24,9 +27,13 @@ class RolloutRecipe(Section):
     engine
         ``hf`` samples by the model that trains; ``vllm`` by vLLM, in the same process or from a server.
     mode
-        ``colocate``: vLLM shares this process and its device. ``server``: a running ``trl vllm-serve``.
+        ``colocate``: vLLM shares this process and its device. ``server``: a vLLM server that runs already, as
+        ``training/vllm/serve.py`` starts it. Its weights are renewed by NCCL where both sides have it, and else through
+        files in TMPDIR, which both must see.
     url
         Where the server listens.
+    timeout
+        Seconds to wait for a server that does not answer yet.
     gpu_memory
         Share of the device's memory that a colocated vLLM takes.
     max_model_length
@@ -40,7 +47,8 @@ class RolloutRecipe(Section):
 
     engine: Literal["hf", "vllm"] = "hf"
     mode: Literal["colocate", "server"] = "colocate"
-    url: str = "http://localhost:8000"
+    url: str = Field(default="http://localhost:8000", pattern="^https?://")
+    timeout: float = Field(default=30.0, ge=0)
     gpu_memory: float = Field(default=0.3, gt=0, le=1)
     max_model_length: int | None = Field(default=None, ge=1)
     tensor_parallel: int = Field(default=1, ge=1)
@@ -69,7 +77,7 @@ def rollout_arguments(rollout: RolloutRecipe) -> dict[str, Any]:
     if rollout.importance_cap is not None:
         shared["vllm_importance_sampling_clip_max"] = rollout.importance_cap
     if rollout.mode == "server":
-        return {**shared, "vllm_server_base_url": rollout.url}
+        return {**shared, "vllm_server_base_url": rollout.url.rstrip("/"), "vllm_server_timeout": rollout.timeout}
     _alone()
     return {
         **shared,
@@ -84,6 +92,27 @@ def _alone() -> None:
     alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     for name, value in alone.items():
         os.environ.setdefault(name, value)
+
+
+def ready_sampler(rollout: RolloutRecipe, model: Any, tokenizer: Any, base: Path) -> None:
+    """Prepare a model and TRL for vLLM, before the trainer is built; where the model itself samples, do nothing.
+
+    Parameters
+    ----------
+    rollout
+        The recipe's section.
+    model, tokenizer
+        The policy.
+    base
+        Directory of its base weights.
+    """
+    if rollout.engine == "hf":
+        return
+    keep_frozen_exact(model)
+    if rollout.mode == "server":
+        use_server(Served(base, model.config, tokenizer, corrects=rollout.importance_cap is not None))
+    else:
+        keep_sampler_renewable()
 
 
 def keep_sampler_renewable() -> None:

@@ -13,7 +13,7 @@ from spectra.training.processes import Batch, divide, on_cpu
 from spectra.training.recipe import Recipe
 from spectra.training.reports import report_last
 from spectra.training.rewards import boxed_answer_reward, format_reward
-from spectra.training.rollout import keep_frozen_exact, keep_sampler_renewable, rollout_arguments
+from spectra.training.rollout import ready_sampler, rollout_arguments
 
 
 def build_trainer(
@@ -23,9 +23,7 @@ def build_trainer(
     from transformers.trainer_callback import PrinterCallback
 
     method = find_method(recipe.method.name)
-    if recipe.rollout.engine == "vllm":
-        keep_sampler_renewable()
-        keep_frozen_exact(policy.model)
+    ready_sampler(recipe.rollout, policy.model, policy.tokenizer, policy.base)
     optimizer = None if method.optimizer is None else method.optimizer(policy.model, recipe.method, recipe.optimizer)
     trainer = _trainer_class(method, recipe)(
         model=policy.model,

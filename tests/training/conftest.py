@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from spectra.training.recipe import Recipe
 from tests.training.rewarded import digits
+
+if TYPE_CHECKING:
+    from tests.training.vllm_stand_in import StandIn
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +76,25 @@ def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+
+
+@pytest.fixture
+def without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let TRL's client be used whether vLLM is installed or not."""
+    from trl.generation import vllm_client, vllm_generation
+
+    from spectra.training import rollout
+
+    monkeypatch.setattr(rollout, "find_spec", lambda name: object())
+    for module in (vllm_client, vllm_generation):
+        monkeypatch.setattr(module, "is_vllm_available", lambda *args, **kwargs: True)
+    monkeypatch.setattr(vllm_client, "_HAS_RESET_PREFIX_CACHE_SUCCESS", True)
+    monkeypatch.setattr(vllm_generation, "VLLMClient", vllm_client.VLLMClient)  # put back afterwards
+
+
+@pytest.fixture
+def server(tiny_base: Path) -> "StandIn":
+    """A stand-in for vLLM's server, with the tiny base."""
+    from tests.training.vllm_stand_in import StandIn
+
+    return StandIn(tiny_base)
