@@ -120,6 +120,8 @@ class EvaluatedModel:
             with self.directory(dtype) as where:
                 model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, trust_remote_code=False)
         except UnsupportedMethodError:
+            if self.snapshot.kind == "full":  # not peft's to load
+                raise
             model = self._by_peft(dtype)
         yield model.to(device).eval()
 

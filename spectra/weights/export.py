@@ -159,8 +159,10 @@ def export_lora(
     RunExistsError
         If the directory exists and is not empty.
     UnsupportedMethodError
-        If the update changes a bias or a stack of experts, which a plain LoRA does not hold.
+        If the update changes a bias or a stack of experts, which a plain LoRA does not hold, or a tensor that has
+        another shape in the base.
     """
+    updates.require_shapes()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunExistsError("exists and is not empty", where=out, cure="give a new directory")
     tensors, written = _vectors(updates, base)

@@ -37,7 +37,10 @@ def export_model(updates: Updates, base: TensorStore, directory: Path, out: Path
     ------
     UsageError
         If ``out`` holds something.
+    UnsupportedMethodError
+        If a tensor has another shape in the base.
     """
+    updates.require_shapes()
     if out.exists() and any(out.iterdir()):
         raise UsageError("is not empty", where=out, cure="give a new directory")
     with atomic_directory(out) as temporary:

@@ -81,6 +81,8 @@ class Updates:
         Numbers in the snapshot.
     half
         Modules whose W + ΔW the snapshot stores rounded to 16 bits, with that dtype.
+    reshaped
+        Of what is skipped, what has another shape in the base, such as the embeddings of a vocabulary that grew.
     """
 
     method: str
@@ -89,6 +91,31 @@ class Updates:
     skipped: Mapping[str, str]
     size: int
     half: Mapping[str, torch.dtype] = field(default_factory=dict)
+    reshaped: frozenset[str] = frozenset()
+
+    def require_shapes(self) -> None:
+        """Refuse to be put on the base where that would lose a tensor, which the base has in another shape.
+
+        Raises
+        ------
+        UnsupportedMethodError
+            Naming the first one.
+        """
+        for module in sorted(self.reshaped):
+            raise UnsupportedMethodError(
+                f"{module} {self.skipped[module]}, so it cannot be put on it",
+                cure="save the trained model itself with save_pretrained; `spectra analyze` reads all other modules",
+            )
+
+
+@dataclass(frozen=True)
+class _Replaced:
+    """Tensors that replace base parameters, sorted."""
+
+    matrices: Mapping[str, UpdateFunction]
+    vectors: Mapping[str, VectorFunction]
+    skipped: Mapping[str, str]
+    reshaped: frozenset[str]
 
 
 def parameter_name(module: str, base: Mapping[str, object]) -> str | None:
@@ -159,13 +186,14 @@ def _open_adapter(path: Path, base: TensorStore, start: Start | None) -> Updates
         for module in [*found.matrices, *found.vectors]
         if parameter_name(module, base.files) is None
     }
-    whole, vectors, unmatched = _replaced(adapter.whole, adapter.store, base)
+    whole = _replaced(adapter.whole, adapter.store, base)
     return Updates(
         method=reader.method(adapter.config),
-        matrices={module: function for module, function in found.matrices.items() if module not in absent} | whole,
-        vectors={module: function for module, function in found.vectors.items() if module not in absent} | vectors,
-        skipped={**found.skipped, **absent, **unmatched},
+        matrices={m: function for m, function in found.matrices.items() if m not in absent} | dict(whole.matrices),
+        vectors={m: function for m, function in found.vectors.items() if m not in absent} | dict(whole.vectors),
+        skipped={**found.skipped, **absent, **whole.skipped},
         size=adapter.size,
+        reshaped=whole.reshaped,
     )
 
 
@@ -185,9 +213,10 @@ def read_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Ch
 
 def _open_full(snapshot: Snapshot, base: TensorStore) -> Updates:
     store = open_whole(snapshot.path, base)
-    matrices, vectors, skipped = _replaced({name: name for name in store}, store, base)
+    found = _replaced({name: name for name in store}, store, base)
     half = {module_name(name): dtype for name, dtype in store.half_precision.items()}
-    return Updates("full", matrices, vectors, skipped, sum(map(prod, store.shapes.values())), half)
+    size = sum(map(prod, store.shapes.values()))
+    return Updates("full", found.matrices, found.vectors, found.skipped, size, half, found.reshaped)
 
 
 def open_whole(directory: Path, base: TensorStore) -> Whole:
@@ -200,40 +229,41 @@ def open_whole(directory: Path, base: TensorStore) -> Whole:
     return TensorStore.open_model(directory).as_stored()
 
 
-def _replaced(
-    keys: Mapping[str, str], store: Mapping[str, Tensor], base: TensorStore
-) -> tuple[dict[str, UpdateFunction], dict[str, VectorFunction], dict[str, str]]:
+def _replaced(keys: Mapping[str, str], store: Mapping[str, Tensor], base: TensorStore) -> _Replaced:
     """Sort tensors that replace base parameters (parameter name → key in ``store``) into matrices, vectors, skips."""
     matrices: dict[str, UpdateFunction] = {}
     vectors: dict[str, VectorFunction] = {}
     skipped: dict[str, str] = {}
+    reshaped: set[str] = set()
     for parameter, key in keys.items():
         module = module_name(parameter)
         name = parameter_name(module, base.files) or parameter
-        shape = base.shapes.get(name)
+        shape, transposed = base.shapes.get(name), name in base.transposed
         if shape is None:
             skipped[module] = "the base has no such parameter"
+        elif _shape(store, key) != (stored := shape[::-1] if transposed else shape):
+            skipped[module] = f"has shape {_shape(store, key)}, in the base {stored}"
+            reshaped.add(module)
         elif len(shape) == 2:
-            matrices[module] = partial(_matrix_change, store, key, parameter, name in base.transposed)
+            matrices[module] = partial(_matrix_change, store, key, transposed)
         elif len(shape) == 1:
-            vectors[module] = partial(_change, store, key, parameter)
+            vectors[module] = partial(_change, store, key)
         else:
             skipped[module] = f"has {len(shape)} dimensions; matrices and vectors are analysed"
-    return matrices, vectors, skipped
+    return _Replaced(matrices, vectors, skipped, frozenset(reshaped))
 
 
-def _change(store: Mapping[str, Tensor], key: str, parameter: str, weight: Tensor) -> Tensor:
+def _shape(store: Mapping[str, Tensor], key: str) -> tuple[int, ...]:
+    shapes: Mapping[str, tuple[int, ...]] | None = getattr(store, "shapes", None)  # a pickled adapter's is a plain dict
+    return tuple(store[key].shape) if shapes is None else shapes[key]
+
+
+def _change(store: Mapping[str, Tensor], key: str, weight: Tensor) -> Tensor:
     """Return new − old in float64, where the difference of two stored numbers has one rounding at most."""
-    new = store[key].to(weight)
-    if new.shape != weight.shape:
-        raise BaseModelError(
-            f"{parameter} has shape {tuple(new.shape)}, in the base {tuple(weight.shape)}",
-            cure="give the base that it was trained on with --base",
-        )
-    return new - weight
+    return store[key].to(weight) - weight
 
 
-def _matrix_change(store: Mapping[str, Tensor], key: str, parameter: str, transposed: bool, weight: Tensor) -> Operator:
+def _matrix_change(store: Mapping[str, Tensor], key: str, transposed: bool, weight: Tensor) -> Operator:
     """Return ΔW of an O × I weight; ``transposed`` says that the model stores it I × O."""
-    change = _change(store, key, parameter, weight.T if transposed else weight)
+    change = _change(store, key, weight.T if transposed else weight)
     return Dense(change.T if transposed else change)

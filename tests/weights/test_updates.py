@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from spectra.errors import BaseModelError, CorruptFileError, MissingInitialError, UnsupportedMethodError
 from spectra.runs.directory import Snapshot
+from spectra.weights.differences import write_difference
 from spectra.weights.start_kinds import AdapterStart
 from spectra.weights.tensors import TensorStore
 from spectra.weights.updates import open_updates
@@ -179,6 +180,42 @@ def test_a_base_of_another_shape_is_an_error(tmp_path: Path) -> None:
     updates = open_updates(Snapshot(3, path, "adapter"), base, None)
     with pytest.raises(CorruptFileError, match="the update is 24 × 24, the base weight 20 × 20"):
         updates.matrices["model.layers.0.self_attn.q_proj"](base["model.layers.0.self_attn.q_proj.weight"].double())
+
+
+@pytest.mark.parametrize("kind", ["adapter", "full", "difference"])
+def test_a_tensor_of_another_shape_is_skipped_and_the_others_are_read(kind: str, tmp_path: Path) -> None:
+    base = small_base(tmp_path / "base")
+    old = load_file(base / "model.safetensors")
+    store = TensorStore.open_model(base)
+    grown, path = "model.layers.0.self_attn.q_proj", tmp_path / "new"
+    new = {name: tensor + 1e-3 for name, tensor in old.items()}
+    new[f"{grown}.weight"] = torch.cat([new[f"{grown}.weight"], torch.ones(3, 24)])
+    if kind == "adapter":
+        factors = {module: pair for module, pair in small_factors().items() if module != grown}
+        write_adapter(path, lora_config("base"), factors)
+        saved = load_file(path / "adapter_model.safetensors")
+        saved[f"base_model.model.{grown}.weight"] = new[f"{grown}.weight"]
+        save_file(saved, path / "adapter_model.safetensors")
+    elif kind == "full":
+        write_model(path, new)
+    else:
+        write_model(path, {})
+        (path / "model.safetensors").unlink()
+        write_difference(path / "model_update.safetensors", new, store)
+    updates = open_updates(Snapshot(1, path, "adapter" if kind == "adapter" else "full"), store, None)
+    assert updates.skipped == {grown: "has shape (27, 24), in the base (24, 24)"}
+    assert updates.reshaped == {grown}
+    assert len(updates.matrices) == 5
+    for module, function in updates.matrices.items():
+        assert float(function(store[f"{module}.weight"].double()).frobenius()) > 0
+    with pytest.raises(UnsupportedMethodError, match=r"q_proj has shape \(27, 24\), in the base \(24, 24\), so it"):
+        updates.require_shapes()
+
+
+def test_a_checkpoint_of_another_width_matches_nothing(tmp_path: Path) -> None:
+    base = TensorStore.open_model(small_base(tmp_path / "base", width=20))
+    with pytest.raises(BaseModelError, match="nothing in it matches the base .*has shape"):
+        open_updates(Snapshot(3, small_base(tmp_path / "other"), "full"), base, None)
 
 
 def test_an_empty_adapter_is_named(tmp_path: Path) -> None:

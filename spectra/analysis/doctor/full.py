@@ -4,6 +4,7 @@ That is what a merged model of PiSSA or MiLoRA is after it was loaded on the wro
 adapter.
 """
 
+import math
 from statistics import median
 
 import torch
@@ -36,26 +37,32 @@ def check(case: Case) -> list[Check]:
         return [skipped(NAME, "no base to compare the checkpoint with", "give it with --base DIR_OR_HUB_ID")]
     store, base = open_whole(case.snapshot.path, case.base), case.base.as_stored()
     firsts, lasts, sizes, concentrated, symmetries = [], [], [], [], []
+    compared = 0
     for name in _names(base, store):
         weight = base[name].double()
         norm = float(torch.linalg.vector_norm(weight))
         if not norm > 0:  # a matrix of zeros has no singular directions
             continue
-        change, basis = Dense(store[name].double() - weight), thin_svd(weight)
-        sizes.append(change.frobenius() / norm)
-        if sizes[-1] > 0:
+        change = Dense(store[name].double() - weight)
+        size = change.frobenius() / norm
+        compared += math.isfinite(size)
+        if size > 0:
+            basis = thin_svd(weight)
+            sizes.append(size)
             firsts.append(block(change, basis, "first"))
             lasts.append(block(change, basis, "last"))
             concentrated.append(_concentrated(change))
             symmetries.append(symmetry(change, weight, basis))
+    if not compared:
+        return [skipped(NAME, "no finite matrix of the checkpoint is in the base", "give the base that it came from")]
     if not sizes:
-        return [skipped(NAME, "no matrix of the checkpoint is in the base", "give the base that it came from")]
+        return [ok(NAME, f"none of {compared} matrices of the checkpoint differs from its base", 0.0)]
     found = _offset(firsts, lasts)
     if found is not None:
         return [_fault(case, *found, size=median(sizes))]
     if median(sizes) >= _DRAWN_AGAIN and median(symmetries) >= SYMMETRIC:
         return [_drawn_again(case, median(symmetries), median(sizes))]
-    return [_plain(median(sizes), median(concentrated or [0.0]))]
+    return [_plain(median(sizes), median(concentrated))]
 
 
 def _concentrated(change: Dense) -> float:
@@ -74,6 +81,7 @@ def _plain(size: float, concentrated: float) -> Check:
 
 
 def _names(base: TensorStore, store: Whole) -> tuple[str, ...]:
+    """Return the matrices to look at: of the largest family that costs seconds, those that training has moved."""
     known = {
         name: shape
         for name, shape in sorted(base.shapes.items())
@@ -82,7 +90,16 @@ def _names(base: TensorStore, store: Whole) -> tuple[str, ...]:
         and store.shapes.get(name) == shape
         and not any(table in module_name(name) for table in _TABLES)
     }
-    return afforded(known, _MATRICES, decompositions=2)  # of W and of ΔW
+    chosen = afforded(known, _MATRICES, decompositions=2)  # of W and of ΔW
+    if 2 * sum(_differs(name, base, store) for name in chosen) >= len(chosen):
+        return chosen
+    # Few matrices train: those are looked for, and the others' zeros tell nothing.
+    moved = {name: shape for name, shape in known.items() if _differs(name, base, store)}
+    return afforded(moved, _MATRICES, decompositions=2) if moved else chosen
+
+
+def _differs(name: str, base: TensorStore, store: Whole) -> bool:
+    return not torch.equal(store[name].double(), base[name].double())
 
 
 def _offset(firsts: list[Block], lasts: list[Block]) -> tuple[Block, bool] | None:

@@ -91,6 +91,44 @@ def test_a_large_change_of_low_rank_is_worth_a_look(base: Path, tmp_path: Path) 
     assert (check.status, check.evidence.value) == ("note", pytest.approx(0.3, rel=1e-3))
 
 
+@pytest.mark.parametrize("last", [True, False])
+def test_where_few_matrices_train(last: bool, base: Path, tmp_path: Path) -> None:
+    tensors = base_tensors(base)
+    matrices = sorted(name for name, tensor in tensors.items() if tensor.ndim == 2)
+    name = matrices[-1 if last else 0]
+    change = randn(*tensors[name].shape).float()
+    tensors[name] = tensors[name] + 0.03 * tensors[name].norm() * change / change.norm()
+    check = only(write_model(tmp_path / "full", tensors), "wrong_base", base)
+    assert check.status == "ok"
+    assert "differs from its base by 0.03·‖W‖" in check.evidence.says
+    assert check.evidence.value == pytest.approx(0.03, rel=1e-3)
+
+
+def test_the_few_that_train_are_found_beside_a_sample_of_others(
+    monkeypatch: pytest.MonkeyPatch, base: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(full, "_MATRICES", 1)
+    tensors = base_tensors(base)
+    for name in [name for name, tensor in tensors.items() if tensor.ndim == 2]:
+        moved = {**tensors, name: 1.001 * tensors[name]}
+        check = only(write_model(tmp_path / name, moved), "wrong_base", base)
+        assert check.evidence.value == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_copy_differs_nowhere(base: Path, tmp_path: Path) -> None:
+    check = only(write_model(tmp_path / "full", base_tensors(base)), "wrong_base", base)
+    assert (check.status, check.evidence.value) == ("ok", 0.0)
+    assert check.evidence.says == "none of 6 matrices of the checkpoint differs from its base"
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_doubled_block_in_one_matrix_of_six(last: bool, base: Path, tmp_path: Path) -> None:
+    factors = moved_factors(base, last=last, step=1e-3)["trained"]
+    one = dict([next(iter(factors.items()))])
+    path = checkpoint(tmp_path, base, one, 1.0, torch.float32)
+    assert only(path, "wrong_base", base).status == "fault"
+
+
 def test_without_a_base(base: Path, tmp_path: Path) -> None:
     path = write_model(tmp_path / "full", base_tensors(base))
     assert only(path, "wrong_base").status == "skipped"
