@@ -276,7 +276,7 @@ def evaluate(
         out=out,
         overwrite=overwrite,
     )
-    with _progress(quiet or as_json) as progress:
+    with _progress(quiet or as_json, "problems of") as progress:
         done = command(run, options, progress=progress)
     if as_json:
         _say_json(done.summaries, as_json)
@@ -385,33 +385,34 @@ def _say_analysis(run: Path, done: "Analysis", quiet: bool) -> None:
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
-    """Give a progress bar on a terminal, and a plain line now and then in a log."""
+def _progress(quiet: bool, counted: str = "modules, last") -> Iterator[Callable[[int, int, str], None] | None]:
+    """Give a progress bar on a terminal, and a plain line now and then in a log: so many of what, and its name."""
     if quiet:
         yield None
         return
     if not sys.stderr.isatty():
-        yield _PlainProgress()
+        yield _PlainProgress(counted)
         return
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("matrices", total=None)
+        task = bar.add_task(counted.split()[0].rstrip(","), total=None)
         yield lambda done, total, module: bar.update(task, completed=done, total=total, description=module)
 
 
 class _PlainProgress:
-    """Prints how far it is, at most every half minute: a short analysis says nothing before its end."""
+    """Prints how far it is, at most every half minute: what is short says nothing before its end."""
 
     _PAUSE = 30.0
 
-    def __init__(self) -> None:
+    def __init__(self, counted: str) -> None:
+        self._counted = counted
         self._next = time.monotonic() + self._PAUSE
 
     def __call__(self, done: int, total: int, module: str) -> None:
         if time.monotonic() >= self._next:
-            print(f"{done}/{total} modules, last {module}", file=sys.stderr, flush=True)
+            print(f"{done}/{total} {self._counted} {module}", file=sys.stderr, flush=True)
             self._next = time.monotonic() + self._PAUSE
 
 

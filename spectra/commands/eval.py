@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from spectra.errors import UsageError
+from spectra.errors import CorruptFileError, UsageError
 
 if TYPE_CHECKING:
     from spectra.training.evaluated import EvaluatedModel
@@ -164,7 +165,15 @@ def _own_data(data: str, name: str, options: EvalOptions) -> "Request":
     from spectra.training.sources.source import Source
 
     source = Source(data, split=options.split, prompt=options.prompt, answer=options.answer)
-    return _request(name, source, options, 4)
+    if source.kind == "file" and not Path(data).expanduser().is_file():
+        raise UsageError("--data is not there", where=data, cure="give a file, a directory or a hub id")
+    try:
+        return _request(name, source, options, 4)
+    except CorruptFileError as error:
+        # The source speaks to those who write recipes.
+        words = {"task.prompt": "--prompt-column", "task.answer": "--answer-column"}
+        cure = reduce(lambda text, key: text.replace(key, words[key]), words, error.cure or "")
+        raise CorruptFileError(error.what, where=error.where, cure=cure) from error
 
 
 def _request(name: str, source: Any, options: EvalOptions, samples: int) -> "Request":

@@ -32,6 +32,8 @@ _REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = 
     (re.compile(r"\\degree\b|°"), r"^{\\circ}"),
     (re.compile(r"\\varnothing\b"), r"\\emptyset"),
     (re.compile(r"(?<=[\w})%])\.\s*$"), ""),  # a full stop
+    # 4.5e33 as programs and columns of floats write it, where it is the whole answer
+    (re.compile(r"^\s*([+−-]?(?:\d+\.?\d*|\.\d+))[eE]\+?([−-]?\d{1,3})\s*$"), r"\1\\times 10^{\2}"),
 ]
 _SIGNS = str.maketrans(
     {"−": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∞": r"\infty "}
@@ -54,8 +56,8 @@ def readable(content: str) -> bool:
 def plain(text: str) -> str:
     r"""Return the text in the notations that the parser knows.
 
-    >>> plain("62°."), plain(r"1\,000"), plain("√2"), plain("x ≤ −1"), plain("£5")
-    ('62^{\\circ}', '1000', '\\sqrt{2}', 'x \\le  -1', '5')
+    >>> plain("62°."), plain(r"1\,000"), plain("√2"), plain("x ≤ −1"), plain("£5"), plain("4.5e+33")
+    ('62^{\\circ}', '1000', '\\sqrt{2}', 'x \\le  -1', '5', '4.5\\times 10^{33}')
     """
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)

@@ -1,17 +1,20 @@
 """DAPO's dynamic sampling (2503.14476, §3.2): a batch full of groups that give a gradient.
 
 A group whose completions are all right, or all wrong, has advantage zero everywhere. Such groups are replaced by groups
-of further prompts, sampled by the same policy, until the batch is full or the rounds are used up; what is missing then
-stays as it was drawn. Which prompts come next depends on the seed, the step and the round alone, so a resumed run draws
-the same ones.
+of further prompts, sampled by the same policy, until the batch is full, the rounds are used up, or no prompt is left;
+what is missing then stays as it was drawn. In what order prompts come next depends on the seed and the step alone, so a
+resumed run draws the same ones. No prompt comes twice in a step, on whichever process.
 """
 
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from spectra.training.data import prompt_order
 
 # One row a completion: the dataset's row, what was generated for it, and its rewards.
 Row = dict[str, Any]
@@ -68,12 +71,24 @@ def informative(rewards: torch.Tensor, size: int) -> list[bool]:
     return [bool(group.max() > group.min()) for group in first]
 
 
-def further_prompts(available: int, wanted: int, seed: int, step: int, draw: str) -> list[int]:
-    """Return indices of the prompts that stand in for groups without a gradient: a function of its arguments alone."""
-    generator = random.Random(f"{seed}/{step}/{draw}")
-    if wanted <= available:
-        return generator.sample(range(available), wanted)
-    return [generator.randrange(available) for _ in range(wanted)]
+def further_prompts(prompts: Sequence[str], taken: Iterable[int], seed: int, step: int) -> list[int]:
+    """Return the problems that may stand in for groups without a gradient, in the order in which they do.
+
+    Parameters
+    ----------
+    prompts
+        Prompt of each problem; of problems with equal prompts one is returned.
+    taken
+        Indices of the step's own problems, of all processes: their prompts are left out.
+    seed, step
+        What decides the order.
+    """
+    seen, order = {prompts[at] for at in taken}, list[int]()
+    for at in random.Random(f"{seed}/{step}").sample(range(len(prompts)), len(prompts)):
+        if prompts[at] not in seen:
+            seen.add(prompts[at])
+            order.append(at)
+    return order
 
 
 class DynamicSampling(_Trainer):  # type: ignore[misc]  # the trainer comes after it
@@ -86,12 +101,15 @@ class DynamicSampling(_Trainer):  # type: ignore[misc]  # the trainer comes afte
     problems
         Dataset rows to draw further prompts from.
     sampling_seed
-        Seed of those draws.
+        Seed of those draws, and of the order in which the run meets the problems.
+    step_prompts
+        Prompts a step, over all processes.
     """
 
     rounds: int
     problems: Sequence[Row]
     sampling_seed: int
+    step_prompts: int
     _filled: Drawn | None = None
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> Any:
@@ -126,11 +144,16 @@ class DynamicSampling(_Trainer):  # type: ignore[misc]  # the trainer comes afte
         first = self._draw(inputs)
         useful = _useful(first, size)
         kept, drawn, used = first.take(useful, size), wanted, 1
+        waiting: list[int] | None = None
         # Every process samples as many groups as the one that lacks most: all of them meet in every gathering.
         while used < self.rounds and (lacking := self._most(wanted - kept.groups(size))) > 0:
-            more = self._draw(self._further(lacking, size, used))
+            waiting = self._waiting() if waiting is None else waiting
+            share = min(lacking, len(waiting) // self.accelerator.num_processes)
+            if share == 0:
+                break
+            more = self._draw(self._further(waiting, share, size))
             kept += more.take(_useful(more, size), size)
-            drawn, used = drawn + lacking, used + 1
+            drawn, used = drawn + share, used + 1
         found = kept.groups(size)
         silent = [group for group in range(wanted) if group not in useful][: max(wanted - found, 0)]
         self._log_metric("dynamic_sampling/rounds", float(used))
@@ -147,10 +170,19 @@ class DynamicSampling(_Trainer):  # type: ignore[misc]  # the trainer comes afte
         parts = (ids, completion_ids, tool_mask, completions, logprobs)
         return Drawn(rows, parts, rewards[start : start + len(rows)])
 
-    def _further(self, groups: int, size: int, used: int) -> list[Row]:
-        draw = f"{used}/{self.accelerator.process_index}"
-        chosen = further_prompts(len(self.problems), groups, self.sampling_seed, self.state.global_step, draw)
-        return [dict(self.problems[at]) for at in chosen for _ in range(size)]
+    def _waiting(self) -> list[int]:
+        """Return the problems that may come next in this step, the same on every process."""
+        step, size = self.state.global_step, self.step_prompts
+        own = prompt_order(len(self.problems), (step + 1) * size, self.sampling_seed)[-size:]
+        texts = [json.dumps(problem["prompt"], sort_keys=True) for problem in self.problems]
+        return further_prompts(texts, own, self.sampling_seed, step)
+
+    def _further(self, waiting: list[int], share: int, size: int) -> list[Row]:
+        """Take every process's share off the waiting problems, and return this one's rows."""
+        count = share * self.accelerator.num_processes
+        taken, waiting[:] = waiting[:count], waiting[count:]
+        start = share * self.accelerator.process_index
+        return [dict(self.problems[at]) for at in taken[start : start + share] for _ in range(size)]
 
     def _most(self, groups: int) -> int:
         return int(self.accelerator.gather(torch.tensor([groups], device=self.accelerator.device)).max())

@@ -158,7 +158,12 @@ class EvaluatedModel:
 
     @property
     def _in_bfloat16(self) -> bool:
-        return self.recipe is not None and self.recipe.model.dtype == "bfloat16"
+        """Whether the base was rounded when it was loaded; full fine-tuning in float32 trains it as it is."""
+        if self.recipe is None or self.recipe.model.dtype != "bfloat16":
+            return False
+        return (
+            find_method(self.recipe.method.name).config is not None or self.recipe.model.trainable_dtype == "bfloat16"
+        )
 
     @property
     def _is_whole(self) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from spectra.errors import UnsupportedMethodError
+from spectra.errors import UnsupportedMethodError, UsageError
 from spectra.runs.evaluations import OpenEvaluation
 from spectra.runs.layout import RunLayout
 from spectra.runs.lock import exclusive
@@ -67,6 +67,11 @@ class Engine:
         Sequences at once, of ``hf``. What is drawn depends on it.
     memory
         Share of the device's memory, of ``vllm``.
+
+    Raises
+    ------
+    UsageError
+        If there is no such device, batch or share.
     """
 
     name: GeneratorName = "hf"
@@ -74,6 +79,25 @@ class Engine:
     device: str | None = None
     batch_size: int = 64
     memory: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"--batch-size is {self.batch_size}", cure="give 1 or more")
+        if not 0 < self.memory <= 1:
+            raise UsageError(f"--memory is {self.memory}", cure="give a share above 0 and up to 1")
+        if self.device is not None:
+            _check_device(self.device, self.dtype)
+
+
+def _check_device(device: str, dtype: str) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, dtype=getattr(torch, dtype), device=device).item()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        cure = "choose cpu, or cuda where it is"
+        raise UsageError(f"--device {device} cannot be used ({reason})", cure=cure) from error
 
 
 def evaluate_all(

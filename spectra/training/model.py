@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 from spectra.errors import BaseModelError, RecipeError
@@ -12,7 +13,7 @@ from spectra.training.data import prompt_order, training_problems
 from spectra.training.factors import read_initial
 from spectra.training.methods import Method, Setting, Start, find_method
 from spectra.training.quiet import harmless_ignored
-from spectra.training.recipe import Recipe
+from spectra.training.recipe import ModelRecipe, Recipe
 from spectra.training.targets import checked_shapes
 from spectra.weights.base import resolve_base
 
@@ -85,19 +86,52 @@ def build_policy(recipe: Recipe, initial: Path | None = None) -> Policy:
     """
     from transformers import AutoTokenizer, set_seed
 
-    base = resolve_base(recipe.model.base, recipe.model.revision)
-    model = _load(base, recipe.model.dtype)
+    base, method = resolve_base(recipe.model.base, recipe.model.revision), find_method(recipe.method.name)
+    model = _load(base, recipe.model.trainable_dtype if _trains_base(method) else recipe.model.dtype)
     count = sum(parameter.numel() for parameter in model.parameters())
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise BaseModelError("holds no tokenizer", where=base, cure="add the tokenizer's files") from error
     set_seed(recipe.seed)
-    method = find_method(recipe.method.name)
     if method.config is None:
-        return Policy(model.requires_grad_(True), tokenizer, base, count)
-    start = Start(recipe.method, partial(_prompts, recipe, tokenizer, model.device))
-    return Policy(_attach(model, method, recipe, start, initial), tokenizer, base, count)
+        policy = model.requires_grad_(True)
+    else:
+        start = Start(recipe.method, partial(_prompts, recipe, tokenizer, model.device))
+        policy = _attach(model, method, recipe, start, initial)
+    if recipe.model.dtype == "bfloat16":
+        _generate_in_bfloat16(policy)
+    return Policy(policy, tokenizer, base, count)
+
+
+def _trains_base(method: Method) -> bool:
+    """Whether weights of the base train, and not only what is put beside them."""
+    return method.config is None or method.targets == "norm"
+
+
+def _set_types(policy: Any, recipe: ModelRecipe, method: Method) -> None:
+    """Keep what trains in float32, where peft left it in the type of the base, and what is frozen in that type."""
+    import torch
+
+    for parameter in policy.parameters():
+        if not parameter.requires_grad and _trains_base(method):
+            parameter.data = parameter.data.to(getattr(torch, recipe.dtype))
+        elif parameter.requires_grad and parameter.is_floating_point() and recipe.trainable_dtype == "float32":
+            parameter.data = parameter.data.float()
+
+
+def _generate_in_bfloat16(policy: Any) -> None:
+    """Let the model generate as it is trained: under autocast, which here casts each float32 weight once a call."""
+    import torch
+
+    generate = type(policy).generate
+
+    @wraps(generate)
+    def generate_in_bfloat16(model: Any, *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(model.device.type, torch.bfloat16):
+            return generate(model, *args, **kwargs)
+
+    policy.generate = MethodType(generate_in_bfloat16, policy)
 
 
 def _load(base: Path, dtype: str) -> Any:
@@ -122,6 +156,7 @@ def _attach(model: Any, method: Method, recipe: Recipe, start: Start, initial: P
         policy = get_peft_model(model, config)
     if method.start is not None:
         method.start(policy, start)
+    _set_types(policy, recipe.model, method)
     if method.moves_base:
         _move_base(policy, pristine, initial, method.saved_as_lora)
     return policy

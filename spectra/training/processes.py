@@ -175,16 +175,19 @@ def divide(recipe: Recipe, count: int) -> Batch:
     return Batch(per_device, total // (count * per_device))
 
 
-def check_sharding(method: Method) -> None:
-    """Refuse what a method cannot do where the launcher shards.
+def check_sharding(method: Method, trainable_dtype: str = "float32") -> None:
+    """Refuse what a method, or its weights, cannot do where the launcher shards.
 
     Raises
     ------
     RecipeError
         If it has an optimizer of its own under FSDP, or looks at gradients and weights between steps under FSDP or
-        DeepSpeed.
+        DeepSpeed, or is to be trained in bfloat16 under either: both keep what trains in float32.
     """
     shards = next((name for name in ("FSDP", "DEEPSPEED") if _is_set(f"ACCELERATE_USE_{name}")), None)
+    if shards is not None and trainable_dtype == "bfloat16":
+        fault = f"cannot be bfloat16 under {shards}, which keeps what trains in float32"
+        raise RecipeError(fault, where="model.trainable_dtype", cure="leave it out, or launch without sharding")
     where, cure = f"method {method.name}", "launch it without sharding: accelerate launch --multi_gpu"
     if shards is not None and method.after_step is not None:
         raise RecipeError(f"works on whole weights and gradients, which {shards} spreads", where=where, cure=cure)

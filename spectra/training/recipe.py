@@ -27,7 +27,13 @@ class ModelRecipe(Section):
     revision
         Commit, tag or branch of a hub id.
     dtype
-        Type of the base weights while training; adapters and snapshots are float32.
+        Type of the frozen base weights, and of the forward and backward pass: in bfloat16 by autocast. Adapters are
+        float32, and so are their snapshots.
+    trainable_dtype
+        Type in which weights of the base are kept that train: all of them in full fine-tuning, or its norms. In
+        ``float32`` the optimizer's states are too, and so are snapshots, whatever ``dtype`` says. In ``bfloat16``,
+        which needs that ``dtype``, an update below about 1/256 of a weight is rounded away: at a learning rate of 1e-6
+        most weights never move.
     gradient_checkpointing
         Compute activations again in the backward pass: a third more time, and memory for one layer's alone.
     """
@@ -35,7 +41,14 @@ class ModelRecipe(Section):
     base: str = EMBEDDED
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    trainable_dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _not_below_the_trained(self) -> "ModelRecipe":
+        if self.trainable_dtype == "bfloat16" and self.dtype != "bfloat16":
+            raise KeyFault("trainable_dtype", "bfloat16 needs model.dtype bfloat16; set both, or leave it out")
+        return self
 
 
 class AlgorithmRecipe(Section):
@@ -66,7 +79,8 @@ class AlgorithmRecipe(Section):
         Leave cut completions out of the loss.
     dynamic_rounds
         DAPO's dynamic sampling: groups whose completions are all right or all wrong give no gradient, and are replaced
-        by groups of further prompts, up to so many rounds of sampling a step. Null samples once.
+        by groups of further prompts, none of which came in the step before, up to so many rounds of sampling a step, or
+        until no prompt is left. Null samples once.
     overlong_buffer
         DAPO's soft punishment: the reward falls linearly to −1 over the last so many tokens before the limit. Null
         leaves it out.

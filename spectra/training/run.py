@@ -92,7 +92,7 @@ def train(recipe: Recipe, out: Path, *, overwrite: bool = False, quiet: bool = F
     with one_voice(processes), reporting(quiet or not processes.is_main) as reporter, quiet_libraries():
         recipe = pinned(recipe)
         divide(recipe, processes.count)
-        check_sharding(find_method(recipe.method.name))
+        check_sharding(find_method(recipe.method.name), recipe.model.trainable_dtype)
         check_reports(recipe.report_to)
         plan = processes.once(lambda: decide(recipe, layout, overwrite=overwrite))
         if plan is Plan.LEAVE:

@@ -1,4 +1,8 @@
-"""Models whose parameters FSDP 2 or ZeRO-3 spread over processes: made whole to be saved, and to generate."""
+"""Models whose parameters FSDP 2 or ZeRO spread over processes: made whole to be saved, and to generate.
+
+DeepSpeed trains float32 masters, which its stages 2 and 3 spread; in a bfloat16 run the model that it shows is rounded.
+What is saved are the masters.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +26,22 @@ def is_sharded(model: Any) -> bool:
     return any(_is_shard(parameter) for parameter in model.parameters())
 
 
+def is_spread(model: Any) -> bool:
+    """Return whether all processes must take part to save the model: its parameters or their masters are in parts.
+
+    Raises
+    ------
+    UsageError
+        If FSDP 1 sharded it.
+    """
+    return is_sharded(model) or any(_has_master(parameter) for parameter in model.parameters())
+
+
 def whole_state(model: Any, *, keep: bool) -> dict[str, Any]:
     """Return the model's state, with whole tensors in place of the shards of what a snapshot saves.
 
-    What is frozen and no adapter's stays as it is. Where the model is sharded, every process must call this.
+    What DeepSpeed trains is the float32 master. What is frozen and no adapter's stays as it is. Where the model is
+    spread, every process must call this.
 
     Parameters
     ----------
@@ -39,13 +55,14 @@ def whole_state(model: Any, *, keep: bool) -> dict[str, Any]:
     UsageError
         If FSDP 1 sharded it.
     """
-    if not is_sharded(model):
+    if not is_spread(model):
         return dict(model.state_dict())
     prefix = getattr(getattr(model, "base_model", None), "prefix", None)
     state: dict[str, Any] = {}
     gathered: dict[int, Any] = {}  # tied weights are one tensor under several names
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if _is_shard(tensor) and (tensor.requires_grad or (prefix is not None and prefix in name)):
+        in_parts = _is_shard(tensor) or _has_master(tensor)
+        if in_parts and (tensor.requires_grad or (prefix is not None and prefix in name)):
             if id(tensor) not in gathered:
                 gathered[id(tensor)] = _gather(tensor, keep)
             state[name] = gathered[id(tensor)]
@@ -84,9 +101,16 @@ def _is_shard(tensor: Any) -> bool:
     return hasattr(tensor, "full_tensor") or hasattr(tensor, "ds_id")
 
 
+def _has_master(tensor: Any) -> bool:
+    return hasattr(tensor, "_hp_mapping")  # DeepSpeed's link from a parameter to the part of a master that is here
+
+
 def _gather(tensor: Any, keep: bool) -> Any:
     if hasattr(tensor, "full_tensor"):
         whole = tensor.detach().full_tensor()
         return whole.cpu() if keep else None
+    if tensor.requires_grad:
+        whole = import_module("deepspeed.utils").safe_get_full_fp32_param(tensor)
+        return whole.detach().cpu() if keep else None
     with import_module("deepspeed").zero.GatheredParameters([tensor]):
         return tensor.detach().cpu().clone() if keep else None

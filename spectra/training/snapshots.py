@@ -1,4 +1,4 @@
-"""Snapshots: the trained weights of one step, in float32, in the format that their own library loads."""
+"""Snapshots: the trained weights of one step, as they are kept, in the format that their own library loads."""
 
 import copy
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from spectra.runs.atomic import atomic_directory
 from spectra.runs.layout import ADAPTER_WEIGHTS, MODEL_UPDATE, RunLayout
 from spectra.training.factors import read_initial, stack
 from spectra.training.model import ADAPTER
-from spectra.training.shards import is_sharded, whole_state
+from spectra.training.shards import is_spread, whole_state
 from spectra.weights.base import resolve_base
 from spectra.weights.differences import write_difference
 from spectra.weights.tensors import TensorStore
@@ -32,8 +32,8 @@ def save_snapshot(
 
     An adapter becomes a directory that ``PeftModel.from_pretrained`` loads onto the original base. A fully trained
     model becomes the difference of its bits from the base's, lossless; ``spectra export`` writes it as a model.
-    Nothing is pickled. Where FSDP or ZeRO-3 sharded the model, every process must call this at the same step: what
-    trains is gathered from all of them.
+    Nothing is pickled. Where FSDP or ZeRO spread what trains, every process must call this at the same step: it is
+    gathered from all of them.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def save_snapshot(
     UsageError
         If FSDP 1 sharded the model.
     """
-    if not writes and not is_sharded(model):
+    if not writes and not is_spread(model):
         return layout.snapshot(step)
     whole = whole_state(model, keep=writes)
     if not writes:

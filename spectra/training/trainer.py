@@ -51,6 +51,7 @@ def _trainer_class(method: Method, recipe: Recipe) -> type[Any]:
     if rounds is not None:
         problems = [{"prompt": p.prompt, "answer": p.answer} for p in training_problems(recipe.task)]
         settings = {"rounds": rounds, "problems": problems, "sampling_seed": recipe.seed}
+        settings["step_prompts"] = recipe.prompts_per_step
         parent = type("DynamicTrainer", (DynamicSampling, GRPOTrainer), settings)
     if method.penalty is None:
         return parent

@@ -1,6 +1,7 @@
 """The command line as a person uses it: what it prints, its exit codes, and one clear line for each fault."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from spectra import __version__, cli
+from spectra.commands.eval import Evaluated
 from spectra.runs.layout import RunLayout
 from tests.builders import lora_config, own_run, small_base, small_factors, trainer_run, write_adapter
 
@@ -171,6 +173,16 @@ def test_a_long_analysis_in_a_log_says_how_far_it_is(
         for done in range(1, 4):
             progress(done, 9, "q_proj")
     assert capsys.readouterr().err == "2/9 modules, last q_proj\n"
+
+
+def test_a_long_evaluation_counts_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+    def slow(run: Path, options: object, progress: Callable[[int, int, str], None]) -> Evaluated:
+        monkeypatch.setattr("spectra.cli.time.monotonic", lambda: math.inf)
+        progress(12, 30, "aime24")
+        return Evaluated([])
+
+    monkeypatch.setattr("spectra.commands.eval.evaluate", slow)
+    assert call("eval", tmp_path)[::2] == (0, "12/30 problems of aime24\n")
 
 
 def test_wrong_usage_exits_with_2(call: Call) -> None:

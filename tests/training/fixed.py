@@ -1,8 +1,11 @@
 """Train with completions that are a fixed function of prompt and index: launched by the tests in several processes.
 
+Each process notes what dynamic sampling draws, one line a round, in ``RUN.drawn.<process>``.
+
 Usage: python fixed.py [--as-gpus] RUN RECIPE.yaml [RUN RECIPE.yaml ...]
 """
 
+import json
 import random
 import sys
 from pathlib import Path
@@ -25,12 +28,26 @@ def complete(prompt: list[int], index: int, end: int) -> list[int]:
     return [generator.randrange(3, 60) for _ in range(generator.randint(1, 3))] + [end]
 
 
+def noting(draw: Any, out: Path) -> Any:
+    """Return dynamic sampling's draw, which now writes down its prompts."""
+
+    def noted(trainer: Any, rows: list[dict[str, Any]]) -> Any:
+        index, size = trainer.accelerator.process_index, trainer.num_generations
+        line = {"process": index, "step": trainer.state.global_step, "prompts": [r["prompt"] for r in rows[::size]]}
+        with out.with_name(f"{out.name}.drawn.{index}").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        return draw(trainer, rows)
+
+    return noted
+
+
 if __name__ == "__main__":
     import torch
     from trl import GRPOTrainer
 
     from spectra.config import load
     from spectra.training import run, trainer
+    from spectra.training.dynamic import DynamicSampling
     from spectra.training.recipe import Recipe
 
     torch.set_num_threads(1)
@@ -40,5 +57,7 @@ if __name__ == "__main__":
         words.pop(0)
     trainer.boxed_answer_reward = digits
     GRPOTrainer._generate_single_turn = generate
+    draw = DynamicSampling._draw
     for out, recipe in zip(words[::2], words[1::2], strict=True):
+        DynamicSampling._draw = noting(draw, Path(out))  # type: ignore[method-assign]
         run.train(load(Recipe, Path(recipe)), Path(out))

@@ -1,7 +1,9 @@
 """Dynamic sampling: only groups with a gradient, bounded, counted, and the same ones after a resume."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ import torch
 from spectra.runs.layout import RunLayout
 from spectra.runs.series import read_metrics
 from spectra.training import trainer as trainer_module
-from spectra.training.dynamic import further_prompts, informative
+from spectra.training.data import prompt_order
+from spectra.training.dynamic import DynamicSampling, further_prompts, informative
 from spectra.training.model import build_policy
 from spectra.training.recipe import Recipe
 from spectra.training.run import train
@@ -26,13 +29,16 @@ def test_a_group_is_informative_where_it_is_neither_all_right_nor_all_wrong() ->
     assert informative(torch.stack([right_or_wrong, length], 1), SIZE) == [False, False, True]
 
 
-def test_further_prompts_depend_on_seed_step_and_round_alone() -> None:
-    drawn = further_prompts(100, 8, 0, 3, "1/0")
-    assert drawn == further_prompts(100, 8, 0, 3, "1/0")
-    assert len(set(drawn)) == 8
-    others = [further_prompts(100, 8, *rest) for rest in ((1, 3, "1/0"), (0, 4, "1/0"), (0, 3, "2/0"), (0, 3, "1/1"))]
-    assert all(other != drawn for other in others)
-    assert sorted(set(further_prompts(2, 50, 0, 0, "1/0"))) == [0, 1]
+def test_the_order_of_further_prompts_depends_on_seed_and_step_alone() -> None:
+    texts = [str(number) for number in range(100)]
+    order = further_prompts(texts, range(8), 0, 3)
+    assert order == further_prompts(texts, range(8), 0, 3)
+    assert sorted(order) == list(range(8, 100))
+    assert further_prompts(texts, range(8), 1, 3) != order != further_prompts(texts, range(8), 0, 4)
+
+
+def test_a_prompt_that_stands_twice_in_the_data_comes_once() -> None:
+    assert sorted("abcab"[at] for at in further_prompts("abcab", [0], 0, 0)) == ["b", "c"]
 
 
 def by_prompt(completions: list[str], answer: list[str], **kwargs: Any) -> list[float]:
@@ -96,3 +102,44 @@ def test_a_run_logs_it_and_repeats_itself(recipe_for: Maker, tmp_path: Path, mon
     assert (logged.loc[1:, "zero_advantage_share"] == 0).all()
     files = [layout.snapshot(2) / "adapter_model.safetensors" for layout in (first, second)]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_no_prompt_comes_twice_in_a_step(recipe_for: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def never(prompts: list[str], completions: list[str], **kwargs: Any) -> list[float]:
+        asked.extend(prompts[::SIZE])
+        return [0.0] * len(completions)
+
+    monkeypatch.setattr(trainer_module, "boxed_answer_reward", never)
+    data = [f"{number} + 1 =" for number in range(20)]
+    source = write_problems(tmp_path / "problems.jsonl", data)
+    recipe = make(recipe_for, 16, task={"name": "sums", "data": str(source)}, evaluation={"every": None})
+    _, metrics = groups(recipe, tmp_path / "run")
+    # 6 of 20 are the step's own; 6 and 6 more come next, and 2 at last.
+    assert sorted(asked) == sorted(data)
+    assert metrics["dynamic_sampling/rounds"] == [4.0]
+    assert metrics["dynamic_sampling/unfilled_share"] == [1.0]
+
+
+def write_problems(path: Path, prompts: list[str]) -> Path:
+    path.write_text("".join(json.dumps({"prompt": prompt, "answer": "2"}) + "\n" for prompt in prompts))
+    return path
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_processes_get_shares_that_do_not_meet(count: int) -> None:
+    drawn: list[list[str]] = []
+    for index in range(count):
+        sampler = DynamicSampling()
+        sampler.problems = [{"prompt": str(number)} for number in range(30)]
+        sampler.sampling_seed, sampler.step_prompts = 5, 6
+        sampler.accelerator = SimpleNamespace(num_processes=count, process_index=index)
+        sampler.state = SimpleNamespace(global_step=2)
+        waiting = sampler._waiting()
+        drawn.append([row["prompt"] for share in (4, 2, 2) for row in sampler._further(waiting, share, 1)])
+    everything = [prompt for own in drawn for prompt in own]
+    assert [len(own) for own in drawn] == [8] * count
+    assert len(set(everything)) == 8 * count
+    step = {str(at) for at in prompt_order(30, 18, 5)[12:]}
+    assert not step & set(everything)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from spectra.commands.eval import EvalOptions, Evaluated, evaluate
-from spectra.errors import MissingDependencyError, RecipeError, RunExistsError, UsageError
+from spectra.errors import CorruptFileError, MissingDependencyError, RecipeError, RunExistsError, UsageError
 from spectra.runs.evaluations import problem_outcomes, problem_scores
 from spectra.runs.layout import RunLayout
 from spectra.training import evaluation
@@ -204,11 +204,31 @@ def test_benchmarks_have_the_study_s_sampling_unless_told_otherwise(run: Path, m
         (EvalOptions(style="think"), "carry_addition has prompts of its own"),
         (EvalOptions(steps=(9,)), "no snapshot of step 9"),
         (EvalOptions(k=0), "cannot draw 0 samples"),
+        (EvalOptions(batch_size=0), "--batch-size is 0; give 1 or more"),
+        (EvalOptions(batch_size=-4), "--batch-size is -4; give 1 or more"),
+        (EvalOptions(memory=0.0), r"--memory is 0\.0; give a share above 0 and up to 1"),
+        (EvalOptions(memory=90.0), r"--memory is 90\.0; give a share above 0 and up to 1"),
+        (EvalOptions(device="cuda:99"), r"--device cuda:99 cannot be used \(.*choose cpu, or cuda where it is"),
+        (EvalOptions(device="banana"), r"--device banana cannot be used \(.*choose cpu"),
+        (EvalOptions(device="meta"), "--device meta cannot be used"),
+        (EvalOptions(data="nope.jsonl"), "nope.jsonl: --data is not there; give a file, a directory or a hub id"),
     ],
 )
 def test_options_that_do_not_go_together(run: Path, options: EvalOptions, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         evaluate(run, options)
+    assert not file(run).parent.exists()  # nothing was begun
+
+
+def test_a_column_that_is_not_there_is_named_as_the_command_has_it(run: Path, tmp_path: Path) -> None:
+    data = tmp_path / "sums.jsonl"
+    data.write_text('{"question": "1 + 1 =", "answer": "2"}\n')
+    message = r"row 1 has no 'prompt' \(it has question, answer\); set --prompt-column and --answer-column"
+    with pytest.raises(CorruptFileError, match=message):
+        evaluate(run, with_(data=str(data)))
+    data.write_text('{"question": 3, "answer": "2"}\n')
+    with pytest.raises(CorruptFileError, match="in 'question'; set --prompt-column to the column that has"):
+        evaluate(run, with_(data=str(data), prompt="question"))
 
 
 def test_a_run_of_another_tool_has_no_held_out_problems(run: Path) -> None:

@@ -162,6 +162,17 @@ def test_what_cannot_be_sharded_is_refused(
         check_sharding(find_method(method))
 
 
+@pytest.mark.parametrize("launcher", ["FSDP", "DEEPSPEED"])
+def test_weights_in_bfloat16_are_refused_where_they_are_float32_anyway(
+    launcher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_sharding(find_method("full"), "bfloat16")
+    monkeypatch.setenv(f"ACCELERATE_USE_{launcher}", "true")
+    with pytest.raises(RecipeError, match=rf"model\.trainable_dtype: cannot be bfloat16 under {launcher}"):
+        check_sharding(find_method("full"), "bfloat16")
+    check_sharding(find_method("full"), "float32")
+
+
 def test_the_launcher_may_ask_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert not on_cpu()

@@ -14,7 +14,7 @@ from spectra.training.recipe import Recipe, SnapshotRecipe, log_spaced
 from spectra.training.study import load_study
 
 SHIPPED = sorted((Path(__file__).parents[2] / "training").glob("*.yaml"))
-STUDIES = {"demo", "study"}
+STUDIES = {"demo", "smollm2", "study"}
 
 
 def recipe(text: str) -> Recipe:
@@ -183,3 +183,9 @@ def test_log_spacing_has_even_ratios() -> None:
 def test_evaluation_is_due_at_both_ends(every: int | None, due: list[int]) -> None:
     evaluation = Recipe.model_validate({"evaluation": {"every": every}}).evaluation
     assert [step for step in range(51) if evaluation.due(step, 50)] == due
+
+
+def test_what_trains_is_float32_unless_both_types_say_bfloat16() -> None:
+    assert Recipe.model_validate({"model": {"dtype": "bfloat16"}}).model.trainable_dtype == "float32"
+    with pytest.raises(RecipeError, match=r"model\.trainable_dtype: bfloat16 needs model\.dtype bfloat16"):
+        build(Recipe, Document({"model": {"trainable_dtype": "bfloat16"}}))

@@ -14,7 +14,7 @@ from spectra.training.rewards import boxed_answer_reward, format_reward, is_corr
 
 PAIRS = Path(__file__).with_name("answer_pairs.tsv")
 # Rows of the table that math-verify judges otherwise; a release of it that judges better lowers the number.
-KNOWN = 16
+KNOWN = 15
 
 # A problem restated is not solved, however its pieces are wrapped.
 RESTATED = [

@@ -36,9 +36,16 @@ def gathered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         for parameter in parameters:
             parameter.data = torch.empty(0)
 
-    package = ModuleType("deepspeed")
+    def master(parameter: Any) -> torch.Tensor:
+        seen.append(getattr(parameter, "ds_id", getattr(parameter, "number", None)))
+        found: torch.Tensor = parameter.whole.float()
+        return found
+
+    package, utils = ModuleType("deepspeed"), ModuleType("deepspeed.utils")
     package.zero = SimpleNamespace(GatheredParameters=fill)  # type: ignore[attr-defined]
+    utils.safe_get_full_fp32_param = master  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "deepspeed", package)
+    monkeypatch.setitem(sys.modules, "deepspeed.utils", utils)
     return seen
 
 
@@ -56,6 +63,24 @@ def contents(directory: Path) -> dict[str, Any]:
     plain = {name: path.read_bytes() for name, path in files.items() if path.suffix == ".json"}
     (weights,) = files.keys() - plain.keys()
     return {**plain, weights: {name: tensor.tolist() for name, tensor in load_file(files[weights]).items()}}
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_snapshot_holds_the_masters_that_deepspeed_trains(
+    method: str, recipe_for: Maker, tiny_base: Path, tmp_path: Path, gathered: list[int]
+) -> None:
+    model = build_policy(recipe_for(method={"name": method})).model
+    whole = save_snapshot(model, RunLayout(tmp_path / "whole"), 1, str(tiny_base))
+    for number, parameter in enumerate(model.parameters()):
+        if parameter.requires_grad:  # ZeRO-2 leaves the parameter whole, in bfloat16
+            parameter.number, parameter.whole, parameter._hp_mapping = number, parameter.data, None
+            parameter.data = parameter.data.bfloat16()
+    again = save_snapshot(model, RunLayout(tmp_path / "again"), 1, str(tiny_base))
+    assert contents(again) == contents(whole)
+    gathered.clear()
+    save_snapshot(model, RunLayout(tmp_path / "other"), 1, str(tiny_base), writes=False)
+    assert gathered  # takes part
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("method", ["lora", "lora_fa", "dora", "full"])
