@@ -18,6 +18,8 @@ from spectra.config import Section
 from spectra.errors import MissingDependencyError
 from spectra.training.vllm_server import Served, use_server
 
+ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+
 
 class RolloutRecipe(Section):
     """How completions are sampled while training.
@@ -40,9 +42,11 @@ class RolloutRecipe(Section):
         Longest prompt with completion, in tokens; null takes the model's own.
     tensor_parallel
         Devices that a colocated vLLM splits the model over.
-    importance_cap
-        Completions that vLLM and the model rate apart by more than this factor are left out of the loss; null corrects
-        nothing.
+    importance_mode, importance_cap
+        What vLLM sampled is weighted in the loss by how much likelier the model finds it, token by token or as a whole
+        completion (``token_``, ``sequence_``: the product over its tokens, which long completions drive far from 1).
+        Ratios over the cap are set to it (``_truncate``) or their part is left out (``_mask``); small ones have no
+        bound. A cap of null weights nothing.
     """
 
     engine: Literal["hf", "vllm"] = "hf"
@@ -52,6 +56,7 @@ class RolloutRecipe(Section):
     gpu_memory: float = Field(default=0.3, gt=0, le=1)
     max_model_length: int | None = Field(default=None, ge=1)
     tensor_parallel: int = Field(default=1, ge=1)
+    importance_mode: ImportanceMode = "sequence_mask"
     importance_cap: float | None = Field(default=3.0, gt=1)
 
 
@@ -75,6 +80,7 @@ def rollout_arguments(rollout: RolloutRecipe) -> dict[str, Any]:
         "vllm_importance_sampling_correction": rollout.importance_cap is not None,
     }
     if rollout.importance_cap is not None:
+        shared["vllm_importance_sampling_mode"] = rollout.importance_mode
         shared["vllm_importance_sampling_clip_max"] = rollout.importance_cap
     if rollout.mode == "server":
         return {**shared, "vllm_server_base_url": rollout.url.rstrip("/"), "vllm_server_timeout": rollout.timeout}
@@ -89,9 +95,11 @@ def rollout_arguments(rollout: RolloutRecipe) -> dict[str, Any]:
 
 def _alone() -> None:
     """Say what a launcher would: a colocated vLLM asks for its place among processes even where there is one alone."""
-    alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    for name, value in alone.items():
+    from trl.trainer.utils import ensure_master_addr_port
+
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
         os.environ.setdefault(name, value)
+    ensure_master_addr_port()  # a free one: several such runs may share a machine
 
 
 def ready_sampler(rollout: RolloutRecipe, model: Any, tokenizer: Any, base: Path) -> None:

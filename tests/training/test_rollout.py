@@ -79,6 +79,7 @@ def test_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     here = rollout_arguments(RolloutRecipe(engine="vllm", max_model_length=64))
     assert here["vllm_mode"] == "colocate"
     assert here["vllm_importance_sampling_clip_max"] == 3.0
+    assert here["vllm_importance_sampling_mode"] == "sequence_mask"
     assert here["vllm_max_model_length"] == 64
     there = rollout_arguments(RolloutRecipe(engine="vllm", mode="server", url="http://a:1", importance_cap=None))
     assert there["vllm_server_base_url"] == "http://a:1"
