@@ -21,6 +21,7 @@ from spectra.errors import BaseModelError, MissingInitialError, RunExistsError, 
 from spectra.runs.directory import open_run
 from spectra.runs.layout import RunLayout
 from spectra.runs.series import read_metrics, read_records
+from spectra.training.evaluated import open_model
 from spectra.training.snapshots import save_snapshot
 from spectra.weights.tensors import TensorStore
 from spectra.weights.updates import open_whole
@@ -317,6 +318,11 @@ def test_a_vocabulary_that_grew(tiny_base: Path, tmp_path: Path, caplog: pytest.
         with pytest.raises(UnsupportedMethodError, match=r"lm_head has shape .* in the base"):
             make(tmp_path / "out", tmp_path / make.__name__)
         assert not (tmp_path / make.__name__).exists()
+    with (
+        pytest.raises(UnsupportedMethodError, match="is not among the weights: has shape"),
+        open_model(tmp_path / "out").loaded(torch.float32, "cpu"),
+    ):
+        pass
 
 
 def test_a_full_disk_does_not_end_training(
