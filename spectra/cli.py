@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
@@ -67,13 +67,19 @@ def train(
     out: Out = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again where a run is.")] = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train one run by RLVR under one method; called again, it resumes."""
+    from spectra.commands.train import outcome
     from spectra.commands.train import train as command
 
-    run = command(recipe, overrides=overrides or [], out=out, overwrite=overwrite, quiet=quiet)
-    # Of several processes that a launcher started, the first one speaks.
-    _say(f"run: {run}", quiet or os.environ.get("RANK", "0") != "0")
+    run = command(recipe, overrides=overrides or [], out=out, overwrite=overwrite, quiet=quiet or as_json)
+    if os.environ.get("RANK", "0") != "0":  # of several processes that a launcher started, the first one speaks
+        return
+    if as_json:
+        _say_json(outcome(run), as_json)
+    else:
+        _say(f"run: {run}", quiet)
 
 
 @app.command()
@@ -141,22 +147,28 @@ def study(
     recipe: Annotated[Path, typer.Argument(metavar="STUDY.yaml")],
     out: Out = None,
     workers: Annotated[int | None, typer.Option(help="Runs at once. Default: what the study says.")] = None,
+    overwrite: Annotated[
+        list[str] | None, typer.Option(metavar="RUN", help="Start this run again. May be repeated.")
+    ] = None,
     engine: Engine = "local",
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a grid of runs, then compare them; called again, it finishes what is not finished."""
-    from spectra.commands.analyze import analyze as analyze_command
-    from spectra.commands.compare import compare as compare_command
     from spectra.commands.study import study as command
 
-    runs = command(recipe, out=out, workers=workers, quiet=quiet)
-    options = _options(None, None, workers, "cpu", engine)
-    if len(runs) == 1:
-        _say_analysis(runs[0], analyze_command(runs[0], options), quiet)
-        return
-    done = compare_command(runs, out=runs[0].parent, options=options)
-    _print_comparison(done.runs, quiet)
-    _say(f"report: {done.report}", quiet)
+    done = command(recipe, out=out, workers=workers, overwrite=overwrite or (), quiet=quiet or as_json)
+    found: dict[str, Any] = {"runs": [], "report": None, "failed": dict(done.faults)}
+    try:
+        if done.finished:
+            found |= _show_study(done.finished, _options(None, None, workers, "cpu", engine), quiet or as_json)
+    except SpectraError as error:
+        if done.error is None:
+            raise
+        print(f"spectra: {error}", file=sys.stderr)
+    _say_json(found, as_json)
+    if done.error is not None:
+        raise done.error
 
 
 @app.command()
@@ -186,6 +198,8 @@ def export(
     base: Base = None,
     initial: Initial = None,
     whole: Annotated[bool, typer.Option("--model", help="Write the whole model in float32 instead.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a snapshot as a plain LoRA adapter on the original base, or as a whole model."""
     from spectra.commands.export import export as command
@@ -195,9 +209,13 @@ def export(
     if whole:
         if rank is not None or energy is not None:
             raise UsageError("--rank and --energy do not go with --model", cure="leave them out")
-        print(f"model: {export_model(run, out, step=step, base=base, initial=initial)}")
+        model = export_model(run, out, step=step, base=base, initial=initial)
+        _say_json({"path": str(model)}, as_json)
+        _say(f"model: {model}", quiet or as_json)
         return
-    print(command(run, out, step=step, rank=rank, energy=energy, base=base, initial=initial).describe())
+    done = command(run, out, step=step, rank=rank, energy=energy, base=base, initial=initial)
+    _say_json({**asdict(done), "lost": done.lost}, as_json)
+    _say(done.describe(), quiet or as_json)
 
 
 @app.command()
@@ -370,6 +388,22 @@ def _options(base: str | None, out: Path | None, jobs: int | None, device: str, 
         raise UsageError(f"--engine is {engine!r}", cure="choose local or ray")
     check_device(device)
     return Options(base=base, out=out, jobs=jobs, device=device, engine=cast(Any, engine))
+
+
+def _show_study(runs: list[Path], options: "Options", quiet: bool) -> dict[str, Any]:
+    """Analyse a study's one finished run, or compare several; return it for machines."""
+    if len(runs) == 1:
+        from spectra.commands.analyze import analyze
+
+        one = analyze(runs[0], options)
+        _say_analysis(runs[0], one, quiet)
+        return {"runs": [{"run": str(runs[0]), **one.verdict}], "report": str(one.where.report_html)}
+    from spectra.commands.compare import compare
+
+    several = compare(runs, out=runs[0].parent, options=options)
+    _print_comparison(several.runs, quiet)
+    _say(f"report: {several.report}", quiet)
+    return {"runs": _records(several.runs), "report": str(several.report)}
 
 
 def _say_analysis(run: Path, done: "Analysis", quiet: bool) -> None:

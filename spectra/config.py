@@ -20,6 +20,9 @@ from spectra.errors import RecipeError
 
 Key = tuple[str | int, ...]
 
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # of what becomes a directory name
+_IN_WORDS = {NAME_PATTERN: "letters, digits, '.', '_' and '-', beginning with a letter or a digit"}
+
 
 class Section(BaseModel):
     """Base of every configuration model: immutable, no unknown keys, no silent conversion (``"8"`` is not 8)."""
@@ -180,13 +183,17 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def first_difference(old: BaseModel, new: BaseModel) -> tuple[str, Any, Any] | None:
-    """Return the first dotted key whose values differ, with both values, or None."""
+def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
+    """Return the dotted keys whose values differ, in order, each with both values; None stands for a missing one.
+
+    >>> class Learning(Section):
+    ...     rate: float = 1e-3
+    >>> differences(Learning(), Learning(rate=1.0))
+    {'rate': (0.001, 1.0)}
+    """
     ours, theirs = flatten(old.model_dump()), flatten(new.model_dump())
-    for key in [*ours, *[key for key in theirs if key not in ours]]:
-        if ours.get(key) != theirs.get(key):
-            return key, ours.get(key), theirs.get(key)
-    return None
+    pairs = {key: (ours.get(key), theirs.get(key)) for key in {**ours, **theirs}}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def nearest(name: str, allowed: Sequence[str]) -> str | None:
@@ -277,7 +284,7 @@ def _recipe_error(model: type[BaseModel], document: Document, fault: Any) -> Rec
         return RecipeError(f"key {dotted!r} is missing", where=where, cure="add it")
     if isinstance(cause, ValueError):
         return RecipeError(f"{dotted}: {cause}" if dotted else str(cause), where=where)
-    expected = fault["msg"].removeprefix("Input should be ")
+    expected = _IN_WORDS.get(fault.get("ctx", {}).get("pattern"), fault["msg"].removeprefix("Input should be "))
     return RecipeError(f"{dotted} is {fault['input']!r}", where=where, cure=f"it should be {expected}")
 
 

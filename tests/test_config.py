@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
 from spectra import config
-from spectra.config import Document, KeyFault, Section, build, dump, first_difference, load
+from spectra.config import Document, KeyFault, Section, build, differences, dump, load
 from spectra.errors import RecipeError
 
 
@@ -154,10 +154,18 @@ def test_dump_loads_back_equal(whole: Whole) -> None:
     assert build(Whole, Document.parse(dump(whole), "dump")) == whole
 
 
-def test_first_difference_names_the_key_and_both_values() -> None:
-    other = Whole(optimizer=Optimizer(learning_rate=0.5))
-    assert first_difference(Whole(), Whole()) is None
-    assert first_difference(Whole(), other) == ("optimizer.learning_rate", 0.001, 0.5)
+def test_differences_have_the_key_and_both_values() -> None:
+    other = Whole(steps=3, optimizer=Optimizer(learning_rate=0.5))
+    assert differences(Whole(), Whole()) == {}
+    assert differences(Whole(), other) == {"steps": (60, 3), "optimizer.learning_rate": (0.001, 0.5)}
+
+
+def test_a_bad_name_says_what_is_allowed(tmp_path: Path) -> None:
+    class Named(Section):
+        name: str = Field(pattern=config.NAME_PATTERN)
+
+    with pytest.raises(RecipeError, match="name is 'a b'; it should be letters, digits, '.', '_' and '-', beginning"):
+        load(Named, write(tmp_path, "name: a b"))
 
 
 def test_merged_documents_keep_where_each_value_was_written() -> None:

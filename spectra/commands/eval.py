@@ -231,7 +231,7 @@ def _first(problems: list[Any], options: EvalOptions) -> list[Any]:
 def _directory(name: str) -> str:
     import re
 
-    from spectra.training.recipe import NAME_PATTERN
+    from spectra.config import NAME_PATTERN
 
     if re.match(NAME_PATTERN, name) is None:
         raise UsageError(f"{name!r} is no name of a directory", cure="name the benchmark with --benchmark")

@@ -1,7 +1,9 @@
 """``spectra train``: one run from a recipe."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 def train(
@@ -37,9 +39,33 @@ def train(
     SpectraError
         See :func:`spectra.training.run.train`; the recipe's faults are :class:`spectra.errors.RecipeError`.
     """
-    from spectra.config import load
+    from spectra.config import Document, build
+    from spectra.errors import RecipeError
     from spectra.training.recipe import Recipe
     from spectra.training.run import train as train_run
 
-    loaded = load(Recipe, recipe, overrides)
+    document = Document.read(recipe)
+    if "runs" in document.value:
+        raise RecipeError("is a study", where=recipe, cure="use `spectra study`")
+    loaded = build(Recipe, document.overridden(overrides))
     return train_run(loaded, out or Path("runs") / loaded.name, overwrite=overwrite, quiet=quiet)
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """Return what a finished run came to, for machines: its directory, its recipe's main words, and its last numbers.
+
+    Raises
+    ------
+    SpectraError
+        If a file of the run cannot be read.
+    """
+    from spectra.runs.layout import RunLayout
+    from spectra.runs.manifest import Manifest
+    from spectra.runs.series import read_metrics
+
+    layout = RunLayout(run)
+    manifest, metrics = Manifest.read(layout.manifest), read_metrics(layout.metrics)
+    last: dict[str, Any] = {} if metrics.empty else json.loads(metrics.iloc[-1].to_json())
+    steps = layout.snapshot_steps()
+    facts = {"method": manifest.method, "algorithm": manifest.algorithm, "seed": manifest.seed, "steps": steps[-1]}
+    return {"run": str(run), **facts, "snapshots": steps, "last": last}

@@ -60,7 +60,7 @@ def parse_checkpoint(name: str) -> int | None:
 
 @dataclass(frozen=True)
 class RunLayout:
-    """Paths inside a spectra run directory. Nothing here touches the disk."""
+    """Paths inside a spectra run directory. Nothing here writes."""
 
     root: Path
 
@@ -87,6 +87,11 @@ class RunLayout:
     def snapshot(self, step: int) -> Path:
         """Return the directory of one snapshot."""
         return self.snapshots / step_name(step)
+
+    def snapshot_steps(self) -> list[int]:
+        """Return the steps whose snapshots are there, in order."""
+        found = self.snapshots.iterdir() if self.snapshots.exists() else ()
+        return sorted(step for path in found if (step := parse_step(path.name)) is not None)
 
     @property
     def checkpoints(self) -> Path:

@@ -4,8 +4,8 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,8 @@ class Manifest:
         Machine, cores, device.
     trainable
         Shape of each parameter that trains, by name.
+    resumed
+        For each time that the run went on with another recipe: ``step``, and ``changed``, by key before and after.
     """
 
     created: str
@@ -79,6 +81,7 @@ class Manifest:
     seed: int
     hardware: Mapping[str, Any]
     trainable: Mapping[str, list[int]]
+    resumed: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
         """Write atomically, with the schema version."""

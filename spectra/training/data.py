@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from spectra.errors import RecipeError
+from spectra.errors import CorruptFileError, RecipeError
 from spectra.training.embedded.task import Problem, problems
 from spectra.training.prompts import formatted
 from spectra.training.recipe import Recipe, TaskRecipe
@@ -68,12 +68,26 @@ def training_problems(task: TaskRecipe) -> list[Problem]:
     Raises
     ------
     SpectraError
-        If the data does not hold them.
+        If the data does not hold them, or text and chat messages are mixed.
     """
     source = data_source(task)
     if source is None:
         return problems("train")
-    return [formatted(problem, task.format) for problem in read(source)]
+    found = [formatted(problem, task.format) for problem in read(source)]
+    _check_one_kind(found, source)
+    return found
+
+
+def _check_one_kind(found: list[Problem], source: Source) -> None:
+    """Refuse text among chats and chats among text: a trainer takes one kind."""
+    first = isinstance(found[0].prompt, str)
+    other = next((at for at, problem in enumerate(found) if isinstance(problem.prompt, str) != first), None)
+    if other is not None:
+        kinds = ("text", "chat messages") if first else ("chat messages", "text")
+        row = "problem" if source.unique else "row"  # where repeated prompts are left out, rows are not counted
+        fault = f"{row} {other + 1} has {kinds[1]} in {source.prompt!r}, and those before it {kinds[0]}"
+        cure = "write all prompts in one way, or set task.format to boxed or think"
+        raise CorruptFileError(fault, where=source.name, cure=cure)
 
 
 def all_heldout_problems(task: TaskRecipe) -> list[Problem]:

@@ -179,6 +179,12 @@ def end_tokens(known: "int | list[int] | None", tokenizer: "PreTrainedTokenizerB
     return sorted({end for end in (*several, tokenizer.eos_token_id) if end is not None})
 
 
+def positions(config: object) -> int | None:
+    """Return how many tokens a model can tell the places of; None where it does not say."""
+    found: int | None = getattr(config, "max_position_embeddings", None)
+    return found
+
+
 def room(config: object, prompt: int, wanted: int) -> int:
     """Return the tokens that may follow a prompt: those wanted, as far as the model has positions.
 
@@ -187,13 +193,13 @@ def room(config: object, prompt: int, wanted: int) -> int:
     UsageError
         If the prompt leaves no position.
     """
-    positions: int | None = getattr(config, "max_position_embeddings", None)
-    if positions is None:
+    available = positions(config)
+    if available is None:
         return wanted
-    if prompt >= positions:
-        fault = f"a prompt has {prompt} tokens, and the model has {positions} positions"
+    if prompt >= available:
+        fault = f"a prompt has {prompt} tokens, and the model has {available} positions"
         raise UsageError(fault, cure="evaluate on shorter problems, or use the prompt format `none`")
-    return min(wanted, positions - prompt)
+    return min(wanted, available - prompt)
 
 
 def _ended(tokens: list[int], ends: list[int]) -> tuple[list[int], bool]:

@@ -8,13 +8,12 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from spectra.config import KeyFault, Section
+from spectra.config import NAME_PATTERN, KeyFault, Section
 from spectra.training.methods import MethodRecipe, find_method
 from spectra.training.rollout import RolloutRecipe
 from spectra.weights.base import EMBEDDED
 
 CARRY_ADDITION = "carry_addition"
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # becomes a directory name
 
 
 class ModelRecipe(Section):

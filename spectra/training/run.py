@@ -1,11 +1,13 @@
 """One training run: start, go on, or leave alone, decided in one place."""
 
 import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from spectra.config import dump, first_difference, load
+from spectra.config import dump, load
 from spectra.errors import BaseModelError, RunExistsError
 from spectra.runs.atomic import sweep, write_text
 from spectra.runs.layout import RunLayout
@@ -21,10 +23,12 @@ from spectra.training.callbacks import (
     ProgressReports,
     Snapshots,
 )
+from spectra.training.changes import Changed, CheckpointSteps, adopt, got_nowhere, obstacle
 from spectra.training.checkpoints import newest_checkpoint
-from spectra.training.data import heldout_problems, pinned
+from spectra.training.data import heldout_problems, pinned, training_problems
 from spectra.training.embedded.task import Problem
 from spectra.training.frozen import FrozenWeights
+from spectra.training.lengths import check_lengths
 from spectra.training.methods import find_method
 from spectra.training.model import Policy, build_policy
 from spectra.training.processes import Processes, check_sharding, divide, join, lost_others, one_voice
@@ -32,6 +36,7 @@ from spectra.training.progress import Reporter, reporting
 from spectra.training.quiet import quiet_libraries
 from spectra.training.recipe import Recipe
 from spectra.training.reports import check_reports
+from spectra.training.rollout import rollout_arguments
 from spectra.training.trainer import build_trainer
 from spectra.weights.base import fingerprint
 
@@ -43,6 +48,8 @@ class Plan(Enum):
     ----------
     START
         Nothing of a run is there.
+    RESTART
+        A run of another recipe is there, and got nowhere.
     RESUME
         The same run is there, unfinished.
     LEAVE
@@ -50,12 +57,16 @@ class Plan(Enum):
     """
 
     START = "start"
+    RESTART = "restart"
     RESUME = "resume"
     LEAVE = "leave"
 
 
 def train(recipe: Recipe, out: Path, *, overwrite: bool = False, quiet: bool = False) -> Path:
     """Train one run; called again with the same words, it finishes what was killed, and leaves what is finished.
+
+    A recipe that differs only in how the run is computed and kept goes on with it too: see
+    :mod:`spectra.training.changes`. Nothing is written or removed before the recipe, its data and its base are read.
 
     Processes that a launcher started train it together: each calls this, and the main one writes.
 
@@ -94,27 +105,40 @@ def train(recipe: Recipe, out: Path, *, overwrite: bool = False, quiet: bool = F
         divide(recipe, processes.count)
         check_sharding(find_method(recipe.method.name), recipe.model.trainable_dtype)
         check_reports(recipe.report_to)
+        alone = processes.count == 1 and lost_others()  # asked before vLLM's place among processes is made up
+        rollout_arguments(recipe.rollout)
         plan = processes.once(lambda: decide(recipe, layout, overwrite=overwrite))
         if plan is Plan.LEAVE:
             reporter.say(f"{out}: already finished, nothing to do")
             return out
-        if processes.count == 1 and lost_others():
+        if alone:
             reporter.say("accelerate launch --cpu started one process; for several, give it a --config_file")
+        problems = _read(recipe)
         with ExitStack() as held:
             processes.once(lambda: held.enter_context(exclusive(layout.lock, "training this run")))
-            if overwrite:
-                processes.once(lambda: clear(layout))
-            _train(recipe, layout, plan, reporter, processes)
+            _train(recipe, layout, plan, problems, reporter, processes)
     return out
 
 
-def decide(recipe: Recipe, layout: RunLayout, *, overwrite: bool = False) -> Plan:
+def decide(recipe: Recipe, layout: RunLayout, *, overwrite: bool = False, again: str = "--overwrite") -> Plan:
     """Say what to do with a run directory, touching nothing.
+
+    Parameters
+    ----------
+    recipe
+        The recipe, with the digests of its data.
+    layout
+        The run.
+    overwrite
+        Start again, whatever run is there.
+    again
+        The words with which a user asks for that.
 
     Raises
     ------
     RunExistsError
-        If it holds a run of another recipe (unless ``overwrite``), or something that is not a run (always).
+        If it holds a run of another recipe that got somewhere (unless ``overwrite``), or something that is not a run
+        (always).
     """
     if not layout.recipe.exists():
         foreign = _foreign(layout)
@@ -124,11 +148,11 @@ def decide(recipe: Recipe, layout: RunLayout, *, overwrite: bool = False) -> Pla
         return Plan.START
     if overwrite:
         return Plan.START
-    difference = first_difference(load(Recipe, layout.recipe), recipe)
-    if difference is not None:
-        key, there, here = difference
-        fault = f"holds a run with {key} = {there!r}, and the recipe says {here!r}"
-        raise RunExistsError(fault, where=layout.root, cure="choose another --out, or --overwrite that run")
+    fault = obstacle(load(Recipe, layout.recipe), recipe, layout)
+    if fault is not None:
+        if got_nowhere(layout):
+            return Plan.RESTART
+        raise RunExistsError(fault, where=layout.root, cure=f"choose another --out, or start it again with {again}")
     return Plan.LEAVE if layout.snapshot(recipe.steps).exists() else Plan.RESUME
 
 
@@ -147,22 +171,50 @@ def _foreign(layout: RunLayout) -> Path | None:
     return next((path for path in entries if path not in ours and not path.name.startswith(".")), None)
 
 
-def _train(recipe: Recipe, layout: RunLayout, plan: Plan, reporter: Reporter, processes: Processes) -> None:
-    problems = heldout_problems(recipe)
+@dataclass(frozen=True)
+class _Problems:
+    """The problems of a run, read before anything is written."""
+
+    training: list[Problem]
+    heldout: list[Problem]
+
+
+def _read(recipe: Recipe) -> _Problems:
+    return _Problems(training_problems(recipe.task), heldout_problems(recipe))
+
+
+def _train(
+    recipe: Recipe, layout: RunLayout, plan: Plan, problems: _Problems, reporter: Reporter, processes: Processes
+) -> None:
     resumes = plan is Plan.RESUME
     checkpoint = processes.once(lambda: newest_checkpoint(layout, processes.count)) if resumes else None
-    policy = build_policy(recipe, initial=None if checkpoint is None else layout.snapshot(0))
+    with _named_in_the_recipe():
+        policy = build_policy(recipe, initial=None if checkpoint is None else layout.snapshot(0))
+    check_lengths(recipe, policy.tokenizer, policy.model.config, problems.training, problems.heldout)
     step = 0 if checkpoint is None else checkpoint[1]
+    changed: Changed = {}
     if resumes:
-        processes.once(lambda: _go_on(policy, layout, processes, -1 if checkpoint is None else step))
+        changed = processes.once(lambda: _go_on(recipe, policy, layout, processes, checkpoint))
     else:
         processes.once(lambda: _begin(recipe, policy, layout, processes))
     reporter.say(_opening(recipe, layout, policy, processes, step))
-    callbacks = _callbacks(recipe, layout, policy, problems, processes)
+    for key, (before, after) in changed.items():
+        reporter.say(f"changed since it began: {key}, {before!r} before and {after!r} now")
+    callbacks = _callbacks(recipe, layout, policy, problems.heldout, processes)
     if processes.is_main:
         callbacks += [FrozenWeights(recipe, layout, policy.base), Metrics(layout), ProgressReports(reporter)]
     trainer = build_trainer(recipe, policy, layout, callbacks, processes.count)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint[0]))
+
+
+@contextmanager
+def _named_in_the_recipe() -> Iterator[None]:
+    """Advise the recipe's key where a reader of weights advises the option of other commands."""
+    try:
+        yield
+    except BaseModelError as error:
+        cure = None if error.cure is None else error.cure.replace("--base", "model.base")
+        raise BaseModelError(error.what, where=error.where, cure=cure) from error
 
 
 def _callbacks(
@@ -175,6 +227,7 @@ def _callbacks(
         *([MethodStep(after_step)] if after_step is not None else []),
         Evaluation(recipe, layout, policy.tokenizer, problems, processes),
         Snapshots(recipe, layout, processes),
+        CheckpointSteps(),
     ]
 
 
@@ -186,14 +239,18 @@ def _opening(recipe: Recipe, layout: RunLayout, policy: Policy, processes: Proce
 
 
 def _begin(recipe: Recipe, policy: Policy, layout: RunLayout, processes: Processes) -> None:
+    clear(layout)
     _describe(recipe, policy, processes).write(layout.manifest)
     write_text(layout.recipe, dump(recipe))
 
 
-def _go_on(policy: Policy, layout: RunLayout, processes: Processes, last: int) -> None:
+def _go_on(
+    recipe: Recipe, policy: Policy, layout: RunLayout, processes: Processes, checkpoint: tuple[Path, int] | None
+) -> Changed:
     _check_unchanged(policy, layout, processes)
-    truncate_metrics(layout.metrics, last)
+    truncate_metrics(layout.metrics, -1 if checkpoint is None else checkpoint[1])
     sweep(layout.snapshots)
+    return adopt(recipe, layout, 0 if checkpoint is None else checkpoint[1])
 
 
 def _describe(recipe: Recipe, policy: Policy, processes: Processes) -> Manifest:

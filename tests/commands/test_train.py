@@ -1,12 +1,15 @@
 """The command reads a recipe with its overrides and trains where it is told."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from spectra.commands.train import train
+from spectra.commands.train import outcome, train
 from spectra.errors import RecipeError
+from spectra.runs.layout import RunLayout
+from tests.builders import own_run, small_base
 
 
 @pytest.fixture
@@ -41,3 +44,19 @@ def test_a_faulty_override_never_reaches_the_run(called: dict[str, Any], tmp_pat
     with pytest.raises(RecipeError, match="did you mean 'steps'"):
         train(recipe(tmp_path, ""), overrides=["step=3"])
     assert called == {}
+
+
+def test_a_study_is_told_from_a_recipe(called: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"r\.yaml: is a study; use `spectra study`"):
+        train(recipe(tmp_path, "name: s\nruns: {a: }\n"))
+    assert called == {}
+
+
+def test_what_a_run_came_to(tmp_path: Path) -> None:
+    run = own_run(tmp_path / "run", small_base(tmp_path / "base"))
+    layout = RunLayout(run)
+    layout.metrics.write_text('{"step": 1, "reward": 0.5}\n{"step": 4, "reward": 0.75, "loss": "nan"}\n')
+    found = outcome(run)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert (found["run"], found["method"], found["steps"], found["snapshots"]) == (str(run), "lora", 4, [0, 2, 4])
+    assert (found["last"]["step"], found["last"]["reward"], found["last"]["loss"]) == (4, 0.75, None)

@@ -116,6 +116,22 @@ def test_torn_files_name_the_line(tmp_path: Path) -> None:
         training_problems(recipe(other).task)
 
 
+def test_text_among_chats_names_the_row(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "2+2="}]
+    path = jsonl(tmp_path, [ROWS[0], {"question": chat, "gold": "4"}])
+    with pytest.raises(CorruptFileError, match=r"row 2 has chat messages in 'question', and those before it text"):
+        training_problems(recipe(path).task)
+    # A prompt format makes chats of all.
+    assert [type(problem.prompt) for problem in training_problems(recipe(path, format="boxed").task)] == [list, list]
+
+
+def test_a_file_of_another_encoding_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"question": "a", "gold": "b"}\n{"question": "caf\xe9", "gold": "b"}\n')
+    with pytest.raises(CorruptFileError, match=r"rows\.jsonl:2: is not UTF-8 \(byte 18 of the line\)"):
+        training_problems(recipe(path).task)
+
+
 def test_a_run_knows_its_data(tmp_path: Path) -> None:
     path = jsonl(tmp_path)
     known = pinned(recipe(path))

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from spectra.config import dump, load
-from spectra.errors import BaseModelError, RunExistsError
+from spectra.errors import BaseModelError, MissingDependencyError, RunExistsError, SpectraError
 from spectra.runs.layout import ADAPTER_WEIGHTS, MODEL_UPDATE, MODEL_WEIGHTS, RunLayout
 from spectra.runs.manifest import Manifest
 from spectra.runs.series import read_metrics
@@ -180,6 +180,48 @@ def test_every_plan(recipe_for: Maker, tmp_path: Path) -> None:
     assert decide(recipe, layout, overwrite=True) is Plan.START
     clear(layout)
     assert decide(recipe, layout) is Plan.START
+
+
+def own_data(tmp_path: Path, **task: Any) -> dict[str, Any]:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"q": f"{a}+1=", "a": str(a + 1)}) + "\n" for a in range(4)))
+    return {"name": "mine", "data": str(file), "heldout": str(file), "prompt": "q", "answer": "a", **task}
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "column": ({"task": {"prompt": "nope"}}, "row 1 has no 'nope'"),
+    "fewer held-out problems": ({"evaluation": {"problems": 9}}, "9 problems, and mine has 4"),
+    "length": ({"algorithm": {"generations": 4, "max_completion_length": 99}}, "more than the model's positions, 64"),
+    "no such base": ({"model": {"base": "/nonexist"}}, "no such base model directory; give model.base a directory"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_recipe_writes_nothing_and_removes_nothing(fault: str, recipe_for: Maker, tmp_path: Path) -> None:
+    sections, says = FAULTS[fault]
+    sections = {**sections, "task": own_data(tmp_path, **sections.get("task", {}))}
+    layout = RunLayout(tmp_path / "run")
+    with pytest.raises(SpectraError) as caught:
+        train(recipe_for(**sections), layout.root, quiet=True)
+    assert says in str(caught.value) and "--base" not in str(caught.value)
+    assert [path.name for path in layout.root.glob("[!.]*")] == []
+    layout.snapshot(1).mkdir(parents=True)
+    layout.recipe.write_text(dump(recipe_for(seed=9)))
+    before = contents(layout.root)
+    with pytest.raises(SpectraError):
+        train(recipe_for(**sections), layout.root, overwrite=True, quiet=True)
+    assert {name: data for name, data in contents(layout.root).items() if name != ".lock"} == {
+        name: data for name, data in before.items() if name != ".lock"
+    }
+
+
+def test_vllm_that_is_not_installed_is_missed_before_anything_is_written(
+    recipe_for: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spectra.training.rollout.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"rollout\.engine vllm needs vLLM"):
+        train(recipe_for(rollout={"engine": "vllm"}), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_has_one_trainer_at_a_time(recipe_for: Maker, tmp_path: Path) -> None:

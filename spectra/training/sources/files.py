@@ -35,11 +35,14 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[list[Row]]:
 
 
 def _json_lines(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:  # as text, a fault of the encoding would have no line
         for number, line in enumerate(file, start=1):
+            where = f"{path}:{number}"
             try:
                 if line.strip():
-                    yield json.loads(line)
+                    yield json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                fault = f"is not UTF-8 (byte {error.start + 1} of the line)"
+                raise CorruptFileError(fault, where=where, cure="write the file in UTF-8") from error
             except json.JSONDecodeError as error:
-                cure = "write one object a line"
-                raise CorruptFileError("is not JSON", where=f"{path}:{number}", cure=cure) from error
+                raise CorruptFileError("is not JSON", where=where, cure="write one object a line") from error
