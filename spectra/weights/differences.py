@@ -1,8 +1,9 @@
 """Whole weights as the difference of their bits from the base's: lossless, and small where few weights moved.
 
-Reinforcement learning leaves most weights as they were, bit for bit, where they are kept in bfloat16, and the high bytes
-of most where they are kept in float32. Each tensor is XORed with the base's, its bytes are sorted by significance, and
-the result, largely zeros, is compressed by zstd. A checksum of the restored bytes tells a wrong base from the right one.
+Reinforcement learning leaves most weights as they were, bit for bit, where they are kept in bfloat16, and the high
+bytes of most where they are kept in float32. Each tensor is XORed with the base's, its bytes are sorted by
+significance, and the result, largely zeros, is compressed by zstd. A checksum of the restored bytes tells a wrong
+base from the right one.
 """
 
 import json
