@@ -2,6 +2,8 @@
 
     python analysis/snapshot_cost.py --out runs/snapshot_cost --report reports/snapshot_cost.md
 
+``--only times`` or ``--only sizes`` measures one of the two and leaves the other part of the report as it is.
+
 Each run trains the embedded base by its default recipe and saves a snapshot after every other step, so that steps with
 and without one alternate, and drift of the machine hits both alike. A step lasts from its beginning to the beginning of
 the next. The cost is the median over neighbours of the difference, with its quartiles; beside it stands the time spent
@@ -103,12 +105,22 @@ def since(began: Reading, ended: Reading) -> Reading:
     return ended[0] - began[0], ended[1] - began[1]
 
 
-def recipe(method: str, dtype: str, steps: int) -> Recipe:
+# What weights train in, and what the forward and backward pass is in.
+TYPES = {
+    "float32": {"dtype": "float32"},
+    "float32, forward in bfloat16": {"dtype": "bfloat16"},
+    "bfloat16": {"dtype": "bfloat16", "trainable_dtype": "bfloat16"},
+}
+RATES = (1e-6, 1e-4)
+
+
+def recipe(method: str, steps: int, kind: str = "float32", rate: float | None = None) -> Recipe:
     """Return the default recipe of a method, with a snapshot after every other step and no other work beside it."""
     value = {
-        "name": f"{method}-{dtype}",
-        "model": {"dtype": dtype},
+        "name": method,
+        "model": TYPES[kind],
         "method": {"name": method},
+        "optimizer": {"learning_rate": rate},
         "steps": steps,
         "snapshots": {"every": 2},
         "checkpoints": {"every": None},
@@ -117,7 +129,7 @@ def recipe(method: str, dtype: str, steps: int) -> Recipe:
     return build(Recipe, Document(value))
 
 
-def measure(method: str, dtype: str, steps: int, out: Path) -> tuple[RunLayout, Clock]:
+def measure(recipe: Recipe, out: Path) -> Clock:
     """Train with the clock among the callbacks."""
     clock = Clock()
 
@@ -129,8 +141,8 @@ def measure(method: str, dtype: str, steps: int, out: Path) -> tuple[RunLayout, 
         patch("spectra.training.run.build_trainer", build),
         patch("spectra.training.callbacks.save_snapshot", clock.watch(save_snapshot)),
     ):
-        train(recipe(method, dtype, steps), out, quiet=True)
-    return RunLayout(out), clock
+        train(recipe, out, quiet=True)
+    return clock
 
 
 def cost(clock: Clock, which: int) -> Cost:
@@ -146,7 +158,7 @@ def cost(clock: Clock, which: int) -> Cost:
 def sizes(layout: RunLayout, steps: int) -> list[tuple[int, int, int, float]]:
     """Return some steps, each with the bytes of snapshot and model, and the share of numbers that did not change."""
     base, found = TensorStore.open_model(resolve_base(EMBEDDED, None)), []
-    for step in sorted({2, steps // 4 * 2, steps}):
+    for step in sorted({2, steps}):
         store = DifferenceStore(layout.snapshot(step) / MODEL_UPDATE, base)
         tensors = {name: store[name] for name in store}
         same = sum(int((tensor == base[name].to(tensor.dtype)).sum()) for name, tensor in tensors.items())
@@ -177,31 +189,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="where the runs go")
     parser.add_argument("--report", type=Path, help="write the study as markdown")
     parser.add_argument("--steps", type=int, default=106, help="of the runs whose time is measured")
-    parser.add_argument("--bf16-steps", type=int, default=20, help="of the run whose snapshots are only weighed")
+    parser.add_argument("--size-steps", type=int, default=20, help="of the runs whose snapshots are weighed")
+    parser.add_argument("--only", choices=("times", "sizes"), help="measure one part")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    before = options.report.read_text(encoding="utf-8") if options.report and options.report.exists() else ""
+    times, _, weighed = before.partition(SIZES.splitlines()[0])
+    if options.only != "sizes":
+        times = measured_times(options.steps, options.out)
+    if options.only != "times":
+        weighed = measured_sizes(options.size_steps, options.out)
+    if options.report is not None:
+        options.report.write_text(times + SIZES.splitlines()[0] + weighed, encoding="utf-8")
+    return 0
+
+
+def measured_times(steps: int, out: Path) -> str:
+    """Return the part of the report about time."""
     every = Recipe().snapshots.every or math.inf
     lines, shares = HEAD.splitlines(), list[float]()
     for method in ("lora", "full"):
-        layout, clock = measure(method, "float32", options.steps, options.out / method)
+        clock = measure(recipe(method, steps), out / method)
         rows, largest = time_rows(method, clock, int(every))
         lines, shares = lines + rows, [*shares, largest]
         print("\n".join(lines[-2:]), flush=True)
-    half, _ = measure("full", "bfloat16", options.bf16_steps, options.out / "bf16")
-    lines += [
-        "",
-        f"At the default schedule snapshots take at most {max(shares):.2f} % of the time.",
-    ]
-    lines += SIZES.splitlines()
-    for dtype, run, steps in (("float32", layout, options.steps), ("bfloat16", half, options.bf16_steps)):
-        for step, saved, whole, same in sizes(run, steps):
-            lines.append(
-                f"| {dtype} | {step} | {whole:,} | {saved:,} | {100 * saved / whole:.0f} % | {100 * same:.1f} % |"
-            )
-            print(lines[-1], flush=True)
-    if options.report is not None:
-        options.report.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return 0
+    lines += ["", f"At the default schedule snapshots take at most {max(shares):.2f} % of the time.", "", ""]
+    return "\n".join(lines)
+
+
+def measured_sizes(steps: int, out: Path) -> str:
+    """Return the part of the report about bytes, after its first line."""
+    lines = ["", *SIZES.splitlines()[1:]]
+    for rate in RATES:
+        for kind in TYPES:
+            where = out / f"{kind}-{rate:g}".replace(", ", "-").replace(" ", "-")
+            measure(recipe("full", steps, kind, rate), where)
+            for step, saved, whole, same in sizes(RunLayout(where), steps):
+                numbers = f"{whole:,} | {saved:,} | {100 * saved / whole:.0f} % | {100 * same:.1f} %"
+                lines.append(f"| {kind} | {rate:g} | {step} | {numbers} |")
+                print(lines[-1], flush=True)
+    return "\n".join([*lines, ""])
 
 
 HEAD = """\
@@ -215,11 +242,11 @@ Times are medians in milliseconds; beside the difference stand its quartiles. Th
 | method | clock | pairs | step without | step with, less without | save | every step | default |
 |---|---|---:|---:|---:|---:|---:|---:|"""
 
-SIZES = """
+SIZES = """\
 Bytes of a full fine-tuning snapshot, which is the difference of bits from the base, against the model's:
 
-| weights train in | step | model | snapshot | share | numbers as in the base |
-|---|---:|---:|---:|---:|---:|"""
+| weights train in | learning rate | step | model | snapshot | share | numbers as in the base |
+|---|---:|---:|---:|---:|---:|---:|"""
 
 
 if __name__ == "__main__":

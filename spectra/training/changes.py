@@ -33,6 +33,7 @@ FREE = frozenset(
         "rollout.gpu_memory",
         "rollout.max_model_length",
         "rollout.tensor_parallel",
+        "rollout.timeout",
         "rollout.url",
     }
 )

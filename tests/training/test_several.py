@@ -208,7 +208,8 @@ def assert_trained_in_float32(where: Path, base: Path, patch: pytest.MonkeyPatch
 
 
 def launch_in_bfloat16(base: Path, where: Path, config: str, *options: str) -> None:
-    launch({where / method: in_bfloat16(base, method) for method in ("full", "layernorm")}, config, *options)
+    for method in ("full", "layernorm"):  # ZeRO-3 would spread the base of a second run while it is loaded
+        launch({where / method: in_bfloat16(base, method)}, config, *options)
 
 
 @pytest.mark.slow
