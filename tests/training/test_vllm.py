@@ -87,7 +87,7 @@ def test_training_with_vllms_own_server(
         method={"name": method},
         model={"dtype": "bfloat16"},
         steps=SERVED_STEPS,
-        rollout=section(real_server, timeout=300),
+        rollout=section(real_server, timeout=500),
         optimizer={"learning_rate": 1e-2},
         evaluation={"every": None},
     )
