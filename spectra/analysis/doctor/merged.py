@@ -17,7 +17,7 @@ from torch import Tensor
 from spectra.analysis.doctor.case import Case
 from spectra.analysis.doctor.diagnosis import fact, ok
 from spectra.analysis.doctor.files import fault
-from spectra.analysis.doctor.offsets import Block, agreed, block
+from spectra.analysis.doctor.offsets import SYMMETRIC, Block, agreed, block, symmetry
 from spectra.analysis.findings import Check, Verdict
 from spectra.errors import SpectraError
 from spectra.linalg.decompose import thin_svd
@@ -38,7 +38,7 @@ _FLOAT32 = 1e-6
 _LOW_RANK = 0.9
 _DEPTH = 3
 
-Kind = Literal["merge", "base", "offset", "low_rank", "noise"]
+Kind = Literal["merge", "base", "offset", "drawn_again", "low_rank", "noise"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Error:
         ‖stored − W‖.
     blocks
         How the error lies to the first and to the last singular block of W.
+    symmetric
+        How far the error is W times a symmetric matrix: ``spectra.analysis.doctor.offsets.symmetry``.
     """
 
     size: float
@@ -67,6 +69,7 @@ class Error:
     concentrated: float
     base: float
     blocks: tuple[Block, Block]
+    symmetric: float
 
 
 def check(case: Case) -> list[Check]:
@@ -147,6 +150,7 @@ def measure(weight: Tensor, change: Tensor, stored: Tensor, rank: int) -> Error:
         float((sigma[: 2 * rank] ** 2).sum()) / size**2 if size > 0 else float("nan"),
         float(torch.linalg.vector_norm(stored.double() - weight)) / norm,
         (block(error, basis, "first"), block(error, basis, "last")),
+        symmetry(error, weight, basis),
     )
 
 
@@ -159,6 +163,8 @@ def kind(errors: list[Error]) -> Kind:
         return "base"
     if _block(errors) is not None:
         return "offset"
+    if median(e.symmetric for e in errors) >= SYMMETRIC:
+        return "drawn_again"
     return "low_rank" if median(e.concentrated for e in errors) > _LOW_RANK else "noise"
 
 
@@ -187,7 +193,7 @@ def _different(place: Path, errors: list[Error], what: Kind) -> Check:
     limit = _ROUNDINGS * rounding + _FLOAT32
     if what == "base":
         return ok(NAME, f"{place.name} is the base itself, without the update")
-    if what != "offset" and not all(e.size < e.base for e in errors):
+    if what not in ("offset", "drawn_again") and not all(e.size < e.base for e in errors):
         says = (
             f"{place.name} is no nearer to W + ΔW than to W ({size:.3g} and {median(e.base for e in errors):.3g}·‖W‖): "
             "it is another model, or another adapter was merged"
@@ -197,6 +203,12 @@ def _different(place: Path, errors: list[Error], what: Kind) -> Check:
         "offset": (
             f"has {_words(errors)} singular directions of its base a second time: it was merged on the pristine base",
             "merge on W − s·B₀A₀, or export the equal plain LoRA with `spectra export` and merge that",
+            "wrong_base",
+        ),
+        "drawn_again": (
+            "differs from W + ΔW by W times a symmetric matrix, as where the randomised SVD of its start was drawn "
+            "again",
+            "merge this adapter on the frozen weights that it was trained with, and evaluate again",
             "wrong_base",
         ),
         "low_rank": (

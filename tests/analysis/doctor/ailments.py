@@ -83,3 +83,11 @@ def only(path: Path, name: str, base: Path | None = None) -> Check:
 def faults(diagnosis: Diagnosis) -> list[str]:
     """Return the names of the checks that found a fault."""
     return [check.name for check in diagnosis.faults]
+
+
+def drawn_start(weight: torch.Tensor, seed: int) -> torch.Tensor:
+    """Return what peft's pissa_niter_4 of rank 6 takes out of a weight."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        u, s, v = torch.svd_lowrank(weight, 6, niter=4)
+    return (u * s) @ v.T

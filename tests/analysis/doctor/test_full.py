@@ -7,7 +7,7 @@ import torch
 
 from spectra.analysis.doctor import case, full
 from spectra.linalg.decompose import Factors, thin_svd
-from tests.analysis.doctor.ailments import base_tensors, moved_factors, only
+from tests.analysis.doctor.ailments import base_tensors, drawn_start, moved_factors, only
 from tests.builders import randn, small_base, write_model
 
 
@@ -47,19 +47,11 @@ def test_a_start_drawn_again(dtype: torch.dtype, base: Path, tmp_path: Path) -> 
         if weight.ndim == 2:
             trained = randn(weight.shape[0], 2).float() @ randn(2, weight.shape[1], seed=1).float()
             moved = weight + 0.02 * weight.norm() * trained / trained.norm()
-            tensors[name] = (moved - _start(weight, seed=0) + _start(weight, seed=1)).to(dtype)
+            tensors[name] = (moved - drawn_start(weight, seed=0) + drawn_start(weight, seed=1)).to(dtype)
     check = only(write_model(tmp_path / "full", tensors), "wrong_base", base)
     assert (check.status, check.verdict) == ("fault", "wrong_base")
     assert "drawn again" in check.evidence.says
     assert 0.9 < check.evidence.value <= 1
-
-
-def _start(weight: torch.Tensor, seed: int) -> torch.Tensor:
-    """Return what peft's pissa_niter_4 takes out of a weight."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        u, s, v = torch.svd_lowrank(weight, 6, niter=4)
-    return (u * s) @ v.T
 
 
 @pytest.mark.parametrize("kind", ["isotropic", "principal", "decay", "rows", "columns", "values", "copy"])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spectra.linalg.merging import simulate
-from tests.analysis.doctor.ailments import base_tensors, moved_factors, only, seen
+from tests.analysis.doctor.ailments import base_tensors, drawn_start, moved_factors, only, seen
 from tests.builders import lora_config, randn, small_base, small_factors, write_adapter, write_model
 
 Change = Callable[[str, Tensor], Tensor]
@@ -84,6 +84,13 @@ def test_a_merge_on_another_start(base: Path, tmp_path: Path) -> None:
     merge(adapter, base, lambda m, w: change(m, w) + 2 * others[m][0] @ others[m][1])
     check = only(adapter, "merged")
     assert (check.status, check.verdict, "low rank" in check.evidence.says) == ("fault", "wrong_base", True)
+
+
+def test_a_merge_on_a_start_drawn_again(base: Path, tmp_path: Path) -> None:
+    adapter, change = plain(tmp_path, base)
+    merge(adapter, base, lambda m, w: change(m, w) - drawn_start(w, seed=0) + drawn_start(w, seed=1))
+    check = only(adapter, "merged")
+    assert (check.status, check.verdict, "drawn again" in check.evidence.says) == ("fault", "wrong_base", True)
 
 
 def test_a_fine_tuned_model_beside_the_adapter(base: Path, tmp_path: Path) -> None:
