@@ -86,7 +86,7 @@ def share(devices: Sequence[str], slot: int, workers: int) -> list[str]:
     """Return a worker's share of the devices: neighbours, and where there are fewer devices than workers, one of them.
 
     >>> share(["0", "1", "2", "3"], 1, 2), share(["0", "1"], 2, 3)
-    (['2', '3'], ['0'])
+    (['2', '3'], ['1'])
     """
     count = len(devices)
     own = list(devices[slot * count // workers : (slot + 1) * count // workers])
