@@ -31,7 +31,7 @@ def boxed_answer_reward(
 ) -> list[float]:
     r"""Return 1.0 for each completion whose last box holds its gold answer, else 0.0: TRL's reward signature.
 
-    Safe in any thread: an answer is checked within 1.5 s of processor time and 5 s of the clock, in a process of its
+    Safe in any thread: an answer is checked within 1.5 s of processor time and 2 s of the clock, in a process of its
     own with bounded memory, and is wrong where that does not do.
 
     Parameters

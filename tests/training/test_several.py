@@ -31,8 +31,8 @@ SCRIPT = Path(__file__).parent / "fixed.py"
 REQUIRED = "SPECTRA_REQUIRE_DEEPSPEED"  # set where it must be there: a skip is then a failure
 # Of the largest change of a weight. Measured: up to 6e-6, the rounding of float32 sums in another order.
 TOLERANCE = 3e-5
-# Of ‖ΔW‖ in bfloat16. Measured: 7 % under FSDP, which computes norms in bfloat16 too, where autocast leaves float32.
-HALF_TOLERANCE = 0.15
+# Of ‖ΔW‖ in bfloat16, whose sums round by the batch. Measured: up to 3.6 %, but for full fine-tuning under FSDP.
+HALF_TOLERANCE = 0.05
 STEPS = 3
 
 
@@ -191,11 +191,13 @@ def update(run: RunLayout) -> dict[str, torch.Tensor]:
     return {name: after[name] - before[name] for name in after}
 
 
-def assert_trained_in_float32(where: Path, base: Path, patch: pytest.MonkeyPatch) -> None:
+def assert_trained_in_float32(
+    where: Path, base: Path, patch: pytest.MonkeyPatch, methods: tuple[str, ...] = ("full", "layernorm")
+) -> None:
     """Weights of the base that train in a bfloat16 run end where one process brings them, off the bfloat16 grid."""
     patch.setattr("trl.GRPOTrainer._generate_single_turn", generate)
     patch.setattr("spectra.training.trainer.boxed_answer_reward", digits)
-    for method in ("full", "layernorm"):
+    for method in methods:
         ours = update(RunLayout(train(in_bfloat16(base, method), where / f"{method}-alone", quiet=True)))
         theirs = update(RunLayout(where / method))
         size = sum(float((tensor**2).sum()) for tensor in ours.values()) ** 0.5
@@ -207,18 +209,35 @@ def assert_trained_in_float32(where: Path, base: Path, patch: pytest.MonkeyPatch
         assert off_the_grid > 0.5 * sum(tensor.numel() for tensor in after)
 
 
-def launch_in_bfloat16(base: Path, where: Path, config: str, *options: str) -> None:
-    for method in ("full", "layernorm"):  # ZeRO-3 would spread the base of a second run while it is loaded
+def launch_in_bfloat16(
+    base: Path, where: Path, config: str, *options: str, methods: tuple[str, ...] = ("full", "layernorm")
+) -> None:
+    for method in methods:  # ZeRO-3 would spread the base of a second run while it is loaded
         launch({where / method: in_bfloat16(base, method)}, config, *options)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("config", "options"), [("ddp_cpu.yaml", ()), ("fsdp.yaml", ("--as-gpus",))])
+@pytest.mark.parametrize(
+    ("config", "options", "method"),
+    [
+        ("ddp_cpu.yaml", (), "full"),
+        ("ddp_cpu.yaml", (), "layernorm"),
+        pytest.param(
+            "fsdp.yaml",
+            ("--as-gpus",),
+            "full",
+            marks=pytest.mark.xfail(
+                strict=True, raises=AssertionError, reason="6.9 % of ‖ΔW‖ from one process; the cause is not known"
+            ),
+        ),
+        ("fsdp.yaml", ("--as-gpus",), "layernorm"),
+    ],
+)
 def test_a_bfloat16_run_trains_float32_weights_under_every_launcher(
-    config: str, options: tuple[str, ...], tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: str, options: tuple[str, ...], method: str, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    launch_in_bfloat16(tiny_base, tmp_path, config, *options)
-    assert_trained_in_float32(tmp_path, tiny_base, monkeypatch)
+    launch_in_bfloat16(tiny_base, tmp_path, config, *options, methods=(method,))
+    assert_trained_in_float32(tmp_path, tiny_base, monkeypatch, (method,))
 
 
 @pytest.mark.slow
