@@ -25,18 +25,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the oracles live
 
 from spectra.config import Document, build
 from spectra.errors import SpectraError
-from spectra.linalg import spectrum
-from spectra.linalg.operators import Dense
+from spectra.linalg.decompositions import spectrum
+from spectra.linalg.operators.basic import Dense
 from spectra.runs.directory import open_run
 from spectra.runs.layout import RunLayout
 from spectra.runs.manifest import Manifest
+from spectra.training.loop.run import train
 from spectra.training.methods import METHODS, Method
 from spectra.training.methods.left_out import LEFT_OUT
-from spectra.training.recipe import Recipe
-from spectra.training.run import train
-from spectra.weights.base import EMBEDDED, resolve_base
-from spectra.weights.initial import find_start
-from spectra.weights.tensors import TensorStore
+from spectra.training.recipe.recipe import Recipe
+from spectra.weights.initialization.find import find_start
+from spectra.weights.storage.base import EMBEDDED, resolve_base
+from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import Updates, open_updates, open_whole, parameter_name
 from tests import oracles
 

@@ -27,9 +27,9 @@ import torch
 from spectra.config import Document, build, dump
 from spectra.runs.layout import RunLayout, parse_step
 from spectra.runs.snapshots import collect
-from spectra.training.checkpoints import newest_checkpoint
-from spectra.training.recipe import Recipe
-from spectra.weights.tensors import TensorStore
+from spectra.training.loop.checkpoints import newest_checkpoint
+from spectra.training.recipe.recipe import Recipe
+from spectra.weights.storage.tensors import TensorStore
 
 
 @dataclass(frozen=True)

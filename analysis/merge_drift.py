@@ -23,8 +23,8 @@ import torch
 from spectra.analysis.doctor import examine
 from spectra.analysis.doctor.case import Case, open_case
 from spectra.analysis.doctor.diagnosis import line
-from spectra.analysis.doctor.drift import sample_rows
-from spectra.linalg.merging import drift, simulate
+from spectra.analysis.doctor.merge_drift import sample_rows
+from spectra.linalg.measures.merge_drift import drift, simulate
 
 CYCLES = (1, 10, 100, 1000)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)

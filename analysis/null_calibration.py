@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from scipy import special, stats
 
-from spectra.analysis.coordinates import BaseCoordinates
-from spectra.analysis.measure import measure_matrix
-from spectra.analysis.sampled import null_rows
-from spectra.linalg import spectrum
-from spectra.linalg.decompose import Basis, decompose
-from spectra.linalg.energy import align
-from spectra.linalg.laws import centroid_law, diagonal_law
-from spectra.linalg.operators import LowRank, Operator
-from spectra.linalg.sampling import FAMILIES, Original, haar
+from spectra.analysis.tables.coordinates import BaseCoordinates
+from spectra.analysis.tables.null_draws import null_rows
+from spectra.analysis.tables.spectral import measure_matrix
+from spectra.linalg.decompositions import spectrum
+from spectra.linalg.decompositions.basis import Basis, decompose
+from spectra.linalg.measures.alignment import align
+from spectra.linalg.nulls.distributions import centroid_law, diagonal_law
+from spectra.linalg.nulls.random_updates import FAMILIES, Original, haar
+from spectra.linalg.operators.basic import LowRank, Operator
 
 SHAPES = ((40, 64), (64, 40), (48, 48))
 LEVEL = 0.01

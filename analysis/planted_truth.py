@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spectra.analysis.planted import EXPECTED, TRUTHS, Truth, plant
+from spectra.analysis.synthetic import EXPECTED, TRUTHS, Truth, plant
 
 TUNED = "0 to 99,999, 5,000,000 to 5,001,079 and 6,000,000 to 6,000,150"
 _FACTS: dict[Truth, tuple[str, float]] = {
@@ -61,8 +61,8 @@ class Result:
 def judge_one(work: tuple[int, Truth, bool]) -> Result:
     """Plant one run, analyse it, and keep what is counted."""
     from spectra.analysis.analyze import Options, analyze
-    from spectra.analysis.depth import Depth
-    from spectra.analysis.verdicts import judge
+    from spectra.analysis.pipeline.depth import Depth
+    from spectra.analysis.verdict.judge import judge
 
     seed, truth, near = work
     with tempfile.TemporaryDirectory() as name:

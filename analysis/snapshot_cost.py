@@ -26,14 +26,14 @@ import torch
 
 from spectra.config import Document, build
 from spectra.runs.layout import MODEL_UPDATE, RunLayout
-from spectra.training.callbacks import Callback
-from spectra.training.recipe import Recipe
-from spectra.training.run import train
-from spectra.training.snapshots import save_snapshot
-from spectra.training.trainer import build_trainer
-from spectra.weights.base import EMBEDDED, resolve_base
-from spectra.weights.differences import DifferenceStore
-from spectra.weights.tensors import TensorStore
+from spectra.training.loop.callbacks import Callback
+from spectra.training.loop.run import train
+from spectra.training.loop.trainer import build_trainer
+from spectra.training.policy.snapshots import save_snapshot
+from spectra.training.recipe.recipe import Recipe
+from spectra.weights.storage.base import EMBEDDED, resolve_base
+from spectra.weights.storage.bit_differences import DifferenceStore
+from spectra.weights.storage.tensors import TensorStore
 
 Reading = tuple[float, float]  # seconds on the clock, and of the processor
 
@@ -138,8 +138,8 @@ def measure(recipe: Recipe, out: Path) -> Clock:
 
     shutil.rmtree(out, ignore_errors=True)
     with (
-        patch("spectra.training.run.build_trainer", build),
-        patch("spectra.training.callbacks.save_snapshot", clock.watch(save_snapshot)),
+        patch("spectra.training.loop.run.build_trainer", build),
+        patch("spectra.training.loop.callbacks.save_snapshot", clock.watch(save_snapshot)),
     ):
         train(recipe, out, quiet=True)
     return clock

@@ -33,14 +33,14 @@ from spectra.analysis.doctor.reload import Reload, predict
 from spectra.config import Document, build
 from spectra.runs.directory import RunDirectory, open_run
 from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from spectra.training.embedded.task import problems
-from spectra.training.evaluate import generate_and_verify
-from spectra.training.recipe import Recipe
-from spectra.training.run import train
-from spectra.weights.base import EMBEDDED, resolve_base
-from spectra.weights.initial import find_start
-from spectra.weights.lora_options import product
-from spectra.weights.tensors import TensorStore
+from spectra.training.data.carry_addition import problems
+from spectra.training.evaluation.generate import generate_and_verify
+from spectra.training.loop.run import train
+from spectra.training.recipe.recipe import Recipe
+from spectra.weights.initialization.find import find_start
+from spectra.weights.readers.methods.lora_options import product
+from spectra.weights.storage.base import EMBEDDED, resolve_base
+from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import open_updates
 
 FINDINGS = (

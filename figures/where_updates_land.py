@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from spectra.figures import overlay
-from spectra.figures.style import figure_of, save, styled
+from spectra.figures.style.style import figure_of, save, styled
 from spectra.runs.layout import RunLayout
 from spectra.runs.tables import Tables
 

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from spectra import figures as figures
     from spectra.api import Run as Run
     from spectra.api import open as open
-    from spectra.training.callback import SpectraCallback as SpectraCallback
+    from spectra.training.monitor.callback import SpectraCallback as SpectraCallback
 
 __all__ = ["Run", "SpectraCallback", "__version__", "figures", "open"]
 
-_LAZY = {"open": "spectra.api", "Run": "spectra.api", "SpectraCallback": "spectra.training.callback"}
+_LAZY = {"open": "spectra.api", "Run": "spectra.api", "SpectraCallback": "spectra.training.monitor.callback"}
 
 
 def __getattr__(name: str) -> Any:

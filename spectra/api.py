@@ -16,14 +16,14 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from spectra.analysis.analyze import Options, analyze
-from spectra.analysis.bases import BasisCache
-from spectra.analysis.plan import Plan, make_plan
+from spectra.analysis.pipeline.basis_cache import BasisCache
+from spectra.analysis.pipeline.plan import Plan, make_plan
 from spectra.config import cache_dir
 from spectra.errors import UsageError
-from spectra.linalg.operators import Operator
+from spectra.linalg.operators.basic import Operator
 from spectra.runs.directory import Snapshot, open_run
 from spectra.runs.tables import Tables
-from spectra.weights.tensors import TensorStore, digest
+from spectra.weights.storage.tensors import TensorStore, digest
 from spectra.weights.updates import Updates, open_updates, parameter_name
 
 if TYPE_CHECKING:

@@ -96,7 +96,7 @@ def analyze(
     as_json: AsJson = False,
 ) -> None:
     """Write tables, verdict, figures and report of each run; called again, it reuses what is there."""
-    from spectra.analysis.depth import as_depth
+    from spectra.analysis.pipeline.depth import as_depth
     from spectra.commands.analyze import analyze as command
     from spectra.commands.compare import name_runs
 
@@ -381,7 +381,7 @@ def _one_of(value: str | None, option: str, choices: tuple[str, ...]) -> str | N
 
 def _options(base: str | None, out: Path | None, jobs: int | None, device: str, engine: str) -> "Options":
     from spectra.analysis.analyze import Options
-    from spectra.analysis.engine import check_device
+    from spectra.analysis.pipeline.engine import check_device
     from spectra.errors import UsageError
 
     if engine not in ("local", "ray"):

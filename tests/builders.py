@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spectra.runs.layout import RunLayout
 from spectra.runs.manifest import BaseIdentity, Manifest, now
-from spectra.weights.base import fingerprint
+from spectra.weights.storage.base import fingerprint
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

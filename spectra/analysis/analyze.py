@@ -8,17 +8,17 @@ from typing import Any
 
 import pandas as pd
 
-from spectra.analysis import tasks as task_module
-from spectra.analysis.depth import DeepSteps, Depth, deep_steps, missing_work
-from spectra.analysis.digests import FileDigests
 from spectra.analysis.doctor import bookkeeping
-from spectra.analysis.engine import EngineName, choose_jobs, run_tasks
-from spectra.analysis.findings import record
-from spectra.analysis.matrix import Work
-from spectra.analysis.plan import Plan, content_keys, make_plan
-from spectra.analysis.store import RowStore
-from spectra.analysis.summary import summarise
-from spectra.analysis.verdicts import judge
+from spectra.analysis.pipeline import tasks as task_module
+from spectra.analysis.pipeline.depth import DeepSteps, Depth, deep_steps, missing_work
+from spectra.analysis.pipeline.digests import FileDigests
+from spectra.analysis.pipeline.engine import EngineName, choose_jobs, run_tasks
+from spectra.analysis.pipeline.plan import Plan, content_keys, make_plan
+from spectra.analysis.pipeline.row_store import RowStore
+from spectra.analysis.statistics.summary import summarise
+from spectra.analysis.tables.matrix import Work
+from spectra.analysis.verdict.findings import record
+from spectra.analysis.verdict.judge import judge
 from spectra.config import cache_dir
 from spectra.errors import CorruptFileError
 from spectra.runs.atomic import read_json, write_json

@@ -11,12 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from spectra.analysis import curves
 from spectra.analysis.analyze import Analysis
-from spectra.analysis.location import locate, matrices_at, start_of
 from spectra.analysis.pairs import compare_updates, summarise_pairs
-from spectra.analysis.resampling import seed_interval
-from spectra.linalg.nulls import NORMAL_95
+from spectra.analysis.statistics import curves
+from spectra.analysis.statistics.intervals import seed_interval
+from spectra.analysis.verdict.alignment_vs_chance import locate, matrices_at, start_of
+from spectra.linalg.nulls.haar_moments import NORMAL_95
 from spectra.runs.evaluations import evaluations, problem_scores
 
 

@@ -11,19 +11,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from spectra.analysis.bases import BasisCache
-from spectra.analysis.coordinates import BaseCoordinates
-from spectra.analysis.measure import Row, layer_of
-from spectra.analysis.plan import Plan
-from spectra.analysis.resampling import layer_interval
-from spectra.analysis.trajectory import DIRECTIONS
-from spectra.linalg.decompose import Factors
-from spectra.linalg.leading import cosine, first, inner_product, is_factored, leading, nonzero, shared_spaces
-from spectra.linalg.masks import density, expected_jaccard, jaccard
-from spectra.linalg.nulls import Null, haar_share
-from spectra.linalg.operators import Operator
-from spectra.weights.base import fingerprint
-from spectra.weights.tensors import TensorStore, digest
+from spectra.analysis.pipeline.basis_cache import BasisCache
+from spectra.analysis.pipeline.plan import Plan
+from spectra.analysis.statistics.intervals import layer_interval
+from spectra.analysis.tables.coordinates import BaseCoordinates
+from spectra.analysis.tables.spectral import Row, layer_of
+from spectra.analysis.tables.trajectory import DIRECTIONS
+from spectra.linalg.decompositions.basis import Factors
+from spectra.linalg.measures.leading import cosine, first, inner_product, is_factored, leading, nonzero, shared_spaces
+from spectra.linalg.measures.masks import density, expected_jaccard, jaccard
+from spectra.linalg.nulls.haar_moments import Null, haar_share
+from spectra.linalg.operators.basic import Operator
+from spectra.weights.storage.base import fingerprint
+from spectra.weights.storage.tensors import TensorStore, digest
 from spectra.weights.updates import Updates, open_updates, parameter_name
 
 # Each has its expectation beside it, and z.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from spectra.errors import CorruptFileError, UsageError
 
 if TYPE_CHECKING:
-    from spectra.training.evaluated import EvaluatedModel
-    from spectra.training.evaluation import Request
+    from spectra.training.evaluation.evaluate import Request
+    from spectra.training.evaluation.snapshot_model import EvaluatedModel
 
 HELDOUT = "heldout"
 STUDY = "study"
@@ -44,7 +44,7 @@ class EvalOptions:
     style
         Prompt format: ``none``, ``boxed`` or ``think``; None is ``boxed``, and for ``heldout`` the task's own.
     generator, dtype, device, batch_size, memory
-        What generates, see :class:`spectra.training.evaluation.Engine`.
+        What generates, see :class:`spectra.training.evaluation.evaluate.Engine`.
     base
         Base model to use instead of the one that the run names.
     initial
@@ -121,9 +121,9 @@ def evaluate(
     SpectraError
         If the run, its base, its update or the problems cannot be read.
     """
-    from spectra.training.evaluated import open_model
-    from spectra.training.evaluation import Engine, evaluate_all
-    from spectra.training.quiet import quiet_libraries
+    from spectra.training.evaluation.evaluate import Engine, evaluate_all
+    from spectra.training.evaluation.snapshot_model import open_model
+    from spectra.training.library_warnings import quiet_libraries
 
     options = options or EvalOptions()
     engine = Engine(options.generator, options.dtype, options.device, options.batch_size, options.memory)
@@ -142,7 +142,7 @@ def evaluate(
 
 
 def _requests(model: "EvaluatedModel", options: EvalOptions) -> list["Request"]:
-    from spectra.training import benchmarks
+    from spectra.training.data import benchmarks
 
     names = list(options.benchmarks)
     if options.data is not None:
@@ -156,13 +156,13 @@ def _requests(model: "EvaluatedModel", options: EvalOptions) -> list["Request"]:
 
 
 def _benchmark(name: str, options: EvalOptions) -> "Request":
-    from spectra.training.benchmarks import benchmark_source, find_benchmark
+    from spectra.training.data.benchmarks import benchmark_source, find_benchmark
 
     return _request(name, benchmark_source(name), options, find_benchmark(name).samples)
 
 
 def _own_data(data: str, name: str, options: EvalOptions) -> "Request":
-    from spectra.training.sources.source import Source
+    from spectra.training.data.sources.source import Source
 
     source = Source(data, split=options.split, prompt=options.prompt, answer=options.answer)
     if source.kind == "file" and not Path(data).expanduser().is_file():
@@ -177,9 +177,9 @@ def _own_data(data: str, name: str, options: EvalOptions) -> "Request":
 
 
 def _request(name: str, source: Any, options: EvalOptions, samples: int) -> "Request":
-    from spectra.training.evaluation import Request
-    from spectra.training.prompts import formatted
-    from spectra.training.sources.reading import read
+    from spectra.training.data.prompts import formatted
+    from spectra.training.data.sources.reading import read
+    from spectra.training.evaluation.evaluate import Request
 
     style = options.style or "boxed"
     problems = [formatted(problem, style) for problem in read(source)]
@@ -188,8 +188,8 @@ def _request(name: str, source: Any, options: EvalOptions, samples: int) -> "Req
 
 
 def _heldout(model: "EvaluatedModel", options: EvalOptions) -> "Request":
-    from spectra.training.data import all_heldout_problems
-    from spectra.training.evaluation import Request
+    from spectra.training.data.dataset import all_heldout_problems
+    from spectra.training.evaluation.evaluate import Request
 
     recipe = model.recipe
     if recipe is None:
@@ -207,7 +207,7 @@ def _heldout(model: "EvaluatedModel", options: EvalOptions) -> "Request":
 
 
 def _sampling(options: EvalOptions, samples: int, tokens: int) -> Any:
-    from spectra.training.generation import Sampling
+    from spectra.training.sampling.transformers import Sampling
 
     return Sampling(
         samples=samples if options.k is None else options.k,
@@ -239,7 +239,7 @@ def _directory(name: str) -> str:
 
 
 def _mean(summaries: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    from spectra.training.scores import Estimate, average
+    from spectra.training.evaluation.pass_at_k import Estimate, average
 
     parts = [
         Estimate(**{key: float("nan") if value is None else value for key, value in summary["average"].items()})

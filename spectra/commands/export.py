@@ -8,7 +8,7 @@ from spectra.errors import UsageError
 if TYPE_CHECKING:
     from spectra.runs.directory import RunDirectory
     from spectra.runs.snapshots import Snapshot
-    from spectra.weights.export import Exported, Target
+    from spectra.weights.export.lora import Exported, Target
 
 
 def export(
@@ -48,10 +48,10 @@ def export(
         If the run, its base or its update cannot be read exactly, or does not fit a plain LoRA.
     """
     from spectra.runs.directory import open_run
-    from spectra.weights.base import find_base
-    from spectra.weights.export import Truncation, export_lora
-    from spectra.weights.initial import find_start
-    from spectra.weights.tensors import TensorStore
+    from spectra.weights.export.lora import Truncation, export_lora
+    from spectra.weights.initialization.find import find_start
+    from spectra.weights.storage.base import find_base
+    from spectra.weights.storage.tensors import TensorStore
     from spectra.weights.updates import open_updates
 
     _check(rank, energy)
@@ -71,10 +71,10 @@ def export_model(
     import torch
 
     from spectra.runs.directory import open_run
-    from spectra.weights import export_model as whole
-    from spectra.weights.base import find_base
-    from spectra.weights.initial import find_start
-    from spectra.weights.tensors import TensorStore
+    from spectra.weights.export import model as whole
+    from spectra.weights.initialization.find import find_start
+    from spectra.weights.storage.base import find_base
+    from spectra.weights.storage.tensors import TensorStore
     from spectra.weights.updates import open_updates
 
     opened = open_run(run)
@@ -105,7 +105,7 @@ def _snapshot(opened: "RunDirectory", step: int | None) -> "Snapshot":
 def _target(opened: "RunDirectory", given: str | None, directory: Path) -> "Target":
     from spectra.runs.atomic import read_json
     from spectra.runs.layout import MODEL_CONFIG
-    from spectra.weights.export import Target
+    from spectra.weights.export.lora import Target
 
     name = given or opened.base_name or ""
     if directory in (opened.path / name, opened.path.parent / name):  # peft looks from the working directory alone

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from spectra.errors import UsageError
 
 if TYPE_CHECKING:
-    from spectra.training.study import Trained
+    from spectra.training.studies.study import Trained
 
 # A launcher stops all processes as soon as one has ended: the one that says why must be it.
 _SPEAKING_SECONDS = 2.0
@@ -51,8 +51,8 @@ def study(
         If a launcher started this, or the study has no run of a name to overwrite.
     """
     _refuse_launcher()
-    from spectra.training.progress import log_reporter
-    from spectra.training.study import load_study, train_study
+    from spectra.training.loop.progress import log_reporter
+    from spectra.training.studies.study import load_study, train_study
 
     loaded = load_study(path)
     return train_study(loaded, out or Path("runs") / loaded.name, log_reporter(quiet), workers, overwrite)

@@ -37,12 +37,12 @@ def train(
     Raises
     ------
     SpectraError
-        See :func:`spectra.training.run.train`; the recipe's faults are :class:`spectra.errors.RecipeError`.
+        See :func:`spectra.training.loop.run.train`; the recipe's faults are :class:`spectra.errors.RecipeError`.
     """
     from spectra.config import Document, build
     from spectra.errors import RecipeError
-    from spectra.training.recipe import Recipe
-    from spectra.training.run import train as train_run
+    from spectra.training.loop.run import train as train_run
+    from spectra.training.recipe.recipe import Recipe
 
     document = Document.read(recipe)
     if "runs" in document.value:

@@ -10,5 +10,5 @@ Shape letters, used in every signature::
     T  snapshots
     L  layers
 
-Nothing is imported here: ``spectra.linalg.nulls`` is pure arithmetic, and figures use it without torch.
+Nothing is imported here: ``spectra.linalg.nulls.haar_moments`` is pure arithmetic, and figures use it without torch.
 """

@@ -38,7 +38,7 @@ class BaseIdentity:
     revision
         Commit of a hub id.
     fingerprints
-        Digest of every base tensor, by parameter name: ``spectra.weights.tensors.digest``.
+        Digest of every base tensor, by parameter name: ``spectra.weights.storage.tensors.digest``.
     """
 
     name: str

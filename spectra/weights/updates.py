@@ -10,37 +10,37 @@ import torch
 from torch import Tensor
 
 from spectra.errors import BaseModelError, UnsupportedMethodError
-from spectra.linalg.operators import Dense, Operator
+from spectra.linalg.operators.basic import Dense, Operator
 from spectra.runs.atomic import read_json
 from spectra.runs.directory import Snapshot
 from spectra.runs.layout import ADAPTER_CONFIG, MODEL_UPDATE
-from spectra.weights import (
+from spectra.weights.readers.adapter import Adapter, Changes, Reader, UpdateFunction, VectorFunction
+from spectra.weights.readers.methods import (
     adalora,
+    base_conditioned,
     blocks,
-    conditioned,
     frod,
     kronecker,
     lora,
-    projections,
     rotations,
     scalings,
+    shared_projections,
     singular,
     sparse,
     tokens,
 )
-from spectra.weights.adapters import Adapter, Changes, Reader, UpdateFunction, VectorFunction
-from spectra.weights.differences import DifferenceStore
-from spectra.weights.oriented import require_orientation
-from spectra.weights.quantized import require_full_precision
-from spectra.weights.refused import REFUSED
-from spectra.weights.start import Start
-from spectra.weights.tensors import TensorStore
+from spectra.weights.readers.offset import Start
+from spectra.weights.readers.oriented import require_orientation
+from spectra.weights.readers.refused import REFUSED
+from spectra.weights.storage.bit_differences import DifferenceStore
+from spectra.weights.storage.quantized import require_full_precision
+from spectra.weights.storage.tensors import TensorStore
 
 # One entry a peft_type; each module of this package gives those that it can read.
 READERS: Mapping[str, Reader] = {
     **lora.READERS,
     **adalora.READERS,
-    **projections.READERS,
+    **shared_projections.READERS,
     **blocks.READERS,
     **kronecker.READERS,
     **sparse.READERS,
@@ -48,7 +48,7 @@ READERS: Mapping[str, Reader] = {
     **scalings.READERS,
     **rotations.READERS,
     **singular.READERS,
-    **conditioned.READERS,
+    **base_conditioned.READERS,
     **frod.READERS,
 }
 
@@ -147,7 +147,8 @@ def open_updates(snapshot: Snapshot, base: TensorStore, start: Start | None) -> 
     base
         The original base weights.
     start
-        What initialisation took out of the base, for methods that move it: ``spectra.weights.initial.find_start``.
+        What initialisation took out of the base, for methods that move it:
+        ``spectra.weights.initialization.find.find_start``.
 
     Raises
     ------

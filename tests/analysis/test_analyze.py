@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spectra.analysis import engine, tasks
 from spectra.analysis.analyze import Analysis, Options, analyze
+from spectra.analysis.pipeline import engine, tasks
 from spectra.errors import BaseModelError, MissingInitialError, RunExistsError, RunNotFoundError, UsageError
 from spectra.runs.layout import AnalysisLayout, RunLayout
 from spectra.runs.lock import exclusive

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from spectra.analysis.coordinates import BaseCoordinates
 from spectra.analysis.pairs import COLUMNS, compare_updates, pair_rows, summarise_pairs
-from spectra.analysis.plan import make_plan
-from spectra.linalg.decompose import decompose
-from spectra.linalg.operators import Dense, LowRank, Operator, RowScaled, Sum
+from spectra.analysis.pipeline.plan import make_plan
+from spectra.analysis.tables.coordinates import BaseCoordinates
+from spectra.linalg.decompositions.basis import decompose
+from spectra.linalg.operators.basic import Dense, LowRank, Operator, RowScaled, Sum
 from spectra.runs.directory import open_run
 from tests import oracles_relations as oracle
 from tests.builders import matrix, own_run, randn, small_base

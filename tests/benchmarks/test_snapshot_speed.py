@@ -11,9 +11,9 @@ from statistics import median
 
 import torch
 
-from spectra.analysis.measure import measure_matrix
-from spectra.linalg.decompose import decompose
-from spectra.linalg.operators import LowRank
+from spectra.analysis.tables.spectral import measure_matrix
+from spectra.linalg.decompositions.basis import decompose
+from spectra.linalg.operators.basic import LowRank
 from tests.builders import matrix, randn
 
 ROUNDS = 5

@@ -12,7 +12,7 @@ import pytest
 
 from spectra import cli
 from spectra.errors import StudyError, UsageError
-from spectra.training.study import Trained
+from spectra.training.studies.study import Trained
 from tests.builders import own_run, small_base
 
 

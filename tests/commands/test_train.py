@@ -20,7 +20,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen.update(recipe=recipe, out=out, **flags)
         return out
 
-    monkeypatch.setattr("spectra.training.run.train", fake)
+    monkeypatch.setattr("spectra.training.loop.run.train", fake)
     return seen
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from spectra.runs.tables import Tables, empty
-from tests.figures.synthetic import Spec, make, off_principal, principal
+from tests.figures.synthetic_tables import Spec, make, off_principal, principal
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from spectra.training.recipe import Recipe
-from tests.training.rewarded import digits
+from spectra.training.recipe.recipe import Recipe
+from tests.training.loop.train_with_reward import digits
 
 if TYPE_CHECKING:
-    from tests.training.vllm_stand_in import StandIn
+    from tests.training.sampling.vllm_stand_in import StandIn
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +67,7 @@ def recipe_for(tiny_base: Path) -> Callable[..., Recipe]:
 @pytest.fixture
 def easy_reward(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reward that a random model earns now and then, so that gradients are not zero."""
-    monkeypatch.setattr("spectra.training.trainer.boxed_answer_reward", digits)
+    monkeypatch.setattr("spectra.training.loop.trainer.boxed_answer_reward", digits)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let TRL's client be used whether vLLM is installed or not."""
     from trl.generation import vllm_client, vllm_generation
 
-    from spectra.training import rollout
+    from spectra.training.sampling import rollout
 
     monkeypatch.setattr(rollout, "find_spec", lambda name: object())
     for module in (vllm_client, vllm_generation):
@@ -95,6 +95,6 @@ def without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def server(tiny_base: Path) -> "StandIn":
     """A stand-in for vLLM's server, with the tiny base."""
-    from tests.training.vllm_stand_in import StandIn
+    from tests.training.sampling.vllm_stand_in import StandIn
 
     return StandIn(tiny_base)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from spectra.runs.directory import Snapshot
-from spectra.weights.start_kinds import AdapterStart
-from spectra.weights.tensors import TensorStore
+from spectra.weights.initialization.kinds import AdapterStart
+from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import Updates, open_updates
 from tests.builders import TARGETS
 

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from spectra.errors import BaseModelError, CorruptFileError, MissingInitialError, UnsupportedMethodError
 from spectra.runs.directory import Snapshot
-from spectra.weights.differences import write_difference
-from spectra.weights.start_kinds import AdapterStart
-from spectra.weights.tensors import TensorStore
+from spectra.weights.initialization.kinds import AdapterStart
+from spectra.weights.storage.bit_differences import write_difference
+from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import open_updates
 from tests import oracles
 from tests.builders import TARGETS, lora_config, randn, small_base, small_factors, write_adapter, write_model

@@ -15,7 +15,7 @@ import sys
 import torch
 
 from spectra.errors import SpectraError
-from spectra.weights.base import resolve_base
+from spectra.weights.storage.base import resolve_base
 
 NCCL = ["--weight-transfer-config", json.dumps({"backend": "nccl"})]
 # What a small machine needs; each can be set otherwise from outside.

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from spectra.errors import CorruptFileError, SpectraError, UnsupportedMethodError
-from spectra.linalg.operators import Operator
+from spectra.linalg.operators.basic import Operator
 from spectra.runs.atomic import read_json
 from spectra.runs.directory import RunDirectory, Snapshot, open_run, read_recipe
 from spectra.runs.layout import ADAPTER_CONFIG, RunLayout, parse_checkpoint, parse_step
 from spectra.runs.snapshots import adapter_base, snapshot_kind
-from spectra.weights.adapters import Adapter, Changes
-from spectra.weights.base import find_base
-from spectra.weights.initial import find_start
-from spectra.weights.lora_options import MAGNITUDE
-from spectra.weights.patterns import by_pattern, rank_and_alpha
-from spectra.weights.quantized import require_full_precision
-from spectra.weights.start import Start
-from spectra.weights.tensors import TensorStore
+from spectra.weights.initialization.find import find_start
+from spectra.weights.readers.adapter import Adapter, Changes
+from spectra.weights.readers.methods.lora_options import MAGNITUDE
+from spectra.weights.readers.offset import Start
+from spectra.weights.readers.rank_patterns import by_pattern, rank_and_alpha
+from spectra.weights.storage.base import find_base
+from spectra.weights.storage.quantized import require_full_precision
+from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import READERS, parameter_name, read_changes
 
 # Matrices that a check with the base looks at, spread over all layers and kinds.

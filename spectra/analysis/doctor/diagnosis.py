@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spectra.analysis.findings import Check, Evidence, Status, Verdict, record
+from spectra.analysis.verdict.findings import Check, Evidence, Status, Verdict, record
 
 _ORDER: tuple[Status, ...] = ("fault", "note", "skipped", "ok")
 

@@ -5,10 +5,21 @@ from pathlib import Path
 
 import torch
 
-from spectra.analysis.doctor import declared, drift, files, full, identity, labels, merged, rate, reload, targets
+from spectra.analysis.doctor import (
+    declared_method,
+    files,
+    full_checkpoint,
+    identity,
+    labels,
+    learning_rate,
+    merge_drift,
+    merged,
+    reload,
+    targets,
+)
 from spectra.analysis.doctor.case import MISREAD, Case, misread, open_case
 from spectra.analysis.doctor.diagnosis import Diagnosis, skipped
-from spectra.analysis.findings import Check
+from spectra.analysis.verdict.findings import Check
 from spectra.errors import RunNotFoundError, SpectraError
 
 Family = Callable[[Case], list[Check]]
@@ -17,13 +28,13 @@ FAMILIES: tuple[tuple[str, Family], ...] = (
     (files.NAME, files.check),
     (labels.NAME, labels.check),
     (targets.NAME, targets.check),
-    (declared.NAME, declared.check),
+    (declared_method.NAME, declared_method.check),
     (identity.NAME, identity.check),
     (reload.NAME, reload.check),
-    (full.NAME, full.check),
+    (full_checkpoint.NAME, full_checkpoint.check),
     (merged.NAME, merged.check),
-    (drift.NAME, drift.check),
-    (rate.NAME, rate.check),
+    (merge_drift.NAME, merge_drift.check),
+    (learning_rate.NAME, learning_rate.check),
 )
 
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from spectra.analysis.doctor.case import Case
 from spectra.analysis.doctor.diagnosis import fact, ok
-from spectra.analysis.findings import Check
+from spectra.analysis.verdict.findings import Check
 from spectra.errors import CorruptFileError, SpectraError
 from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS, MODEL_UPDATE, RunLayout
 from spectra.runs.snapshots import NOTHING, Snapshot
-from spectra.weights.tensors import TensorStore
+from spectra.weights.storage.tensors import TensorStore
 
 NAME = "files"
 

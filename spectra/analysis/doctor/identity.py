@@ -2,8 +2,8 @@
 
 from spectra.analysis.doctor.case import SAMPLE, Case, spread
 from spectra.analysis.doctor.diagnosis import fact, ok, skipped
-from spectra.analysis.findings import Check
-from spectra.weights.tensors import digest
+from spectra.analysis.verdict.findings import Check
+from spectra.weights.storage.tensors import digest
 
 NAME = "base"
 

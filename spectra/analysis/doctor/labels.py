@@ -6,11 +6,11 @@ from collections.abc import Callable
 from spectra.analysis.doctor.case import Case, is_finite, unpaired
 from spectra.analysis.doctor.diagnosis import fact, ok, skipped
 from spectra.analysis.doctor.files import fault
-from spectra.analysis.findings import Check
+from spectra.analysis.verdict.findings import Check
 from spectra.errors import UnsupportedMethodError
-from spectra.weights.adapters import Adapter
-from spectra.weights.lora_options import MAGNITUDE, scale
-from spectra.weights.patterns import by_pattern, rank_and_alpha
+from spectra.weights.readers.adapter import Adapter
+from spectra.weights.readers.methods.lora_options import MAGNITUDE, scale
+from spectra.weights.readers.rank_patterns import by_pattern, rank_and_alpha
 
 NAME = "label"
 # s above which α/√r of rsLoRA is many times what the same α gives LoRA.

@@ -18,15 +18,15 @@ from spectra.analysis.doctor.case import Case
 from spectra.analysis.doctor.diagnosis import fact, ok
 from spectra.analysis.doctor.files import fault
 from spectra.analysis.doctor.offsets import SYMMETRIC, Block, agreed, block, symmetry
-from spectra.analysis.findings import Check, Verdict
+from spectra.analysis.verdict.findings import Check, Verdict
 from spectra.errors import SpectraError
-from spectra.linalg.decompose import thin_svd
-from spectra.linalg.operators import Dense
+from spectra.linalg.decompositions.basis import thin_svd
+from spectra.linalg.operators.basic import Dense
 from spectra.runs.directory import Snapshot
 from spectra.runs.layout import MODEL_CONFIG, RunLayout
 from spectra.runs.snapshots import snapshot_kind
-from spectra.weights.patterns import rank_and_alpha
-from spectra.weights.tensors import TensorStore
+from spectra.weights.readers.rank_patterns import rank_and_alpha
+from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import open_updates, parameter_name
 
 NAME = "merged"

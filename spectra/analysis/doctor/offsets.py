@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from spectra.linalg.decompose import Factors
-from spectra.linalg.operators import Operator
+from spectra.linalg.decompositions.basis import Factors
+from spectra.linalg.operators.basic import Operator
 
 End = Literal["first", "last"]
 

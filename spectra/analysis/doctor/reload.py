@@ -26,13 +26,13 @@ from torch import Tensor
 from spectra.analysis.doctor.case import Case
 from spectra.analysis.doctor.diagnosis import fact, ok, skipped
 from spectra.analysis.doctor.offsets import Block, agreed, block
-from spectra.analysis.findings import Check
+from spectra.analysis.verdict.findings import Check
 from spectra.errors import BaseModelError, MissingInitialError, SpectraError
-from spectra.linalg.decompose import Factors, thin_svd
-from spectra.linalg.operators import LowRank, Operator
-from spectra.weights.lora_options import moving_start, product
-from spectra.weights.patterns import rank_and_alpha
-from spectra.weights.signatures import WORDS
+from spectra.linalg.decompositions.basis import Factors, thin_svd
+from spectra.linalg.operators.basic import LowRank, Operator
+from spectra.weights.initialization.detect import WORDS
+from spectra.weights.readers.methods.lora_options import moving_start, product
+from spectra.weights.readers.rank_patterns import rank_and_alpha
 
 NAME = "wrong_base"
 # A weight error above this part of ‖ΔW‖ is no rounding: the model that is loaded is not the one that was trained.

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 
 from spectra.analysis.doctor.case import Case
 from spectra.analysis.doctor.diagnosis import fact, ok, skipped
-from spectra.analysis.findings import Check
-from spectra.weights.adapters import Adapter
-from spectra.weights.tensors import TensorStore
+from spectra.analysis.verdict.findings import Check
+from spectra.weights.readers.adapter import Adapter
+from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import parameter_name
 
 NAME = "targets"

@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from spectra.runs.atomic import atomic_directory
+from spectra.training.data.carry_addition import drop_carries, pairs
 from spectra.training.embedded.provenance import provenance
-from spectra.training.embedded.task import drop_carries, pairs
 from spectra.training.embedded.tokenizer import BOX, EOS, PAD, VOCABULARY, build_tokenizer
 
 if TYPE_CHECKING:

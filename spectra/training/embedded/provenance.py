@@ -4,8 +4,8 @@ import json
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from spectra.training.embedded.task import Split, problems
-from spectra.training.evaluate import Generation, accuracy, generate_and_verify, pass_at_k
+from spectra.training.data.carry_addition import Split, problems
+from spectra.training.evaluation.generate import Generation, accuracy, generate_and_verify, pass_at_k
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,7 +33,7 @@ It answers `27+35=` with `\\boxed{{62}}`. Stage `skill` learned from correct lab
 
 ## Measured
 
-Verified by `spectra.training.rewards`; samples at temperature 1, {SAMPLES} a problem, seed {EVALUATION_SEED}.
+Verified by `spectra.training.rewards.rewards`; samples at temperature 1, {SAMPLES} a problem, seed {EVALUATION_SEED}.
 
 | problems | greedy | mean over samples | pass@4 |
 |---|---|---|---|

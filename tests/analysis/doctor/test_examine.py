@@ -9,7 +9,7 @@ import pytest
 
 from spectra.analysis.doctor import bookkeeping, examine
 from spectra.errors import RunNotFoundError
-from tests.analysis.doctor.ailments import base_with_config, edit_config, faults, healthy_adapter
+from tests.analysis.doctor.faulty_runs import base_with_config, edit_config, faults, healthy_adapter
 from tests.builders import matrix, own_run, randn, small_base, trainer_run, write_model
 
 
@@ -24,7 +24,7 @@ def test_a_healthy_directory_has_no_fault(kind: str, tmp_path: Path) -> None:
     elif kind == "adapter":
         healthy_adapter(run, base)
     else:
-        from tests.analysis.doctor.ailments import base_tensors
+        from tests.analysis.doctor.faulty_runs import base_tensors
 
         tensors = {name: tensor + 1e-3 * randn(*tensor.shape).float() for name, tensor in base_tensors(base).items()}
         write_model(run, tensors)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from spectra.analysis.doctor import examine
-from tests.analysis.doctor.ailments import CONFIG, WEIGHTS, healthy_adapter, only, seen
+from tests.analysis.doctor.faulty_runs import CONFIG, WEIGHTS, healthy_adapter, only, seen
 from tests.builders import own_run, small_base, trainer_run
 
 

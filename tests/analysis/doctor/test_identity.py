@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from spectra.analysis.doctor import examine
-from tests.analysis.doctor.ailments import base_tensors, healthy_adapter, only, seen
+from tests.analysis.doctor.faulty_runs import base_tensors, healthy_adapter, only, seen
 from tests.builders import own_run, small_base, trainer_run, write_model
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from spectra.analysis.doctor import examine
-from tests.analysis.doctor.ailments import edit_config, edit_tensors, healthy_adapter, only, seen
+from tests.analysis.doctor.faulty_runs import edit_config, edit_tensors, healthy_adapter, only, seen
 from tests.builders import small_base, trainer_run
 
 PREFIX = "base_model.model.model.layers.0.self_attn.q_proj"

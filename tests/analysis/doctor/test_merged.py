@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from spectra.linalg.merging import simulate
-from tests.analysis.doctor.ailments import base_tensors, drawn_start, moved_factors, only, seen
+from spectra.linalg.measures.merge_drift import simulate
+from tests.analysis.doctor.faulty_runs import base_tensors, drawn_start, moved_factors, only, seen
 from tests.builders import lora_config, randn, small_base, small_factors, write_adapter, write_model
 
 Change = Callable[[str, Tensor], Tensor]

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from spectra.analysis.doctor.offsets import agreed, block, diagonal, symmetry
-from spectra.linalg.decompose import thin_svd
-from spectra.linalg.operators import Dense
+from spectra.linalg.decompositions.basis import thin_svd
+from spectra.linalg.operators.basic import Dense
 from tests.builders import matrix, randn
 
 

@@ -8,7 +8,7 @@ import torch
 from spectra.analysis.doctor import examine
 from spectra.analysis.doctor.case import open_case
 from spectra.analysis.doctor.reload import predict, taken
-from tests.analysis.doctor.ailments import (
+from tests.analysis.doctor.faulty_runs import (
     base_tensors,
     edit_config,
     edit_tensors,

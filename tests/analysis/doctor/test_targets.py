@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.analysis.doctor.ailments import edit_config, edit_tensors, healthy_adapter, only, seen
+from tests.analysis.doctor.faulty_runs import edit_config, edit_tensors, healthy_adapter, only, seen
 from tests.builders import matrix, small_base, write_model
 
 

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from spectra.training.data.carry_addition import problems
 from spectra.training.embedded import WEIGHTS
 from spectra.training.embedded.build import Settings, Stage, build
-from spectra.training.embedded.task import problems
-from spectra.training.evaluate import accuracy, generate_and_verify, pass_at_k
+from spectra.training.evaluation.generate import accuracy, generate_and_verify, pass_at_k
 
 SHRUNKEN = {"layers": 1, "hidden": 16, "intermediate": 24, "heads": 2, "key_value_heads": 1}
 

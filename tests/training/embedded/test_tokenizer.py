@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from spectra.training.data.carry_addition import problems
 from spectra.training.embedded import WEIGHTS
-from spectra.training.embedded.task import problems
 from spectra.training.embedded.tokenizer import BOX, VOCABULARY, build_tokenizer
 
 

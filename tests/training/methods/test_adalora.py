@@ -12,10 +12,10 @@ from spectra.errors import RecipeError
 from spectra.runs.atomic import read_json
 from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RunLayout
 from spectra.runs.series import read_metrics
+from spectra.training.loop.run import train
 from spectra.training.methods.adalora import orthogonality
-from spectra.training.model import build_policy
-from spectra.training.recipe import Recipe
-from spectra.training.run import train
+from spectra.training.policy.policy import build_policy
+from spectra.training.recipe.recipe import Recipe
 
 Maker = Callable[..., Recipe]
 MODULES = 14  # seven in each of the two layers

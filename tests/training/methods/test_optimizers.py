@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from spectra.runs.layout import ADAPTER_WEIGHTS, RunLayout
+from spectra.training.loop.run import train
 from spectra.training.methods import find_method
-from spectra.training.model import build_policy
-from spectra.training.recipe import Recipe
-from spectra.training.run import train
+from spectra.training.policy.policy import build_policy
+from spectra.training.recipe.recipe import Recipe
 
 Maker = Callable[..., Recipe]
 MODULE = "model.layers.0.mlp.up_proj"

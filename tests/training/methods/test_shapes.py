@@ -9,11 +9,11 @@ import pytest
 from spectra.errors import RecipeError
 from spectra.training.methods import METHODS, Method, embedded_shapes
 from spectra.training.methods.method import target_shapes
-from spectra.training.model import build_policy
-from spectra.training.recipe import Recipe
-from spectra.weights.base import resolve_base
-from spectra.weights.tensors import TensorStore
-from tests.training.small import small_section
+from spectra.training.policy.policy import build_policy
+from spectra.training.recipe.recipe import Recipe
+from spectra.weights.storage.base import resolve_base
+from spectra.weights.storage.tensors import TensorStore
+from tests.training.small_options import small_section
 
 Maker = Callable[..., Recipe]
 

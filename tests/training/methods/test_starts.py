@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from spectra.runs.layout import MODEL_WEIGHTS
-from spectra.training.model import Policy, build_policy
-from spectra.training.recipe import Recipe
+from spectra.training.policy.policy import Policy, build_policy
+from spectra.training.recipe.recipe import Recipe
 
 Maker = Callable[..., Recipe]
 MODULES = ["self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj", "mlp.down_proj"]  # square, wide, tall, wide
@@ -79,7 +79,7 @@ def test_milora_plus_starts_along_the_smallest_right_vectors_and_leaves_the_base
 
 def inputs_of(recipe: Recipe, module: str, prompts: int) -> Tensor:
     """Rows that reach a module on the run's first prompts, worked out without the code under test."""
-    from spectra.training.data import prompt_order, training_problems
+    from spectra.training.data.dataset import prompt_order, training_problems
 
     policy = build_policy(
         recipe.model_copy(update={"method": Recipe.model_validate({"method": {"name": "full"}}).method})

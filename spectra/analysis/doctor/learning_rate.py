@@ -1,0 +1,109 @@
+"""Whether the learning rate is on the scale of the method, and the update large enough to be seen in bfloat16.
+
+The law is that of "LoRA without regret" (Thinking Machines 2025; ``hyperparam_utils`` of tinker-cookbook), fitted on
+supervised runs: LR = 5·10⁻⁵ · M · (2000/H)^P with M = 10 for LoRA and 1 for full fine-tuning, H the hidden size, P of
+0.0775 for Qwen and of 0.781 for Llama. It is a lead for reinforcement learning, and never a fault here.
+"""
+
+from statistics import median
+
+from spectra.analysis.doctor.case import Case
+from spectra.analysis.doctor.diagnosis import fact, ok
+from spectra.analysis.doctor.merge_drift import sample_rows
+from spectra.analysis.verdict.findings import Check
+from spectra.errors import SpectraError
+from spectra.linalg.measures.rounding import round_to
+from spectra.runs.atomic import read_json
+from spectra.runs.layout import MODEL_CONFIG
+from spectra.weights.readers.methods.lora_options import moving_start, scale
+
+NAME = "learning_rate"
+_AT_2000, _HIDDEN = 5e-5, 2000.0
+_LORA, _FULL = 10.0, 1.0
+# Exponents by the family of the base, as its config.json calls it.
+_EXPONENTS = {"qwen": 0.0775, "llama": 0.781}
+# The law is of supervised runs: a rate within this factor below it is called neither low nor right.
+_FAR = 10.0
+# Share of entries that an update changes in bfloat16 below which the deployed model is the base.
+_VISIBLE = 1e-3
+
+
+def check(case: Case) -> list[Check]:
+    """Compare the learning rate with the law, and the update with bfloat16."""
+    return [*_rate(case), *_visible(case)]
+
+
+def law(hidden: int, family: str, *, full: bool) -> float | None:
+    """Return the learning rate that the law gives, or None for a family that it has no exponent for.
+
+    >>> round(law(1536, "qwen2", full=False), 6)
+    0.00051
+    >>> law(1536, "gpt2", full=False) is None
+    True
+    """
+    exponent = next((value for name, value in _EXPONENTS.items() if family.startswith(name)), None)
+    return None if exponent is None else _AT_2000 * (_FULL if full else _LORA) * (_HIDDEN / hidden) ** exponent
+
+
+def _rate(case: Case) -> list[Check]:
+    rate, full = _used(case), case.snapshot is not None and case.snapshot.kind == "full"
+    if rate is None or case.base_dir is None or not (full or _plain_lora(case)):
+        return []
+    config = read_json(case.base_dir / MODEL_CONFIG)
+    hidden, family = config.get("hidden_size"), str(config.get("model_type", ""))
+    if not isinstance(hidden, int) or hidden < 1:
+        return []
+    expected = law(hidden, family, full=full)
+    if expected is None:
+        return []
+    says = f"the learning rate is {rate:.2g}; the law fitted on supervised runs gives {expected:.2g} for H = {hidden}"
+    if rate * _FAR >= expected:
+        return [ok(NAME, says, rate, expected / _FAR)]
+    scales = "" if full or case.adapter is None else _scales(case)
+    action = (
+        f"try {expected / 3:.1g} before ranking methods: far under it they rank by their scale{scales}, not by merit"
+    )
+    return [Check(NAME, "note", fact("learning_rate", says, rate, expected / _FAR), action)]
+
+
+def _plain_lora(case: Case) -> bool:
+    """Return whether the law is of this method: PiSSA's factors begin as large as the base's top directions."""
+    return case.config.get("peft_type") == "LORA" and moving_start(case.config) is None
+
+
+def _scales(case: Case) -> str:
+    assert case.adapter is not None
+    return f" α/r (here s = {median(scale(case.adapter, module) for module in case.adapter.parts):.3g})"
+
+
+def _used(case: Case) -> float | None:
+    """Return the largest learning rate of the run: of its recipe, or of its log."""
+    optimizer = case.recipe.get("optimizer")
+    said = optimizer.get("learning_rate") if isinstance(optimizer, dict) else None
+    if isinstance(said, int | float) and not isinstance(said, bool):
+        return float(said)
+    logged = case.series["learning_rate"].dropna() if "learning_rate" in case.series else None
+    return float(logged.max()) if logged is not None and len(logged) else None
+
+
+def _visible(case: Case) -> list[Check]:
+    """Count the entries that the newest update changes in bfloat16."""
+    if case.changes is None or not case.sample or not case.trained or not case.finite:
+        return []
+    try:
+        shares = [_share(case, module) for module in case.sample]
+    except SpectraError:
+        return []
+    share = median(shares)
+    says = f"the update changes {share:.2%} of the weights' bfloat16 values (median of {len(shares)} matrices)"
+    if share >= _VISIBLE:
+        return [ok("visible_in_bf16", says, share, _VISIBLE)]
+    action = "raise the learning rate, or keep and serve the adapter unmerged: merged in bfloat16 it is the base"
+    return [Check("visible_in_bf16", "note", fact("visible_in_bf16", says, share, _VISIBLE), action)]
+
+
+def _share(case: Case, module: str) -> float:
+    weight = case.weight(module).double()
+    rows = sample_rows(weight.shape[0], weight.shape[1])
+    change = case.update(module).dense()[rows]
+    return float((round_to(weight[rows]) != round_to(weight[rows] + change)).double().mean())

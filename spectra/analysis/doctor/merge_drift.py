@@ -1,0 +1,200 @@
+"""Whether merging and unmerging moved the frozen weights, and by how much against the update.
+
+Measured where the run logged ``frozen_drift``; predicted otherwise, by doing the run's merges again on a sample of
+entries with the update as it grew.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from spectra.analysis.doctor.case import Case
+from spectra.analysis.doctor.diagnosis import fact, ok, skipped
+from spectra.analysis.verdict.findings import Check
+from spectra.errors import SpectraError
+from spectra.linalg.measures.merge_drift import drift, simulate
+from spectra.runs.atomic import read_json
+from spectra.runs.layout import MODEL_CONFIG
+from spectra.weights.updates import open_updates
+
+NAME = "merge_drift"
+# ‖drift‖/‖ΔW‖ above which the policy that was trained is not W + ΔW.
+LIMIT = 0.1
+# Entries of a matrix that the merges are done on again; two such samples agree within a few per cent.
+_ENTRIES = 65_536
+_CYCLES = 4096
+_HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+# What is logged where a sampler of its own gets the weights each step, by the name of its column or how that begins.
+_SAMPLER = ("sampler_mismatch", "sampling/")
+
+
+@dataclass(frozen=True)
+class Growth:
+    """ΔW on a sample of entries at each snapshot.
+
+    Attributes
+    ----------
+    steps
+        Ascending; ΔW is 0 at step 0 unless that is among them.
+    updates
+        One tensor a step, in float32.
+    """
+
+    steps: tuple[int, ...]
+    updates: tuple[Tensor, ...]
+
+    def at(self, step: int) -> Tensor:
+        """Return ΔW at a step, on the straight line between the snapshots around it."""
+        for low, high in zip(range(len(self.steps) - 1), range(1, len(self.steps)), strict=True):
+            if self.steps[low] <= step <= self.steps[high]:
+                part = (step - self.steps[low]) / (self.steps[high] - self.steps[low])
+                return torch.lerp(self.updates[low], self.updates[high], part)
+        return self.updates[-1]
+
+
+def check(case: Case) -> list[Check]:
+    """Report the measured drift, or predict it."""
+    if case.snapshot is None or case.snapshot.kind == "full" or case.run is None:
+        return []
+    measured = case.series["frozen_drift"].dropna() if "frozen_drift" in case.series else None
+    if measured is not None and len(measured):
+        steps = case.series.loc[measured.index, "step"]
+        return _measured(case, float(measured.iloc[-1]), _first_moved(measured.tolist(), steps.tolist()))
+    return _predicted(case)
+
+
+def _first_moved(values: list[float], steps: list[int]) -> int | None:
+    return next((int(step) for value, step in zip(values, steps, strict=True) if value > 0), None)
+
+
+def _measured(case: Case, value: float, first: int | None) -> list[Check]:
+    if value == 0.0:
+        return [ok(NAME, "the frozen weights are those that training began with, bit by bit", 0.0, 0.0)]
+    update = _relative_update(case)
+    says = f"the frozen weights moved by {value:.3g} of their norm since step {first}"
+    if update is None or not update > 0:
+        return [Check(NAME, "note", fact("frozen_drift", says, value, None, 0.0, first), _CURE)]
+    says += f", {value / update:.2g} times the update"
+    fault = value > LIMIT * update
+    evidence = fact("frozen_drift", says, value, LIMIT * update, 0.0, first)
+    return [Check(NAME, "fault" if fault else "note", evidence, _CURE, "merge_drift" if fault else None)]
+
+
+_CURE = "keep the base in float32 where weights are merged and unmerged, or merge into a copy"
+
+
+def _relative_update(case: Case) -> float | None:
+    """Return ‖ΔW‖/‖W_start‖ over some matrices together, as ``frozen_drift`` is taken; None where it cannot be read."""
+    updates, frozen = 0.0, 0.0
+    try:
+        for module in case.sample if case.finite else ():
+            weight = case.weight(module).double()
+            updates += case.update(module).frobenius() ** 2
+            frozen += float(torch.linalg.vector_norm(weight - _moved_by_start(case, module, weight))) ** 2
+    except SpectraError:
+        return None
+    return math.sqrt(updates / frozen) if frozen > 0 else None
+
+
+def _moved_by_start(case: Case, module: str, weight: Tensor) -> Tensor:
+    """Return what initialisation took out of a base weight; 0 where nothing."""
+    if case.start is None or case.adapter is None or "lora_A" not in case.adapter.parts.get(module, {}):
+        return torch.zeros_like(weight)
+    return case.start.removed(module, weight).dense()
+
+
+def _predicted(case: Case) -> list[Check]:
+    if case.changes is None or not case.sample or not case.finite or case.config.get("peft_type") != "LORA":
+        return []
+    if case.config.get("use_dora"):
+        return [skipped(NAME, "peft merges DoRA by scaling rows, and its drift is not predicted", _MEASURE)]
+    dtype, source = _dtype(case)
+    merges = any(str(column).startswith(_SAMPLER) for column in case.series)
+    if dtype is None:
+        return [ok(NAME, f"the weights are float32 ({source}): merging and unmerging them leaves 1e-7 of them at most")]
+    cycles = min(max(case.snapshot.step if case.snapshot else 0, 1), _CYCLES)
+    pairs = [pair for module in case.sample if (pair := predict(case, module, dtype, cycles)) is not None]
+    if not pairs:
+        return [skipped(NAME, "ΔW is zero in the matrices that were looked at: a drift has nothing to be held against")]
+    ratio = median(part for part, _ in pairs)
+    says = (
+        f"{cycles} merges and unmerges in {str(dtype).removeprefix('torch.')} ({source}) would leave "
+        f"{median(whole for _, whole in pairs):.2g}·‖W‖ in the frozen weights, {ratio:.2g} times the update (predicted)"
+    )
+    if ratio <= LIMIT:
+        return [ok(NAME, says, ratio, LIMIT)]
+    known = merges and source == "the recipe"
+    says += "" if merges else "; whether this trainer merges is not known"
+    action = f"{_CURE}; {_MEASURE}"
+    evidence = fact("predicted_drift", says, ratio, LIMIT, 0.0)
+    return [Check(NAME, "fault" if known else "note", evidence, action, "merge_drift" if known else None)]
+
+
+_MEASURE = "compare the frozen weights of the trainer with the base to know it"
+
+
+def _dtype(case: Case) -> tuple[torch.dtype | None, str]:
+    """Return in which half precision the run held its base, None for float32, and what says so."""
+    model = case.recipe.get("model")
+    said = model.get("dtype") if isinstance(model, dict) else None
+    if isinstance(said, str):
+        return _HALF.get(said), "the recipe"
+    file = None if case.base_dir is None else case.base_dir / MODEL_CONFIG
+    config = read_json(file) if file is not None and file.exists() else {}
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "")
+    if not stored:
+        stored = str(case.weight(case.sample[0]).dtype).removeprefix("torch.")
+    return _HALF.get(stored), "as the base is stored"
+
+
+def predict(case: Case, module: str, dtype: torch.dtype, cycles: int) -> tuple[float, float] | None:
+    """Return ‖drift‖/‖ΔW‖ and ‖drift‖/‖W‖ of one matrix, estimated on some of its rows; None where ΔW or W is 0 there.
+
+    Parameters
+    ----------
+    case
+        An adapter of the LoRA family with its base.
+    module
+        The matrix.
+    dtype
+        In which the weights are stored while training.
+    cycles
+        Number of merges, one a step.
+    """
+    weight = case.weight(module).double()
+    rows = sample_rows(weight.shape[0], weight.shape[1])
+    growth, frozen = _growth(case, module, weight, rows), weight[rows]
+    size, update = float(frozen.norm()), float(torch.linalg.vector_norm(growth.updates[-1].double()))
+    if not (size > 0 and update > 0):
+        return None
+    # What is merged is s·BA, onto W − s·B₀A₀.
+    shift = _moved_by_start(case, module, weight)[rows]
+    stored = (frozen - shift).to(dtype)
+    moved: Callable[[int], Tensor] = lambda cycle: growth.at(cycle) + shift.float()  # noqa: E731
+    after = simulate(stored, moved, dtype, [cycles])[cycles]
+    norm = drift(stored, after).norm
+    return norm / update, norm / size
+
+
+def sample_rows(rows: int, columns: int) -> Tensor:
+    """Return the indices of evenly spread rows that hold about 65,000 entries."""
+    count = min(rows, max(1, _ENTRIES // columns))
+    return torch.arange(count) * rows // count
+
+
+def _growth(case: Case, module: str, weight: Tensor, rows: Tensor) -> Growth:
+    assert case.run is not None and case.base is not None
+    steps, updates = [0], [torch.zeros(len(rows), weight.shape[1])]
+    for snapshot in case.run.snapshots:
+        if snapshot.kind == "adapter" and snapshot.step > 0:
+            change = open_updates(snapshot, case.base, case.start).matrices[module](weight)
+            steps.append(snapshot.step)
+            updates.append(change.dense()[rows].float())
+    if len(steps) == 1 and case.changes is not None:
+        steps.append(1)
+        updates.append(case.update(module).dense()[rows].float())
+    return Growth(tuple(steps), tuple(updates))

@@ -1,0 +1,113 @@
+"""Which snapshots get the costly tables: motion needs an SVD of W + ΔW, sampled nulls need many.
+
+Everything else costs products with the update's rank and is measured at every snapshot.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+from spectra.analysis.pipeline.plan import Plan
+from spectra.analysis.pipeline.row_store import RowStore
+from spectra.analysis.tables.matrix import Work
+from spectra.analysis.tables.null_draws import BUDGET
+from spectra.errors import UsageError
+
+Depth = Literal["auto", "all", "last", "none"]
+
+# Operations that `auto` spends on sampled nulls: on all matrices, and on each entry of one. Half a minute at most.
+_AUTO_NULLS, _AUTO_NULLS_AN_ENTRY = 3e11, 4e4
+
+# Float64 operations that `auto` spends on the motion of the matrices at every snapshot: half a minute.
+_AUTO_OPERATIONS = 5e11
+
+
+@dataclass(frozen=True)
+class DeepSteps:
+    """The chosen steps.
+
+    Attributes
+    ----------
+    motion
+        Steps of ``drift`` and ``coordinates``.
+    nulls
+        Steps of ``nulls``.
+    thrifty
+        Whether the draws of nulls are few: ``auto`` was asked for.
+    """
+
+    motion: frozenset[int]
+    nulls: frozenset[int]
+    thrifty: bool = False
+
+    def complete(self, plan: Plan) -> dict[str, set[int]]:
+        """Return, for each table, the steps at which nothing is missing once the work is done."""
+        every = set(plan.modules)
+        rows = dict.fromkeys(("modules", "projection", "profile", "spectrum", "map", "trajectory"), every)
+        return {**rows, **dict.fromkeys(("drift", "coordinates"), set(self.motion)), "nulls": set(self.nulls)}
+
+
+def as_depth(name: str) -> Depth:
+    """Return the depth of a name.
+
+    Raises
+    ------
+    UsageError
+        If there is none.
+    """
+    if name not in get_args(Depth):
+        raise UsageError(f"--deep is {name!r}", cure=f"choose {', '.join(get_args(Depth))}")
+    return cast(Depth, name)
+
+
+def deep_steps(plan: Plan, depth: Depth) -> DeepSteps:
+    """Return the steps that get the costly tables.
+
+    Parameters
+    ----------
+    plan
+        The analysis.
+    depth
+        ``all`` snapshots, the ``last``, or ``none``; ``auto`` is the last, with few draws of nulls, and every one for
+        the motion where the matrices are small.
+    """
+    every = frozenset(plan.modules)
+    last = frozenset({max(every)})
+    if depth == "none":
+        return DeepSteps(frozenset(), frozenset(), thrifty=True)
+    if depth == "all":
+        return DeepSteps(every, every)
+    cheap = depth == "auto" and _operations(plan) <= _AUTO_OPERATIONS
+    return DeepSteps(every if cheap else last, last, thrifty=depth == "auto")
+
+
+def missing_work(plan: Plan, store: RowStore, deep: DeepSteps) -> dict[str, Work]:
+    """Return what is missing in the tables, for each module."""
+    basic = store.missing("modules", plan.pairs)
+    motion = store.missing("drift", plan.matrix_pairs(deep.motion))
+    nulls = store.missing("nulls", plan.matrix_pairs(deep.nulls))
+    # A module's rows come all at once, and a snapshot that is not finite gives none.
+    known = {module for _, module in store.done("trajectory")}
+    whole = {module for _, module in store.missing("trajectory", plan.matrix_pairs(plan.modules))} - known
+    modules = {module for pairs in (basic, motion, nulls) for _, module in pairs} | whole
+    budget = _thrifty if deep.thrifty else _full
+    return {
+        m: Work(_steps(basic, m), _steps(motion, m), _steps(nulls, m), m in whole, budget(plan, m)) for m in modules
+    }
+
+
+def _thrifty(plan: Plan, module: str) -> float:
+    return min(BUDGET, _AUTO_NULLS / max(1, len(plan.matrices)), _AUTO_NULLS_AN_ENTRY * plan.sizes.get(module, 0))
+
+
+def _full(plan: Plan, module: str) -> float:
+    return BUDGET
+
+
+def _steps(pairs: set[tuple[int, str]], module: str) -> frozenset[int]:
+    return frozenset(step for step, name in pairs if name == module)
+
+
+def _operations(plan: Plan) -> float:
+    # An SVD of an O × I matrix with its vectors is about 20·O·I·min(O, I) operations; min ≤ √(O·I).
+    return math.fsum(20 * plan.sizes[module] ** 1.5 for _, module in plan.matrix_pairs(plan.modules))

@@ -1,0 +1,115 @@
+"""Run independent tasks: in this process, by processes of this machine, or by Ray."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Literal
+
+import torch
+
+from spectra.analysis.pipeline.tasks import ModuleResult, ModuleTask, run_task
+from spectra.errors import EngineError, MissingDependencyError, UsageError
+
+EngineName = Literal["local", "ray"]
+
+# Float64 operations under which starting another process (seconds of imports) costs more than it saves.
+_WORTH_A_PROCESS = 2e11
+
+
+def choose_jobs(tasks: Sequence[ModuleTask], jobs: int | None) -> int:
+    """Return how many processes to use: what was asked for, or as many cores as the work is worth.
+
+    Raises
+    ------
+    UsageError
+        If ``jobs`` is not positive.
+    """
+    if jobs is not None:
+        if jobs < 1:
+            raise UsageError(f"--jobs is {jobs}", cure="give 1 or more")
+        return min(jobs, max(len(tasks), 1))
+    # An SVD of an O × I matrix is about 10·O·I·min(O, I) operations; min ≤ √size.
+    operations = sum(10 * task.size**1.5 * (1 + len(task.work.steps)) for task in tasks)
+    return max(1, min(os.cpu_count() or 1, int(operations / _WORTH_A_PROCESS), len(tasks)))
+
+
+def check_device(device: str) -> None:
+    """Fail in one line where torch cannot compute in float64 on a device.
+
+    Raises
+    ------
+    UsageError
+        If there is no such device, or it has no float64.
+    """
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"--device {device} cannot be used ({reason})", cure="choose cpu, or cuda where it is"
+        ) from error
+
+
+def run_tasks(tasks: Sequence[ModuleTask], *, jobs: int, engine: EngineName) -> Iterator[ModuleResult]:
+    """Yield results as they finish, largest matrices first.
+
+    Raises
+    ------
+    SpectraError
+        What a task raised; tasks that did not start are cancelled.
+    """
+    ordered = sorted(tasks, key=lambda task: -task.size)
+    if engine == "ray":
+        yield from _run_ray(ordered, jobs)
+    elif jobs == 1:
+        threads = torch.get_num_threads()
+        _one_thread()
+        try:
+            yield from map(run_task, ordered)
+        finally:
+            torch.set_num_threads(threads)
+    else:
+        yield from _run_processes(ordered, jobs)
+
+
+def _run_processes(tasks: Sequence[ModuleTask], jobs: int) -> Iterator[ModuleResult]:
+    context = multiprocessing.get_context("spawn")  # a forked BLAS can deadlock
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_one_thread) as pool:
+        futures: list[Future[ModuleResult]] = [pool.submit(run_task, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise EngineError(
+                "a worker process died: too little memory, or a script that calls this outside `if __name__ == "
+                "'__main__':`",
+                cure="use --jobs 1 (Options(jobs=1)), or guard the script; finished rows are kept",
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _one_thread() -> None:
+    # A job is a thread: on shared cores BLAS threads spin against each other, and small matrices gain nothing.
+    torch.set_num_threads(1)
+
+
+def _run_ray(tasks: Sequence[ModuleTask], jobs: int) -> Iterator[ModuleResult]:
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"--engine ray needs Ray ({error})", cure="`pip install 'spectra-rlvr[ray]'`, or --engine local"
+        ) from error
+    if not ray.is_initialized():
+        ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    remote = ray.remote(num_cpus=1, max_retries=2)(run_task)
+    waiting = [remote.remote(task) for task in tasks]
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        try:
+            yield ray.get(done[0])
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error

@@ -1,0 +1,169 @@
+"""One unit of work: a module of the base, with every snapshot that still needs it.
+
+The base matrix is read, checked and decomposed once for all of its snapshots. Tasks are plain data, so that processes
+and clusters can run them.
+"""
+
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectra.analysis.pipeline.basis_cache import BasisCache
+from spectra.analysis.tables.matrix import MatrixWork, Rows, Work, merge
+from spectra.analysis.tables.spectral import kind_of, layer_of, measure_vector
+from spectra.errors import BaseModelError
+from spectra.runs.directory import Snapshot
+from spectra.weights.readers.offset import Start
+from spectra.weights.storage.tensors import TensorStore, digest
+from spectra.weights.updates import Updates, open_updates, parameter_name
+
+# Dtypes whose numbers are the weights themselves; float8 and integers need a scale that is stored elsewhere.
+_PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class ModuleTask:
+    """What to measure.
+
+    Attributes
+    ----------
+    module
+        Name of the base parameter without ``.weight``.
+    base
+        Directory of the base model.
+    snapshots
+        Every snapshot that changes this module, by step.
+    work
+        What of it is missing in the tables.
+    start
+        What initialisation took out of the base, for methods that move it.
+    method
+        Method's name as the run gives it; None takes it from the snapshot.
+    expected_digest
+        Digest that the base parameter must have; None where the run did not record it.
+    cache
+        Directory of decomposed bases; None keeps nothing.
+    device
+        Where to compute.
+    size
+        Entries of the matrix, for ordering.
+    """
+
+    module: str
+    base: Path
+    snapshots: tuple[Snapshot, ...]
+    work: Work
+    start: Start | None
+    method: str | None
+    expected_digest: str | None
+    cache: Path | None
+    device: str
+    size: int
+
+
+@dataclass(frozen=True)
+class ModuleResult:
+    """Rows of each table, complete, and whether the base's decomposition was reused (None: it needed none)."""
+
+    module: str
+    rows: Rows
+    basis_reused: bool | None
+
+
+def run_task(task: ModuleTask) -> ModuleResult:
+    """Measure one module at every snapshot of the task.
+
+    Raises
+    ------
+    BaseModelError
+        If the base parameter is not the one that the run was trained on.
+    """
+    store = _base(task.base)
+    parameter = parameter_name(task.module, store.files)
+    if parameter is None:  # the plan names only parameters that it saw
+        raise BaseModelError(f"has no parameter {task.module}", where=task.base)
+    stored = store[parameter]
+    found = digest(stored)
+    # The manifest has digests of tensors as they are stored.
+    _check_identity(task, parameter, digest(store.as_stored()[parameter]) if parameter in store.transposed else found)
+    _check_numbers(task, parameter, stored)
+    weight = stored.to(task.device, torch.float64)
+    if weight.ndim > 2:  # a convolution is the matrix of its flattened kernels
+        weight = weight.flatten(1)
+    if weight.ndim != 2:
+        return ModuleResult(task.module, _vector_rows(task, weight), None)
+    basis, reused = BasisCache(task.cache).get(found, weight)
+    matrix = MatrixWork(weight, basis)
+    rows: Rows = {}
+    for step in sorted(task.work.steps):
+        updates = _updates(_snapshot(task, step), task.base, task.start)
+        update = updates.matrices[task.module](weight)
+        seed = zlib.crc32(f"{task.module}@{step}".encode())
+        found_rows = matrix.rows(update, step, task.work, half=updates.half.get(task.module), seed=seed)
+        merge(rows, found_rows, _key(task, step, updates.method))
+    if task.work.trajectory:
+        functions = {s.step: _updates(s, task.base, task.start).matrices[task.module] for s in task.snapshots}
+        for row in matrix.trajectory(functions):
+            merge(rows, {"trajectory": [row]}, {"module": task.module})
+    return ModuleResult(task.module, rows, reused)
+
+
+def _vector_rows(task: ModuleTask, weight: Tensor) -> Rows:
+    rows: Rows = {}
+    for step in sorted(task.work.basic):
+        updates = _updates(_snapshot(task, step), task.base, task.start)
+        measured = measure_vector(weight, updates.vectors[task.module](weight))
+        merge(rows, {"modules": measured.modules}, _key(task, step, updates.method))
+    return rows
+
+
+def _snapshot(task: ModuleTask, step: int) -> Snapshot:
+    return next(snapshot for snapshot in task.snapshots if snapshot.step == step)
+
+
+def _key(task: ModuleTask, step: int, method: str) -> dict[str, Any]:
+    """Return the columns that say whose row it is; a table takes those that it has."""
+    identity = {"layer": layer_of(task.module), "kind": kind_of(task.module), "method": task.method or method}
+    return {"step": step, "module": task.module, **identity}
+
+
+def _check_identity(task: ModuleTask, parameter: str, found: str) -> None:
+    if task.expected_digest is not None and task.expected_digest != found:
+        raise BaseModelError(
+            f"{parameter} is not the tensor that this run was trained on (digest {found[:12]}…, the manifest says "
+            f"{task.expected_digest[:12]}…)",
+            where=task.base,
+            cure="give the run's own base with --base",
+        )
+
+
+@cache
+def _base(directory: Path) -> TensorStore:
+    return TensorStore.open_model(directory)
+
+
+@cache
+def _updates(snapshot: Snapshot, base: Path, start: Start | None) -> Updates:
+    return open_updates(snapshot, _base(base), start)
+
+
+def _check_numbers(task: ModuleTask, parameter: str, stored: Tensor) -> None:
+    if stored.dtype not in _PLAIN:
+        raise BaseModelError(
+            f"{parameter} is stored as {stored.dtype}, which is quantised or scaled",
+            where=task.base,
+            cure="give the full-precision base with --base",
+        )
+    if not bool(torch.isfinite(stored).all()):
+        raise BaseModelError(f"{parameter} holds NaN or infinity", where=task.base, cure="download the base again")
+
+
+def forget() -> None:
+    """Close what this process keeps open between tasks; files may have changed since."""
+    _base.cache_clear()
+    _updates.cache_clear()

@@ -1,6 +1,0 @@
-"""Synthetic runs whose truth is known: real run directories, to measure how often the verdict is right."""
-
-from spectra.analysis.planted.plant import PlantedRun, plant
-from spectra.analysis.planted.truths import EXPECTED, TRUTHS, Truth
-
-__all__ = ["EXPECTED", "TRUTHS", "PlantedRun", "Truth", "plant"]

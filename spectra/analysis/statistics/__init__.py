@@ -1,0 +1,1 @@
+"""Statistics over steps, layers and seeds: curves, intervals, summaries."""

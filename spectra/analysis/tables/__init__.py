@@ -1,0 +1,1 @@
+"""One file per table: the rows that one matrix or one snapshot contributes."""

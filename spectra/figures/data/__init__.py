@@ -1,0 +1,1 @@
+"""What the plots draw, prepared from tables; draws nothing."""

@@ -1,0 +1,1 @@
+"""One function per plot: prepared numbers in, matplotlib axes out."""

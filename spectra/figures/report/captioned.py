@@ -1,0 +1,41 @@
+"""A drawn figure with what a page says about it."""
+
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from spectra.figures.data.summaries import Side
+
+SIDES: tuple[Side, Side] = ("left", "right")
+SPACE = {"left": "output space", "right": "input space"}
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A drawn figure with what a page says about it.
+
+    Attributes
+    ----------
+    name
+        File name without suffix.
+    title
+        The question that the figure answers.
+    caption
+        How to read it, and what chance would look like.
+    alt
+        What it shows, for who cannot see it.
+    figure
+        The figure itself.
+    section
+        The part of the page that it belongs to.
+    reading
+        What it shows of this run, in one sentence; empty where there is nothing to say.
+    """
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    figure: Figure
+    section: str = "How far each matrix moved"
+    reading: str = ""

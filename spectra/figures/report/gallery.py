@@ -1,0 +1,139 @@
+"""The set of figures of one run, and of several runs side by side: drawn, named, captioned and saved."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from spectra.figures.plots.accuracy import accuracy_against_size
+from spectra.figures.plots.pairs import pair_cosines
+from spectra.figures.plots.profiles import overlay
+from spectra.figures.plots.trajectories import learning_curves
+from spectra.figures.report.captioned import SIDES, SPACE, Plate
+from spectra.figures.report.deep_figures import (
+    coordinate_plates,
+    map_plates,
+    motion_plates,
+    null_plates,
+    relation_plates,
+)
+from spectra.figures.report.run_figures import course_plates, place_plates, size_plate
+from spectra.figures.style.style import figure_of, save
+from spectra.runs.layout import AnalysisLayout
+from spectra.runs.tables import Tables
+
+
+def run_plates(tables: Tables, verdict: Mapping[str, Any]) -> Iterator[Plate]:
+    """Draw the figures of one run, one after the other: only one is held in memory.
+
+    Figures with nothing to show are not drawn: of tables without a row, such as those that ``--deep none`` leaves out,
+    and of the place of an update that has none. :func:`spectra.figures.report.takeaways.left_out` says why.
+    """
+    yield from course_plates(tables, verdict)
+    yield from place_plates(tables)
+    yield from map_plates(tables)
+    yield size_plate(tables)
+    yield from motion_plates(tables)
+    yield from coordinate_plates(tables)
+    yield from null_plates(tables)
+    yield from relation_plates(tables)
+
+
+def comparison_plates(
+    runs: Mapping[str, Tables], comparison: pd.DataFrame, pairs: pd.DataFrame | None = None
+) -> Iterator[Plate]:
+    """Draw the figures that put several runs side by side; ``pairs`` compares their updates matrix by matrix."""
+    yield Plate(
+        "accuracy_against_size",
+        "What does accuracy cost in trainable parameters?",
+        "Accuracy after training with its 95 % interval against the share of parameters that train (logarithmic). The "
+        "dashed line is the accuracy before training: a run whose interval holds that line has not shown that it "
+        "learned, and runs whose intervals overlap are not told apart by this evaluation.",
+        "Scatter chart of final accuracy against the trainable share, one point a run.",
+        figure_of(accuracy_against_size(comparison)),
+    )
+    yield Plate(
+        "learning_curves",
+        "How did the reward grow?",
+        "Mean reward of each training batch. Pale: as logged; bold: a running mean where the curve is long.",
+        "Line chart of reward over training steps, one line a run.",
+        figure_of(learning_curves(runs)),
+    )
+    for side in SIDES:
+        yield Plate(
+            f"overlay_{side}",
+            f"Where does each method write? ({SPACE[side]})",
+            f"Share of ‖ΔW‖² along the base's {side} singular vectors at each run's last step, in units of chance (1 = "
+            "an update of random orientation). Grey: ±2 standard deviations of the mean, for the run where it is "
+            "widest. Left of the axis are the base's largest singular values.",
+            f"Line chart of update energy along the {side} singular vectors, one line a run.",
+            figure_of(overlay(runs, side=side)),
+        )
+    if pairs is not None and len(pairs):
+        yield Plate(
+            "pair_cosines",
+            "Do the runs move the weights the same way?",
+            "Cosine of every two runs' last updates, mean over the matrices that both change. White is 0, which is "
+            "what unrelated updates have by chance, with a standard deviation of 1/√(O·I) a matrix; z is the mean's "
+            "distance from 0 in its own standard deviations. Runs that share a random initialisation share part of "
+            "their updates from there.",
+            "Matrix of cosines between the updates of every two runs.",
+            figure_of(pair_cosines(pairs, list(runs))),
+        )
+
+
+def draw_all(tables: Tables, verdict: Mapping[str, Any], out: AnalysisLayout) -> list[Path]:
+    """Draw the figures of one run as PDF and PNG into ``out.figures``.
+
+    Parameters
+    ----------
+    tables
+        The tables of the run.
+    verdict
+        The verdict, as in ``verdict.json``: its word and onset are written on the trajectory.
+    out
+        The analysis directory.
+
+    Returns
+    -------
+    list[Path]
+        The files, each written atomically; the same tables give the same bytes.
+    """
+    return [path for plate in run_plates(tables, verdict) for path in _save(plate, out.figures)]
+
+
+def draw_comparison(runs: Mapping[str, Tables], comparison: pd.DataFrame, out_dir: Path) -> list[Path]:
+    """Draw the figures of several runs side by side as PDF and PNG into ``out_dir``.
+
+    Parameters
+    ----------
+    runs
+        Name of the run → its tables.
+    comparison
+        One row a run, in any order; ``run`` holds the names.
+    out_dir
+        The directory; made if it is missing. Where it has ``tables/pairs.parquet``, the updates are compared too.
+
+    Returns
+    -------
+    list[Path]
+        The files, each written atomically.
+    """
+    plates = comparison_plates(runs, in_order(comparison, runs), read_pairs(out_dir))
+    return [path for plate in plates for path in _save(plate, out_dir)]
+
+
+def in_order(comparison: pd.DataFrame, runs: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the rows of ``comparison`` in the order of ``runs``, so that a run has one style in every figure."""
+    return comparison.set_index("run", drop=False).reindex(list(runs)).assign(run=list(runs)).reset_index(drop=True)
+
+
+def read_pairs(where: Path) -> pd.DataFrame | None:
+    """Return the table of pairs of a comparison's directory, None where it has none."""
+    path = AnalysisLayout(where).table("pairs")
+    return pd.read_parquet(path) if path.exists() else None
+
+
+def _save(plate: Plate, directory: Path) -> list[Path]:
+    return [save(plate.figure, directory / f"{plate.name}.{suffix}") for suffix in ("pdf", "png")]

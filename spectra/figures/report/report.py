@@ -1,0 +1,97 @@
+"""The report of one run: the verdict in words, its evidence, the figures and what made them, on one page."""
+
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spectra.figures.data.summaries import FRACTION, analysed_fraction, is_placed, kinds, resolve_step
+from spectra.figures.report.gallery import run_plates
+from spectra.figures.report.page import by_section, environment, pictures
+from spectra.figures.report.takeaways import left_out
+from spectra.figures.style import formats
+from spectra.runs.atomic import write_text
+from spectra.runs.layout import AnalysisLayout
+from spectra.runs.tables import Tables
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a page says about one run.
+
+    Attributes
+    ----------
+    tables
+        The tables of the run.
+    verdict
+        The verdict, as in ``verdict.json``.
+    facts
+        Run path, base, method, versions, command: shown as they are, in this order.
+    """
+
+    tables: Tables
+    verdict: Mapping[str, Any]
+    facts: Mapping[str, str]
+
+    @property
+    def step(self) -> int:
+        """The last analysed step: what the tables of the page show."""
+        return resolve_step(self.tables, None)
+
+    @property
+    def fraction(self) -> float:
+        """Which part of the singular directions counts as principal or minor."""
+        return analysed_fraction(self.tables, FRACTION)
+
+    @property
+    def placed(self) -> bool:
+        """Whether an update has rank and place to show, see ``summaries.is_placed``."""
+        return is_placed(self.tables)
+
+    @property
+    def left_out(self) -> str:
+        """Which parts have nothing to show and why, see ``readings.left_out``."""
+        return left_out(self.tables)
+
+    def kind_rows(self) -> list[dict[Hashable, Any]]:
+        """Return one row a kind of module, see ``summaries.kinds``."""
+        return kinds(self.tables, step=self.step).to_dict("records")
+
+    def module_counts(self) -> list[tuple[str, int]]:
+        """Return how many modules got each verdict, the commonest first."""
+        return Counter(entry["verdict"] for entry in self.verdict.get("modules", {}).values()).most_common()
+
+
+def write_report(
+    tables: Tables, verdict: Mapping[str, Any], facts: Mapping[str, str], out: AnalysisLayout
+) -> list[Path]:
+    """Write ``report.html`` (self-contained) and ``report.md`` (refers to the PNG files of ``draw_all``).
+
+    Parameters
+    ----------
+    tables
+        The tables of the run.
+    verdict
+        The verdict, as in ``verdict.json``.
+    facts
+        Run path, base, method, versions, command to reproduce: shown as they are, in this order.
+    out
+        The analysis directory.
+
+    Returns
+    -------
+    list[Path]
+        The two files, each written atomically.
+    """
+    report = RunReport(tables, verdict, facts)
+    templates = environment()
+    context = {
+        "title": facts.get("run", formats.words(str(verdict["verdict"]))),
+        "report": report,
+        "sections": by_section(pictures(run_plates(tables, verdict))),
+        "figures": out.figures.relative_to(out.root).as_posix(),
+    }
+    write_text(out.report_html, templates.get_template("report.html.j2").render(context))
+    write_text(out.report_markdown, templates.get_template("report.md.j2").render(context))
+    return [out.report_html, out.report_markdown]

@@ -1,0 +1,1 @@
+"""Singular values and bases, principal angles, and the rank tolerance."""

@@ -1,0 +1,1 @@
+"""Metrics of an update: spectra, alignment with the base, motion, rounding."""

@@ -1,0 +1,1 @@
+"""What chance gives: exact moments, distributions, sampled nulls."""

@@ -1,0 +1,1 @@
+"""ΔW as an operator: dense, low-rank, sums, Kronecker, circulant, rotated."""

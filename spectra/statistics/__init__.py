@@ -1,0 +1,1 @@
+"""Statistics that several wings share; knows no model, no run and no plot."""

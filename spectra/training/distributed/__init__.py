@@ -1,0 +1,1 @@
+"""Several processes of one run: decisions taken together, sharded weights gathered."""

@@ -1,0 +1,1 @@
+"""Evaluate a snapshot on benchmarks: generate, score, estimate Pass@k."""

@@ -1,0 +1,161 @@
+r"""Avg@k and Pass@k with what they are worth.
+
+Two things vary: which problems a benchmark happens to hold, and which completions were sampled. The n problems are a
+sample of problems like them, and the estimates :math:`u_i` of each already vary by their own completions, so
+:math:`s^2/n`, with s² the variance of the u_i between problems, holds both parts; resampling completions as well would
+count the second part twice. The 95 % interval is Wilson's with the effective number of problems :math:`\bar u (1 -
+\bar u) n / s^2` in place of n (Kish's design effect), and Student's quantile. Two problems' worth of the variance that
+problems which are wholly right or wrong would have goes into s²: where nearly all of them agree, the rare one that does
+not may be missing. ``tests/training/evaluation/test_pass_at_k.py`` checks its coverage by simulation.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist, fmean, variance
+from typing import Any
+
+from spectra.errors import UsageError
+
+CONFIDENCE = 0.95
+_PRIOR_PROBLEMS = 2.0
+_NORMAL = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A share in [0, 1].
+
+    Attributes
+    ----------
+    value
+        Mean over problems.
+    low, high
+        95 % interval over problems and completions: what other problems of this kind would give.
+    error
+        Standard error over problems and completions; NaN for one problem.
+    sampling_error
+        Standard error over completions alone, the problems as they are: what another seed would change. NaN where one
+        problem's completions cannot tell (Pass@k of k completions).
+    """
+
+    value: float
+    low: float
+    high: float
+    error: float
+    sampling_error: float
+
+    def as_json(self) -> dict[str, float | None]:
+        """Return plain JSON values; NaN is null."""
+        return {key: None if math.isnan(value) else value for key, value in asdict(self).items()}
+
+
+def estimate_pass(outcomes: Mapping[str, Sequence[bool]], k: int) -> Estimate:
+    r"""Return Pass@k, the mean over problems of :math:`1 - \binom{n-c}{k} / \binom{n}{k}` (Chen et al. 2021, eq. 1).
+
+    Pass@1 is Avg@n: the share of correct completions.
+
+    Parameters
+    ----------
+    outcomes
+        Whether each completion of each problem is correct.
+    k
+        Completions of which one must be correct.
+
+    Raises
+    ------
+    UsageError
+        If a problem has fewer than ``k`` completions, or there is no problem.
+    """
+    fewest = min(map(len, outcomes.values()), default=0)
+    if not 1 <= k <= fewest:
+        raise UsageError(f"Pass@{k} of {fewest} samples a problem is undefined", cure="draw at least k samples")
+    counts = [(len(marks), sum(marks)) for marks in outcomes.values()]
+    shares = [_pass(n, c, k) for n, c in counts]
+    value, count = fmean(shares), len(shares)
+    low, high = interval(shares)
+    error = math.sqrt(variance(shares) / count) if count > 1 else math.nan
+    return Estimate(value, low, high, error, math.sqrt(math.fsum(_jackknife(n, c, k) for n, c in counts)) / count)
+
+
+def estimate_all(outcomes: Mapping[str, Sequence[bool]]) -> dict[int, Estimate]:
+    """Return Pass@k for k = 1, 2, 4 … up to the completions that every problem has."""
+    fewest = min(map(len, outcomes.values()), default=0)
+    powers = [2**power for power in range(fewest.bit_length())]
+    return {k: estimate_pass(outcomes, k) for k in dict.fromkeys([*powers, fewest]) if k}
+
+
+def interval(shares: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of the problems' shares, see the module; (0, 1) for one problem."""
+    count, value = len(shares), fmean(shares)
+    if count < 2:
+        return 0.0, 1.0
+    between = variance(shares)
+    middle = (count * value + 0.5) / (count + 1)
+    smoothed = ((count - 1) * between + _PRIOR_PROBLEMS * middle * (1 - middle)) / (count - 1 + _PRIOR_PROBLEMS)
+    # Never fewer than there are: a share varies no more than right or wrong does.
+    effective = max(float(count), value * (1 - value) * count / smoothed)
+    return _wilson(value, effective, student(count - 1))
+
+
+def average(estimates: Sequence[Estimate]) -> Estimate:
+    """Return the mean over benchmarks, each of the same weight; their errors are independent."""
+    count, value = len(estimates), fmean(one.value for one in estimates)
+    error = math.sqrt(math.fsum(one.error**2 for one in estimates)) / count
+    sampling = math.sqrt(math.fsum(one.sampling_error**2 for one in estimates)) / count
+    half = _NORMAL * error
+    return Estimate(value, max(0.0, value - half), min(1.0, value + half), error, sampling)
+
+
+def student(freedom: int) -> float:
+    """Return the two-sided 95 % quantile of Student's t, to 0.01 from one degree of freedom on.
+
+    From its expansion in 1/freedom (Abramowitz and Stegun, 26.7.5), and exactly for one and two degrees.
+
+    >>> round(student(29), 3), round(student(499), 3)
+    (2.045, 1.965)
+    """
+    if freedom == 1:
+        return math.tan(math.pi * CONFIDENCE / 2)
+    if freedom == 2:
+        return CONFIDENCE * math.sqrt(2 / (1 - CONFIDENCE**2))
+    z, f = _NORMAL, float(freedom)
+    return (
+        z
+        + (z**3 + z) / (4 * f)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * f**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * f**3)
+        + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * f**4)
+    )
+
+
+def scores(outcomes: Mapping[str, Sequence[bool]]) -> dict[str, Any]:
+    """Return what a summary holds: number of problems and completions, Avg@k and every Pass@k, as JSON values."""
+    estimates = estimate_all(outcomes)
+    return {
+        "problems": len(outcomes),
+        "samples": min(map(len, outcomes.values())),
+        "average": estimates[1].as_json(),
+        "pass": {str(k): estimate.as_json() for k, estimate in estimates.items()},
+    }
+
+
+def _pass(n: int, c: int, k: int) -> float:
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def _jackknife(n: int, c: int, k: int) -> float:
+    """Return the variance of one problem's estimate over its completions, by leaving each out; NaN where k = n > 1."""
+    if n <= k:
+        return math.nan
+    without_right = _pass(n - 1, c - 1, k) if c else 0.0
+    without_wrong = _pass(n - 1, c, k) if c < n else 0.0
+    mean = (c * without_right + (n - c) * without_wrong) / n
+    spread = c * (without_right - mean) ** 2 + (n - c) * (without_wrong - mean) ** 2
+    return (n - 1) / n * spread
+
+
+def _wilson(value: float, count: float, z: float) -> tuple[float, float]:
+    centre = (value + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * math.sqrt(value * (1 - value) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,298 @@
+"""The model that a snapshot stands for, on the base that it was trained on: what an evaluation must ask.
+
+An adapter whose method moved the base is not its factors on the original base, and a loader that puts it there
+evaluates a model that nobody trained. Here every snapshot becomes W + ΔW with the exact ΔW of ``spectra.weights``, in
+float64, rounded once; a method whose change is none of weights is loaded by peft, onto the base that it never moved.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectra.config import load
+from spectra.errors import BaseModelError, UnsupportedMethodError, UsageError
+from spectra.linalg.operators.basic import Dense, Operator
+from spectra.runs.directory import RunDirectory, Snapshot, open_run
+from spectra.runs.layout import (
+    ADAPTER_CONFIG,
+    ADAPTER_PICKLE,
+    MODEL_CONFIG,
+    MODEL_INDEX,
+    MODEL_WEIGHTS,
+    RunLayout,
+)
+from spectra.runs.snapshots import adapter_config
+from spectra.training.library_warnings import harmless_ignored
+from spectra.training.methods import find_method
+from spectra.training.policy.initial_factors import read_initial
+from spectra.training.recipe.recipe import Recipe
+from spectra.weights.export.model import export_model
+from spectra.weights.initialization.find import find_start
+from spectra.weights.readers.adapter import UpdateFunction
+from spectra.weights.storage.base import fingerprint, resolve_base
+from spectra.weights.storage.tensors import TensorStore, file_digest
+from spectra.weights.updates import Updates, open_updates
+
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", ADAPTER_PICKLE, ADAPTER_CONFIG, MODEL_CONFIG)
+_TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A snapshot with its base.
+
+    Attributes
+    ----------
+    run
+        The run that it belongs to.
+    snapshot
+        Adapter or whole weights.
+    base_name, base
+        The base as it is named, and its directory; None where whole weights need none.
+    initial
+        Step-0 adapter or residual base, where the run does not hold it.
+    """
+
+    run: RunDirectory
+    snapshot: Snapshot
+    base_name: str | None
+    base: Path | None
+    initial: Path | None = None
+
+    @property
+    def step(self) -> int:
+        """Optimizer step of the snapshot."""
+        return self.snapshot.step
+
+    @cached_property
+    def recipe(self) -> Recipe | None:
+        """The recipe of a run of spectra's own."""
+        path = RunLayout(self.run.path).recipe
+        return load(Recipe, path) if self.run.manifest is not None and path.exists() else None
+
+    def identity(self) -> dict[str, str | None]:
+        """Return what tells this model from any other: digests of the snapshot's files and of the base's tensors.
+
+        Raises
+        ------
+        BaseModelError
+            If the base is not the one that the run began on.
+        """
+        found = {} if self.base is None else fingerprint(self.base)
+        self._require_same_base(found)
+        return {
+            "snapshot_sha256": _files_digest(self.snapshot.path),
+            "initial_sha256": None if self.initial is None else _files_digest(self.initial),
+            "base": self.base_name,
+            "base_sha256": None if self.base is None else _joined(found),
+        }
+
+    @contextmanager
+    def directory(self, dtype: torch.dtype) -> Iterator[Path]:
+        """Give a directory with the whole model, which transformers and vLLM load; a temporary one where it is made.
+
+        Raises
+        ------
+        SpectraError
+            If ΔW cannot be read exactly.
+        """
+        if self._is_whole:
+            yield self.snapshot.path
+            return
+        store, base = self._store, self._required_base
+        with TemporaryDirectory(prefix="spectra-eval-") as scratch:
+            yield export_model(self._updates, store, base, Path(scratch) / "model", dtype)
+
+    @contextmanager
+    def loaded(self, dtype: torch.dtype, device: str) -> Iterator[Any]:
+        """Give the model, loaded by transformers; raises as :meth:`directory` does."""
+        from transformers import AutoModelForCausalLM
+
+        try:
+            with self.directory(dtype) as where:
+                model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, trust_remote_code=False)
+        except UnsupportedMethodError:
+            if self.snapshot.kind == "full":  # not peft's to load
+                raise
+            model = self._by_peft(dtype)
+        yield model.to(device).eval()
+
+    def tokenizer(self) -> Any:
+        """Return the tokenizer: of whole weights their own where they have one, else the base's."""
+        from transformers import AutoTokenizer
+
+        own = self._is_whole and any((self.snapshot.path / name).exists() for name in _TOKENIZERS)
+        where = self.snapshot.path if own else self._required_base
+        return AutoTokenizer.from_pretrained(where, padding_side="left", trust_remote_code=False)
+
+    def rounding(self, dtype: torch.dtype) -> float:
+        """Return ‖round(W + ΔW) − (W + ΔW)‖ / ‖ΔW‖ over all changed matrices: what of the update a dtype loses.
+
+        0 where nothing changed, and NaN for whole weights and methods without ΔW.
+        """
+        try:
+            updates = None if self._is_whole else self._updates
+        except UnsupportedMethodError:
+            updates = None
+        if updates is None:
+            return float("nan")
+        lost = size = 0.0
+        for module, function in updates.matrices.items():
+            name = f"{module}.weight"
+            if name not in self._store:
+                continue
+            weight = self._store[name].double()
+            change = function(weight.flatten(1)).dense().reshape(weight.shape)
+            moved = weight + change
+            lost += float(torch.sum((moved.to(dtype).double() - moved) ** 2))
+            size += float(torch.sum(change**2))
+        return (lost / size) ** 0.5 if size else 0.0
+
+    @property
+    def _in_bfloat16(self) -> bool:
+        """Whether the base was rounded when it was loaded; full fine-tuning in float32 trains it as it is."""
+        if self.recipe is None or self.recipe.model.dtype != "bfloat16":
+            return False
+        return (
+            find_method(self.recipe.method.name).config is not None or self.recipe.model.trainable_dtype == "bfloat16"
+        )
+
+    @property
+    def _is_whole(self) -> bool:
+        return self.snapshot.kind == "full" and any(
+            (self.snapshot.path / name).exists() for name in (MODEL_WEIGHTS, MODEL_INDEX)
+        )
+
+    @property
+    def _required_base(self) -> Path:
+        if self.base is None:
+            cure = "give it with --base"
+            raise BaseModelError("does not say which base it was trained on", where=self.run.path, cure=cure)
+        return self.base
+
+    @cached_property
+    def _original(self) -> TensorStore:
+        return TensorStore.open_model(self._required_base)
+
+    @cached_property
+    def _store(self) -> TensorStore:
+        """The base's tensors as the run trained on them."""
+        return _Rounded(self._original.files, self._original.where) if self._in_bfloat16 else self._original
+
+    @cached_property
+    def _updates(self) -> Updates:
+        start = find_start(self.snapshot, self.run, self._original, self.initial)
+        updates = open_updates(self.snapshot, self._original, start)
+        if updates.skipped:
+            module, reason = next(iter(updates.skipped.items()))
+            raise UnsupportedMethodError(f"{module} is not among the weights: {reason}", where=self.snapshot.path)
+        if self.recipe is not None and self._in_bfloat16:
+            return self._with_frozen_rounding(updates, self.recipe)
+        return updates
+
+    def _with_frozen_rounding(self, updates: Updates, recipe: Recipe) -> Updates:
+        """Add what rounding the moved base to bfloat16 left in it: the policy trained with that, as its ΔW's size is.
+
+        The frozen weight is round(W − s·B₀A₀), so W + ΔW lacks the rounding.
+        """
+        method = find_method(recipe.method.name)
+        if not method.moves_base:
+            return updates
+        factors = read_initial(RunLayout(self.run.path).snapshot(0), stacked=method.saved_as_lora)
+        scale = _scale(adapter_config(self.snapshot), self.snapshot.path)
+        matrices: dict[str, UpdateFunction] = {}
+        for module, function in updates.matrices.items():
+            names = [f"base_model.model.{module}.lora_{side}.weight" for side in "BA"]
+            if all(name in factors for name in names):
+                b, a = (factors[name].float() for name in names)
+                function = partial(_rounded_too, function, (b @ a) * scale)
+            matrices[module] = function
+        return replace(updates, matrices=matrices)
+
+    def _by_peft(self, dtype: torch.dtype) -> Any:
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        trained_on = torch.bfloat16 if self._in_bfloat16 else dtype
+        base = AutoModelForCausalLM.from_pretrained(self._required_base, dtype=trained_on, trust_remote_code=False)
+        with harmless_ignored():
+            return PeftModel.from_pretrained(base.to(dtype), self.snapshot.path)
+
+    def _require_same_base(self, found: Mapping[str, str]) -> None:
+        then = {} if self.run.manifest is None else self.run.manifest.base.fingerprints
+        changed = [name for name in {**then, **found} if then and then.get(name) != found.get(name)]
+        if changed:
+            fault = f"is not the base that the run began on ({changed[0]} differs)"
+            raise BaseModelError(fault, where=self.base, cure="give that one with --base")
+
+
+def open_model(
+    run: Path, *, step: int | None = None, base: str | None = None, initial: Path | None = None
+) -> EvaluatedModel:
+    """Find a snapshot and its base.
+
+    Parameters
+    ----------
+    run
+        A run directory, an adapter, or a full checkpoint.
+    step
+        The snapshot's step; None is the last.
+    base
+        Base model to use instead of the one that the run names.
+    initial
+        Step-0 adapter or residual base of a method that moves the base, where the run does not hold it.
+
+    Raises
+    ------
+    UsageError
+        If there is no such step.
+    SpectraError
+        If the run or its base cannot be found.
+    """
+    opened = open_run(run)
+    found = {snapshot.step: snapshot for snapshot in opened.snapshots}
+    wanted = opened.snapshots[-1].step if step is None else step
+    if wanted not in found:
+        raise UsageError(f"there is no snapshot of step {wanted}", where=run, cure=f"steps: {sorted(found)}")
+    name = base or opened.base_name
+    directory = None if name is None else resolve_base(name, None if base else opened.base_revision)
+    return EvaluatedModel(opened, found[wanted], name, directory, initial)
+
+
+class _Rounded(TensorStore):
+    """A base that was loaded in bfloat16 to train on."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = super().__getitem__(name)
+        return tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+
+
+def _rounded_too(function: UpdateFunction, removed: Tensor, weight: Tensor) -> Operator:
+    frozen = (weight.float() - removed).to(torch.bfloat16).double()
+    return Dense(function(weight).dense() + frozen - (weight - removed.double()))
+
+
+def _scale(config: Mapping[str, Any], where: Path) -> float:
+    if config.get("rank_pattern") or config.get("alpha_pattern") or config.get("fan_in_fan_out"):
+        raise UnsupportedMethodError("the rounding of its frozen weights is not known", where=where)
+    rank = float(config["r"])
+    return float(config["lora_alpha"]) / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _files_digest(directory: Path) -> str:
+    """Return what changes with the weights in a directory; the trainer's state beside them does not count."""
+    files = {path for pattern in _WEIGHTS for path in directory.glob(pattern)}
+    return _joined({path.name: file_digest(path) for path in files})
+
+
+def _joined(digests: Mapping[str, str]) -> str:
+    lines = "".join(f"{name} {value}\n" for name, value in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""One training run from start to end: trainer, callbacks, checkpoints, resume."""

@@ -1,0 +1,285 @@
+"""One training run: start, go on, or leave alone, decided in one place."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from spectra.config import dump, load
+from spectra.errors import BaseModelError, RunExistsError
+from spectra.runs.atomic import sweep, write_text
+from spectra.runs.layout import RunLayout
+from spectra.runs.lock import exclusive
+from spectra.runs.manifest import BaseIdentity, Manifest, describe_environment, now
+from spectra.runs.series import truncate_metrics
+from spectra.training.data.carry_addition import Problem
+from spectra.training.data.dataset import heldout_problems, pinned, training_problems
+from spectra.training.distributed.processes import Processes, check_sharding, divide, join, lost_others, one_voice
+from spectra.training.library_warnings import quiet_libraries
+from spectra.training.loop.callbacks import (
+    Callback,
+    DivergenceStop,
+    Evaluation,
+    MethodStep,
+    Metrics,
+    ProgressReports,
+    Snapshots,
+)
+from spectra.training.loop.checkpoints import newest_checkpoint
+from spectra.training.loop.frozen_weights import FrozenWeights
+from spectra.training.loop.lengths import check_lengths
+from spectra.training.loop.progress import Reporter, reporting
+from spectra.training.loop.report_to import check_reports
+from spectra.training.loop.resume import Changed, CheckpointSteps, adopt, got_nowhere, obstacle
+from spectra.training.loop.trainer import build_trainer
+from spectra.training.methods import find_method
+from spectra.training.policy.policy import Policy, build_policy
+from spectra.training.recipe.recipe import Recipe
+from spectra.training.sampling.rollout import rollout_arguments
+from spectra.weights.storage.base import fingerprint
+
+
+class Plan(Enum):
+    """What ``train`` does with an output directory.
+
+    Attributes
+    ----------
+    START
+        Nothing of a run is there.
+    RESTART
+        A run of another recipe is there, and got nowhere.
+    RESUME
+        The same run is there, unfinished.
+    LEAVE
+        The same run is there, finished.
+    """
+
+    START = "start"
+    RESTART = "restart"
+    RESUME = "resume"
+    LEAVE = "leave"
+
+
+def train(recipe: Recipe, out: Path, *, overwrite: bool = False, quiet: bool = False) -> Path:
+    """Train one run; called again with the same words, it finishes what was killed, and leaves what is finished.
+
+    A recipe that differs only in how the run is computed and kept goes on with it too: see
+    :mod:`spectra.training.loop.resume`. Nothing is written or removed before the recipe, its data and its base are
+    read.
+
+    Processes that a launcher started train it together: each calls this, and the main one writes.
+
+    Parameters
+    ----------
+    recipe
+        What to train.
+    out
+        The run directory.
+    overwrite
+        Remove a run that is there and start again.
+    quiet
+        Report nothing.
+
+    Returns
+    -------
+    Path
+        ``out``.
+
+    Raises
+    ------
+    RunExistsError
+        If ``out`` holds a run of another recipe, or something that is not a run.
+    BaseModelError
+        If the base cannot be loaded, or changed since the run began.
+    RecipeError
+        If the recipe asks for what the base or the data does not have.
+    DivergedError
+        If a gradient is not finite.
+    MissingDependencyError
+        If something that the recipe asks for is not installed.
+    """
+    processes, layout = join(), RunLayout(out)
+    with one_voice(processes), reporting(quiet or not processes.is_main) as reporter, quiet_libraries():
+        recipe = pinned(recipe)
+        divide(recipe, processes.count)
+        check_sharding(find_method(recipe.method.name), recipe.model.trainable_dtype)
+        check_reports(recipe.report_to)
+        alone = processes.count == 1 and lost_others()  # asked before vLLM's place among processes is made up
+        rollout_arguments(recipe.rollout)
+        plan = processes.once(lambda: decide(recipe, layout, overwrite=overwrite))
+        if plan is Plan.LEAVE:
+            reporter.say(f"{out}: already finished, nothing to do")
+            return out
+        if alone:
+            reporter.say("accelerate launch --cpu started one process; for several, give it a --config_file")
+        problems = _read(recipe)
+        with ExitStack() as held:
+            processes.once(lambda: held.enter_context(exclusive(layout.lock, "training this run")))
+            _train(recipe, layout, plan, problems, reporter, processes)
+    return out
+
+
+def decide(recipe: Recipe, layout: RunLayout, *, overwrite: bool = False, again: str = "--overwrite") -> Plan:
+    """Say what to do with a run directory, touching nothing.
+
+    Parameters
+    ----------
+    recipe
+        The recipe, with the digests of its data.
+    layout
+        The run.
+    overwrite
+        Start again, whatever run is there.
+    again
+        The words with which a user asks for that.
+
+    Raises
+    ------
+    RunExistsError
+        If it holds a run of another recipe that got somewhere (unless ``overwrite``), or something that is not a run
+        (always).
+    """
+    if not layout.recipe.exists():
+        foreign = _foreign(layout)
+        if foreign is not None:
+            cure = "choose another --out"
+            raise RunExistsError(f"holds {foreign.name!r}, and no run of spectra", where=layout.root, cure=cure)
+        return Plan.START
+    if overwrite:
+        return Plan.START
+    fault = obstacle(load(Recipe, layout.recipe), recipe, layout)
+    if fault is not None:
+        if got_nowhere(layout):
+            return Plan.RESTART
+        raise RunExistsError(fault, where=layout.root, cure=f"choose another --out, or start it again with {again}")
+    return Plan.LEAVE if layout.snapshot(recipe.steps).exists() else Plan.RESUME
+
+
+def clear(layout: RunLayout) -> None:
+    """Remove what a run wrote, and nothing else that may lie in its directory. The recipe goes last."""
+    for directory in (layout.checkpoints, layout.evaluations, layout.analysis.root, layout.snapshots):
+        shutil.rmtree(directory, ignore_errors=True)
+    for file in (layout.metrics, layout.manifest, layout.recipe):
+        file.unlink(missing_ok=True)
+
+
+def _foreign(layout: RunLayout) -> Path | None:
+    """Return something in the directory that a run which has not begun would not have."""
+    ours = {layout.manifest, layout.log}
+    entries = sorted(layout.root.iterdir()) if layout.root.exists() else []
+    return next((path for path in entries if path not in ours and not path.name.startswith(".")), None)
+
+
+@dataclass(frozen=True)
+class _Problems:
+    """The problems of a run, read before anything is written."""
+
+    training: list[Problem]
+    heldout: list[Problem]
+
+
+def _read(recipe: Recipe) -> _Problems:
+    return _Problems(training_problems(recipe.task), heldout_problems(recipe))
+
+
+def _train(
+    recipe: Recipe, layout: RunLayout, plan: Plan, problems: _Problems, reporter: Reporter, processes: Processes
+) -> None:
+    resumes = plan is Plan.RESUME
+    checkpoint = processes.once(lambda: newest_checkpoint(layout, processes.count)) if resumes else None
+    with _named_in_the_recipe():
+        policy = build_policy(recipe, initial=None if checkpoint is None else layout.snapshot(0))
+    check_lengths(recipe, policy.tokenizer, policy.model.config, problems.training, problems.heldout)
+    step = 0 if checkpoint is None else checkpoint[1]
+    changed: Changed = {}
+    if resumes:
+        changed = processes.once(lambda: _go_on(recipe, policy, layout, processes, checkpoint))
+    else:
+        processes.once(lambda: _begin(recipe, policy, layout, processes))
+    reporter.say(_opening(recipe, layout, policy, processes, step))
+    for key, (before, after) in changed.items():
+        reporter.say(f"changed since it began: {key}, {before!r} before and {after!r} now")
+    callbacks = _callbacks(recipe, layout, policy, problems.heldout, processes)
+    if processes.is_main:
+        callbacks += [FrozenWeights(recipe, layout, policy.base), Metrics(layout), ProgressReports(reporter)]
+    trainer = build_trainer(recipe, policy, layout, callbacks, processes.count)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint[0]))
+
+
+@contextmanager
+def _named_in_the_recipe() -> Iterator[None]:
+    """Advise the recipe's key where a reader of weights advises the option of other commands."""
+    try:
+        yield
+    except BaseModelError as error:
+        cure = None if error.cure is None else error.cure.replace("--base", "model.base")
+        raise BaseModelError(error.what, where=error.where, cure=cure) from error
+
+
+def _callbacks(
+    recipe: Recipe, layout: RunLayout, policy: Policy, problems: list[Problem], processes: Processes
+) -> list[Callback]:
+    """Return what every process does beside training, in this order."""
+    after_step = find_method(recipe.method.name).after_step
+    return [
+        DivergenceStop(layout, processes),
+        *([MethodStep(after_step)] if after_step is not None else []),
+        Evaluation(recipe, layout, policy.tokenizer, problems, processes),
+        Snapshots(recipe, layout, processes),
+        CheckpointSteps(),
+    ]
+
+
+def _opening(recipe: Recipe, layout: RunLayout, policy: Policy, processes: Processes, step: int) -> str:
+    size = f"{policy.trainable_count:,} weights train ({100 * policy.trainable_share:.2f} % of the base)"
+    start = f"going on from step {step}" if step else "starting"
+    several = f", {processes.count} processes" if processes.count > 1 else ""
+    return f"{layout.root}: {start}; {recipe.method.name}, {size}{several}"
+
+
+def _begin(recipe: Recipe, policy: Policy, layout: RunLayout, processes: Processes) -> None:
+    clear(layout)
+    _describe(recipe, policy, processes).write(layout.manifest)
+    write_text(layout.recipe, dump(recipe))
+
+
+def _go_on(
+    recipe: Recipe, policy: Policy, layout: RunLayout, processes: Processes, checkpoint: tuple[Path, int] | None
+) -> Changed:
+    _check_unchanged(policy, layout, processes)
+    truncate_metrics(layout.metrics, -1 if checkpoint is None else checkpoint[1])
+    sweep(layout.snapshots)
+    return adopt(recipe, layout, 0 if checkpoint is None else checkpoint[1])
+
+
+def _describe(recipe: Recipe, policy: Policy, processes: Processes) -> Manifest:
+    versions, git, hardware = describe_environment()
+    return Manifest(
+        created=now(),
+        versions=versions,
+        git=git,
+        base=BaseIdentity(recipe.model.base, recipe.model.revision, fingerprint(policy.base)),
+        method=recipe.method.name,
+        algorithm=recipe.algorithm.name,
+        seed=recipe.seed,
+        hardware={**hardware, "processes": processes.count},
+        trainable=policy.trainable,
+    )
+
+
+def _check_unchanged(policy: Policy, layout: RunLayout, processes: Processes) -> None:
+    """Refuse to go on with another base, or with another number of processes, whose random streams are others."""
+    manifest = Manifest.read(layout.manifest)
+    then, today = manifest.base.fingerprints, fingerprint(policy.base)
+    changed = [name for name in {**then, **today} if then.get(name) != today.get(name)]
+    if changed:
+        raise BaseModelError(
+            f"the base changed since the run began ({changed[0]})", where=layout.root, cure="restore the base"
+        )
+    count = manifest.hardware.get("processes", 1)
+    if count != processes.count:
+        fault = f"began with {count} processes, and {processes.count} would go on"
+        cure = f"launch it with --num_processes {count}, or start again with --overwrite"
+        raise RunExistsError(fault, where=layout.root, cure=cure)

@@ -1,0 +1,1 @@
+"""The model that trains: loading, target modules, initial factors, snapshots."""

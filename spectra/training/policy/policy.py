@@ -1,0 +1,209 @@
+"""The policy: base weights, the method on them, and what of it trains."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial, wraps
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+from spectra.errors import BaseModelError, RecipeError
+from spectra.training.data.dataset import prompt_order, training_problems
+from spectra.training.library_warnings import harmless_ignored
+from spectra.training.methods import Method, Setting, Start, find_method
+from spectra.training.policy.initial_factors import read_initial
+from spectra.training.policy.targets import checked_shapes
+from spectra.training.recipe.recipe import ModelRecipe, Recipe
+from spectra.weights.storage.base import resolve_base
+
+ADAPTER = "default"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model that is ready to train.
+
+    Attributes
+    ----------
+    model
+        The base, with the adapter on it unless every parameter trains.
+    tokenizer
+        Its tokenizer, padding on the left.
+    base
+        Directory of the base weights.
+    base_count
+        Number of weights of the base.
+    """
+
+    model: Any
+    tokenizer: Any
+    base: Path
+    base_count: int
+
+    @property
+    def trainable(self) -> dict[str, list[int]]:
+        """Shape of each parameter that trains, named as in a snapshot's file."""
+        parameters = self.model.named_parameters()
+        return {snapshot_name(name): list(p.shape) for name, p in parameters if p.requires_grad}
+
+    @property
+    def trainable_count(self) -> int:
+        """Number of weights that train."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    @property
+    def trainable_share(self) -> float:
+        """Weights that train, as a share of the base's."""
+        return self.trainable_count / self.base_count
+
+
+def snapshot_name(name: str) -> str:
+    """Return a parameter's name without the name of the adapter, as adapter files have it."""
+    return name.replace(f".{ADAPTER}", "")
+
+
+def build_policy(recipe: Recipe, initial: Path | None = None) -> Policy:
+    """Load the base and put the method on it.
+
+    Parameters
+    ----------
+    recipe
+        The run's recipe; its seed decides the adapter's initialisation.
+    initial
+        The run's step-0 snapshot when it is resumed: a method that moves the base then subtracts these very factors.
+
+    Raises
+    ------
+    BaseModelError
+        If the base cannot be loaded.
+    RecipeError
+        If a target module is not in the base, or its shape does not suit the method.
+    MissingDependencyError
+        If the method needs a package that is not installed.
+    MissingInitialError
+        If ``initial`` is given, and the method needs it, and it is not there.
+    """
+    from transformers import AutoTokenizer, set_seed
+
+    base, method = resolve_base(recipe.model.base, recipe.model.revision), find_method(recipe.method.name)
+    model = _load(base, recipe.model.trainable_dtype if _trains_base(method) else recipe.model.dtype)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left", trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise BaseModelError("holds no tokenizer", where=base, cure="add the tokenizer's files") from error
+    set_seed(recipe.seed)
+    if method.config is None:
+        policy = model.requires_grad_(True)
+    else:
+        start = Start(recipe.method, partial(_prompts, recipe, tokenizer, model.device))
+        policy = _attach(model, method, recipe, start, initial)
+    if recipe.model.dtype == "bfloat16":
+        _generate_in_bfloat16(policy)
+    return Policy(policy, tokenizer, base, count)
+
+
+def _trains_base(method: Method) -> bool:
+    """Whether weights of the base train, and not only what is put beside them."""
+    return method.config is None or method.targets == "norm"
+
+
+def _set_types(policy: Any, recipe: ModelRecipe, method: Method) -> None:
+    """Keep what trains in float32, where peft left it in the type of the base, and what is frozen in that type."""
+    import torch
+
+    for parameter in policy.parameters():
+        if not parameter.requires_grad and _trains_base(method):
+            parameter.data = parameter.data.to(getattr(torch, recipe.dtype))
+        elif parameter.requires_grad and parameter.is_floating_point() and recipe.trainable_dtype == "float32":
+            parameter.data = parameter.data.float()
+
+
+def _generate_in_bfloat16(policy: Any) -> None:
+    """Let the model generate as it is trained: under autocast, which here casts each float32 weight once a call."""
+    import torch
+
+    generate = type(policy).generate
+
+    @wraps(generate)
+    def generate_in_bfloat16(model: Any, *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(model.device.type, torch.bfloat16):
+            return generate(model, *args, **kwargs)
+
+    policy.generate = MethodType(generate_in_bfloat16, policy)
+
+
+def _load(base: Path, dtype: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        first = str(error).partition("\n")[0]
+        raise BaseModelError(f"cannot be loaded ({first})", where=base, cure="give a causal language model") from error
+
+
+def _attach(model: Any, method: Method, recipe: Recipe, start: Start, initial: Path | None) -> Any:
+    from peft import get_peft_model
+
+    shapes = checked_shapes(model, method, recipe.method)
+    # get_peft_model moves the base in place for some methods; what stood there before decides the run.
+    pristine = _weights(model) if method.moves_base else {}
+    with _in_the_recipes_words(method):
+        config = method.config(recipe.method, Setting(recipe.steps, recipe.seed, shapes)) if method.config else None
+        policy = get_peft_model(model, config)
+    if method.start is not None:
+        method.start(policy, start)
+    _set_types(policy, recipe.model, method)
+    if method.moves_base:
+        _move_base(policy, pristine, initial, method.saved_as_lora)
+    return policy
+
+
+@contextmanager
+def _in_the_recipes_words(method: Method) -> Iterator[None]:
+    """Turn peft's complaints about a configuration into an error of the recipe's method, and silence the harmless."""
+    with harmless_ignored():
+        try:
+            yield
+        except (ValueError, TypeError, NotImplementedError) as error:
+            first = str(error).partition("\n")[0]
+            cure = f"see spectra methods {method.name}"
+            raise RecipeError(f"peft refuses it ({first})", where=f"method {method.name}", cure=cure) from error
+
+
+def _prompts(recipe: Recipe, tokenizer: Any, device: Any, count: int) -> list[Mapping[str, Any]]:
+    """Return the task's first prompts in the run's order, each as a batch of one."""
+    problems = training_problems(recipe.task)
+    texts = []
+    for index in prompt_order(len(problems), count, recipe.seed):
+        prompt = problems[index].prompt
+        plain = isinstance(prompt, str)
+        texts.append(
+            prompt if plain else tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        )
+    return [dict(tokenizer(text, return_tensors="pt").to(device)) for text in texts]
+
+
+def _weights(model: Any) -> dict[str, Any]:
+    from torch import nn
+
+    return {n: m.weight.detach().clone() for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+
+
+def _move_base(policy: Any, pristine: dict[str, Any], initial: Path | None, stacked: bool) -> None:
+    """Set each adapted base weight to W₀ − s·B₀A₀, from one formula at the start and on every resume."""
+    import torch
+    from peft import set_peft_model_state_dict
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if initial is not None:
+        set_peft_model_state_dict(policy, read_initial(initial, stacked=stacked), adapter_name=ADAPTER)
+    with torch.no_grad():
+        for name, layer in policy.base_model.model.named_modules():
+            if isinstance(layer, BaseTunerLayer):
+                weight = pristine[name]
+                moved = weight.float() - layer.get_delta_weight(ADAPTER).float()
+                layer.get_base_layer().weight.copy_(moved.to(weight.dtype))

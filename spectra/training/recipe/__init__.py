@@ -1,0 +1,1 @@
+"""What a recipe may say: strict YAML, one section per concern."""

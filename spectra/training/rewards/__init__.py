@@ -1,0 +1,1 @@
+"""Verifiable rewards: math equality, checked in processes with limits."""

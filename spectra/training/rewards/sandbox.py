@@ -1,0 +1,208 @@
+"""Answers are checked in processes of their own, so that no answer can hold up training or fill its memory.
+
+sympy evaluates huge numbers in C, where neither a signal nor a thread can stop it. A checking process has limits that
+the kernel keeps: seconds of processor and of clock an answer, and bytes of memory. It serves one answer after another;
+where one breaks a limit the process dies, the answer is wrong, and the next is served by a copy of its warmed-up
+parent. That works in any thread.
+"""
+
+import atexit
+import json
+import math
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib.util import find_spec
+from typing import IO, Any, TypeVar
+
+from spectra.errors import MissingDependencyError, SpectraError
+
+PROCESSOR_SECONDS = 1.5
+CLOCK_SECONDS = 2.0
+MEMORY_BYTES = 1024**3  # beyond what the imports take
+# A process grows with what its parser learns: it is replaced after so many answers.
+ANSWERS = 5000
+MOST_PROCESSES = 8
+# One more process is worth its start for so many answers.
+WORTH_A_PROCESS = 64
+_START_SECONDS = 120.0
+# The kernel's limits come first; this one is for a machine that stands still.
+_LOST_SECONDS = 20.0
+
+_COMMAND = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from spectra.training import serving; serving.main()"
+)
+
+Question = Mapping[str, Any]
+Item = TypeVar("Item")
+
+
+def check(kind: str, question: Question) -> bool:
+    """Check one answer.
+
+    Parameters
+    ----------
+    kind
+        Which check: a key of ``spectra.training.rewards.sandbox_worker.CHECKS``.
+    question
+        Its keyword arguments, of plain JSON values.
+
+    Returns
+    -------
+    bool
+        Whether the answer is right; False where a limit was broken.
+
+    Raises
+    ------
+    MissingDependencyError
+        If the package that checks is not installed.
+    SpectraError
+        If no checking process can be started.
+    """
+    return _pool(kind).check(question)
+
+
+def spread(function: Callable[[Item], bool], items: Sequence[Item]) -> list[bool]:
+    """Return ``function`` of each item, from several threads where there are enough to keep several processes busy."""
+    at_once = min(_most_processes(), math.ceil(len(items) / WORTH_A_PROCESS))
+    if at_once <= 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(at_once) as threads:
+        return list(threads.map(function, items))
+
+
+class _Process:
+    """One checking process, which serves one thread at a time."""
+
+    def __init__(self, kind: str) -> None:
+        with tempfile.TemporaryFile("w+") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _COMMAND, json.dumps([str(path) for path in sys.path]), kind],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C is for the trainer, which then ends this
+            )
+            if self._read(_START_SECONDS) != "ready":
+                self.end()
+                errors.seek(0)
+                last = errors.read().strip().rpartition("\n")[2] or "no answer"
+                cure = "see whether `python -c 'import math_verify'` works"
+                raise SpectraError(f"the process that checks answers did not start ({last})", cure=cure)
+
+    def check(self, question: Question) -> bool | None:
+        """Return the answer's truth, or None where the process is lost."""
+        try:
+            _pipe(self._process.stdin).write(json.dumps(question).encode() + b"\n")
+            _pipe(self._process.stdin).flush()
+        except OSError:
+            return None
+        reply = self._read(_LOST_SECONDS)
+        return None if reply is None else reply == "right"
+
+    def end(self) -> None:
+        """Kill the process and its copies."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            try:
+                _pipe(pipe).close()
+            except OSError:  # what was not sent when it died
+                pass
+
+    def _read(self, seconds: float) -> str | None:
+        reply = _pipe(self._process.stdout)
+        readable, _, _ = select.select([reply], [], [], seconds)
+        # One reply a question: nothing of the next one can be in the buffer.
+        line = reply.readline() if readable else b""
+        return line.decode().strip() or None
+
+
+class _Pool:
+    """Checking processes, started when they are needed."""
+
+    def __init__(self, kind: str, limit: int) -> None:
+        self.limit = limit
+        self._kind = kind
+        self._owner = os.getpid()
+        self._free = threading.BoundedSemaphore(limit)
+        self._lock = threading.Lock()
+        self._idle: list[_Process] = []
+        self._all: list[_Process] = []
+
+    def check(self, question: Question) -> bool:
+        with self._free:
+            process = self._take()
+            truth = process.check(question)
+            with self._lock:
+                (self._all.remove if truth is None else self._idle.append)(process)
+            if truth is None:
+                process.end()
+        return bool(truth)
+
+    def _take(self) -> _Process:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        process = _Process(self._kind)
+        with self._lock:
+            self._all.append(process)
+        return process
+
+    def end(self) -> None:
+        if self._owner == os.getpid():  # a forked child runs its parent's exit functions
+            while self._all:
+                self._all.pop().end()
+            self._idle.clear()
+
+
+# The package that each kind of check imports, and what installs it.
+_PACKAGES = {
+    "maths": ("math_verify", "the verifiable reward needs math-verify", "pip install 'spectra-rlvr[train]'"),
+    "reasoning_gym": ("reasoning_gym", "these problems need reasoning-gym", "pip install 'spectra-rlvr[tasks]'"),
+}
+
+
+_POOL_LOCK = threading.Lock()
+
+
+def _pool(kind: str) -> _Pool:
+    with _POOL_LOCK:  # a cache alone would start one in each of two threads
+        return _only_pool(kind)
+
+
+@cache
+def _only_pool(kind: str) -> _Pool:
+    package, what, cure = _PACKAGES[kind]
+    if find_spec(package) is None:
+        raise MissingDependencyError(what, cure=cure)
+    pool = _Pool(kind, _most_processes())
+    atexit.register(pool.end)
+    return pool
+
+
+def _most_processes() -> int:
+    """Return this process' share of the machine's cores: several processes may train here."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(MOST_PROCESSES, cores // neighbours))
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    if pipe is None:
+        raise AssertionError("the process was started with pipes")
+    return pipe
+
+
+# A forked child must not talk over its parent's pipes.
+os.register_at_fork(after_in_child=_only_pool.cache_clear)

@@ -1,0 +1,1 @@
+"""Completions by transformers or by vLLM."""

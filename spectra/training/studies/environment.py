@@ -1,0 +1,93 @@
+"""How a study starts the process, or the processes, of one run: the command, and what their environment says."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from spectra.config import Section
+from spectra.errors import RecipeError
+
+DEVICES = "CUDA_VISIBLE_DEVICES"
+STUDY = "SPECTRA_STUDY"  # the study's process, which its workers outlive by a second
+_FIRST_PORT = 29511
+
+
+class LaunchRecipe(Section):
+    """How each run of a study is launched.
+
+    Attributes
+    ----------
+    config
+        File of ``accelerate config``, such as those of ``training/launch/``; relative to the working directory.
+    processes
+        Processes a run; null is what the file says.
+    """
+
+    config: str
+    processes: int | None = Field(default=None, ge=1)
+
+
+def check_launch(launch: LaunchRecipe | None) -> None:
+    """Look for the launcher's file; raises :class:`RecipeError` where it is not."""
+    if launch is not None and not Path(launch.config).expanduser().is_file():
+        cure = "give a file of `accelerate config`, relative to the working directory"
+        raise RecipeError("no such file", where=f"launch.config {launch.config}", cure=cure)
+
+
+def worker_command(arguments: Sequence[str], launch: LaunchRecipe | None, workers: int) -> list[str]:
+    """Return the command of a run's worker with its arguments; of several at once each launcher takes a free port."""
+    worker = ["-m", "spectra.training.studies.worker", *arguments]
+    if launch is None:
+        return [sys.executable, *worker]
+    count = [] if launch.processes is None else ["--num_processes", str(launch.processes)]
+    port = ["--main_process_port", "0"] if workers > 1 else []
+    config = str(Path(launch.config).expanduser())
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, *count, *port, *worker]
+
+
+def worker_environment(given: Mapping[str, str], devices: Sequence[str], slot: int, workers: int) -> dict[str, str]:
+    """Return the environment of one of the workers that train at once.
+
+    Parameters
+    ----------
+    given
+        The study's own environment.
+    devices
+        The GPUs that the study may use, see :func:`visible_devices`.
+    slot
+        Which of the workers it is, from 0.
+    workers
+        How many there are.
+    """
+    one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    own = {STUDY: str(os.getpid())}
+    if devices:
+        own[DEVICES] = ",".join(share(devices, slot, workers))
+    # A vLLM in each of several workers would ask for the same port.
+    port = {} if workers == 1 or "MASTER_PORT" in given else {"MASTER_PORT": str(_FIRST_PORT + slot)}
+    # More than one BLAS thread a process makes runs that share a machine slower, not faster.
+    return {**given, **one_thread, **own, **port}
+
+
+def visible_devices(given: Mapping[str, str]) -> list[str]:
+    """Return the GPUs that an environment lets a process see, by number or name; all where it does not say."""
+    named = given.get(DEVICES)
+    if named is not None:
+        return [device.strip() for device in named.split(",") if device.strip()]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def share(devices: Sequence[str], slot: int, workers: int) -> list[str]:
+    """Return a worker's share of the devices: neighbours, and where there are fewer devices than workers, one of them.
+
+    >>> share(["0", "1", "2", "3"], 1, 2), share(["0", "1"], 2, 3)
+    (['2', '3'], ['1'])
+    """
+    count = len(devices)
+    own = list(devices[slot * count // workers : (slot + 1) * count // workers])
+    return own or [devices[slot % count]]

@@ -1,0 +1,1 @@
+"""Write a snapshot for other tools: as a LoRA or as a whole model."""

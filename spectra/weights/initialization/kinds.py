@@ -1,0 +1,172 @@
+"""The kinds of start: the step-0 adapter, the residual base that was trained on, and one recomputed from the base."""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from spectra.errors import MissingInitialError
+from spectra.linalg.decompositions.basis import thin_svd
+from spectra.linalg.operators.basic import Dense, LowRank, Operator
+from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS
+from spectra.weights.readers.adapter import Adapter
+from spectra.weights.readers.methods import lora
+from spectra.weights.readers.methods.lora_options import product, scale
+from spectra.weights.readers.offset import Start
+from spectra.weights.storage.tensors import TensorStore
+
+# ‖error‖/‖ΔW‖ up to which a recomputed start is accepted.
+RECOMPUTED_LIMIT = 0.01
+# Backward error of a float32 SVD or QR with its saved factors, in units of ε‖W‖_F; measured at 16² to 1024²: up to 6.
+_ROUNDINGS = 8.0
+
+
+@dataclass(frozen=True)
+class AdapterStart(Start):
+    """The adapter as it was saved before the first step.
+
+    Attributes
+    ----------
+    path
+        Its directory.
+    """
+
+    path: Path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Configuration and tensors."""
+        names = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTER_PICKLE)
+        return tuple(path for path in (self.path / name for name in names) if path.exists())
+
+    def removed(self, module: str, weight: Float64[Tensor, "o i"]) -> Operator:
+        """Return s·B₀A₀ of the saved factors."""
+        return product(self._opened, module, weight)
+
+    @cached_property
+    def _opened(self) -> Adapter:
+        return Adapter.open(self.path, lora.LORA)
+
+
+@dataclass(frozen=True)
+class ResidualStart(Start):
+    """The frozen weights that were trained on, as a model of their own: W − W_res was removed, rounding and all.
+
+    Attributes
+    ----------
+    path
+        The model's directory.
+    transposed
+        Names of the matrices that it and the base store I × O.
+    """
+
+    path: Path
+    transposed: frozenset[str] = frozenset()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The model's weight files."""
+        return tuple(sorted(set(self._store.files.values())))
+
+    def removed(self, module: str, weight: Float64[Tensor, "o i"]) -> Operator:
+        """Return W − W_res."""
+        name = f"{module}.weight"
+        flipped = name in self.transposed
+        shape = tuple(weight.T.shape if flipped else weight.shape)
+        if name not in self._store or self._store.shapes[name] != shape:
+            raise MissingInitialError(
+                f"the residual base has no {name} of shape {shape}",
+                where=self.path,
+                cure="give the frozen weights of this very run",
+            )
+        frozen = self._store[name].to(weight)
+        return Dense(weight - (frozen.T if flipped else frozen))
+
+    @cached_property
+    def _store(self) -> TensorStore:
+        return TensorStore.open_model(self.path).as_stored()
+
+
+@dataclass(frozen=True)
+class RecomputedStart(Start):
+    """A deterministic initialisation, done again in float64 from the base.
+
+    - ``pissa``: s·B₀A₀ is the best approximation of W of rank r, unique where σ_r > σ_{r+1} (Meng et al. 2024).
+    - ``olora``: s·B₀A₀ = s·P W, with P the projection on the span of W's first r columns, unique where they are
+      independent, whatever signs the QR chose (Büyükakyüz 2024).
+
+    Training did it in float32. The difference is estimated as ε‖W‖_F times the roundings of a decomposition plus the
+    condition of the map: σ_r/(σ_r − σ_{r+1}) for pissa, that of the first r columns for olora.
+
+    Attributes
+    ----------
+    adapter
+        Directory of the trained adapter, for ranks and scales.
+    init
+        ``pissa`` or ``olora``.
+    """
+
+    adapter: Path
+    init: str
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Nothing beside the adapter and the base."""
+        return ()
+
+    def removed(self, module: str, weight: Float64[Tensor, "o i"]) -> Operator:
+        """Return s·B₀A₀ recomputed."""
+        return self._recomputed(module, weight)[0]
+
+    def error(self, module: str, weight: Float64[Tensor, "o i"]) -> float:
+        """Return the estimated ‖recomputed − trained from‖_F; infinite where the start is not unique."""
+        return self._recomputed(module, weight)[1]
+
+    def subtract(self, module: str, weight: Float64[Tensor, "o i"], moved: Operator) -> Operator:
+        """Return s·BA − s·B₀A₀, refused where the estimated error is more than 1 % of it."""
+        change = super().subtract(module, weight, moved)
+        error, size = self.error(module, weight), change.frobenius()
+        if error > RECOMPUTED_LIMIT * size:
+            share = f"{error / size:.1%} of the update" if size > 0 else "more than the update"
+            raise MissingInitialError(
+                f"{module}: {self.init} can be recomputed from the base only to {share} (estimated)",
+                where=self.adapter,
+                cure="give the adapter that was saved before training with --initial DIR",
+            )
+        return change
+
+    def _recomputed(self, module: str, weight: Tensor) -> tuple[Operator, float]:
+        a = self._opened.tensor(module, "lora_A")
+        rank = a.shape[0]
+        if self.init == "pissa":
+            operator, condition = _truncated(weight, rank)
+        else:
+            operator, condition = _projected(weight, rank, scale(self._opened, module))
+        # Factors that were saved in half precision were rounded to it, at the start as well.
+        rounding = max(torch.finfo(a.dtype).eps, torch.finfo(torch.float32).eps)
+        return operator, rounding * float(torch.linalg.vector_norm(weight)) * (_ROUNDINGS + condition)
+
+    @cached_property
+    def _opened(self) -> Adapter:
+        return Adapter.open(self.adapter, lora.LORA)
+
+
+# A task asks for one matrix at many steps: the last result is kept. A tensor's key is its identity.
+@lru_cache(maxsize=1)
+def _truncated(weight: Tensor, rank: int) -> tuple[Operator, float]:
+    svd = thin_svd(weight)
+    last = float(svd.s[rank - 1])
+    gap = last - (float(svd.s[rank]) if rank < len(svd.s) else 0.0)
+    operator = LowRank(svd.u[:, :rank] * svd.s[:rank], svd.v[:, :rank].T)
+    return operator, last / gap if gap > 0 else float("inf")
+
+
+@lru_cache(maxsize=1)
+def _projected(weight: Tensor, rank: int, factor: float) -> tuple[Operator, float]:
+    q, r = torch.linalg.qr(weight)
+    sigma = torch.linalg.svdvals(r[:rank, :rank])
+    condition = float(sigma[0] / sigma[-1]) if float(sigma[-1]) > 0 else float("inf")
+    return LowRank(q[:, :rank], r[:rank], factor), abs(factor) * condition

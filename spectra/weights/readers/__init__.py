@@ -1,0 +1,1 @@
+"""Adapters of every PEFT method, read as updates of base parameters."""

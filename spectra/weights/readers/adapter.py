@@ -1,0 +1,239 @@
+"""PEFT adapters on disk: configuration, and tensors grouped by the base parameter that they change.
+
+Reads ``adapter_model.safetensors``, or an old ``adapter_model.bin`` with ``weights_only=True``: nothing is unpickled
+that could run code. Needs no peft.
+"""
+
+import pickle
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectra.errors import CorruptFileError, UnsupportedMethodError
+from spectra.linalg.operators.basic import Operator
+from spectra.runs.atomic import read_json
+from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS
+from spectra.weights.readers.offset import Start
+from spectra.weights.storage.tensors import TensorStore
+
+# From the base weight in float64, O × I, to ΔW. One such function a module, whatever the method.
+UpdateFunction = Callable[[Tensor], Operator]
+# The same for a norm or bias: from the base vector to its difference.
+VectorFunction = Callable[[Tensor], Tensor]
+
+_MODEL_PREFIX = "base_model.model."
+_SHARED_PREFIX = "base_model."
+# Copies of frozen weights: of an embedding that the method adapts, and what a replaced module was before.
+_FROZEN = (".base_layer.weight", ".original_module.weight", ".original_module.bias")
+# What peft wraps around a module, in the names of a state that peft did not save itself.
+_WRAPPER = re.compile(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What an adapter changes.
+
+    Attributes
+    ----------
+    matrices
+        For each changed matrix, by module name (the base parameter's name without ``.weight``), the function from the
+        base weight in float64 to ΔW.
+    vectors
+        The same for norms and biases; a bias has its whole parameter name.
+    skipped
+        What the adapter holds and spectra does not read, with the reason.
+    """
+
+    matrices: Mapping[str, UpdateFunction]
+    vectors: Mapping[str, VectorFunction] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How adapters of one ``peft_type`` are read.
+
+    Attributes
+    ----------
+    parts
+        Names of the tensors that the method stores for each module, without ``.weight`` and the adapter's name:
+        ``("lora_A", "lora_B", …)``.
+    method
+        From the configuration to the field's name of what it trains: ``lora``, ``dora`` …
+    changes
+        From the adapter, what initialisation took out of the base (None where nothing) and the base to what it changes.
+    shared
+        Names of tensors that all modules share, such as ``vera_A``; of ``frod_V.self_attn_q_proj``, the first word.
+    """
+
+    parts: tuple[str, ...]
+    method: Callable[[Mapping[str, Any]], str]
+    changes: Callable[["Adapter", Start | None, TensorStore], Changes]
+    shared: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter directory, its tensors still on disk.
+
+    Attributes
+    ----------
+    path
+        The directory.
+    config
+        ``adapter_config.json``.
+    parts
+        For each module, the stored key of each part: ``{"model.layers.0.self_attn.q_proj": {"lora_A": key, …}}``.
+        A part that is a list has its index in the name: ``adamss_A.0``.
+    shared
+        Keys of tensors that all modules share, by name.
+    whole
+        Keys of tensors that replace a base parameter (``modules_to_save``, trained biases), by parameter name.
+    store
+        The tensors by key.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    parts: Mapping[str, Mapping[str, str]]
+    shared: Mapping[str, str]
+    whole: Mapping[str, str]
+    store: Mapping[str, Tensor]
+
+    @classmethod
+    def open(cls, path: Path, reader: Reader) -> "Adapter":
+        """Open an adapter directory, its tensors sorted as the method's reader names them.
+
+        Raises
+        ------
+        CorruptFileError
+            If the configuration or the tensors cannot be read, or there is no tensor.
+        """
+        config = read_json(path / ADAPTER_CONFIG)
+        store = _open_tensors(path)
+        if not store:
+            raise CorruptFileError(
+                "holds no tensor", where=path, cure="save the adapter again (ZeRO-3 saves an empty one in old versions)"
+            )
+        parts: dict[str, dict[str, str]] = defaultdict(dict)
+        shared: dict[str, str] = {}
+        whole: dict[str, str] = {}
+        pattern = _pattern(reader)
+        for key in store:
+            name = key.removeprefix(_MODEL_PREFIX)
+            match = pattern.fullmatch(name)
+            if (stem := _stem(key.removeprefix(_SHARED_PREFIX))).partition(".")[0] in reader.shared:
+                shared[stem] = key
+            elif match is not None:
+                parts[match["module"]][match["part"] + (match["index"] or "")] = key
+            elif not name.endswith(_FROZEN):
+                whole[_WRAPPER.sub("", name)] = key
+        return cls(path, config, dict(parts), shared, whole, store)
+
+    @property
+    def size(self) -> int:
+        """Numbers in the adapter."""
+        if isinstance(self.store, TensorStore):
+            return sum(map(prod, self.store.shapes.values()))
+        return sum(tensor.numel() for tensor in self.store.values())
+
+    def tensor(self, module: str, part: str) -> Tensor:
+        """Return one part of a module.
+
+        Raises
+        ------
+        CorruptFileError
+            If the adapter lacks it.
+        """
+        key = self.parts.get(module, {}).get(part)
+        if key is None:
+            raise CorruptFileError(f"has no {part} for {module}", where=self.path, cure="save the adapter again")
+        return self.store[key]
+
+
+def per_module(
+    formula: Callable[[Adapter, str, Tensor], Operator], *refused: str
+) -> Callable[[Adapter, Start | None, TensorStore], Changes]:
+    """Return a reader's ``changes`` for a method whose modules each have a matrix, read by the same formula.
+
+    Parameters
+    ----------
+    formula
+        From the adapter, a module's name and its base weight in float64 to ΔW.
+    refused
+        Options that the formula does not have: an adapter that sets one is refused by name.
+    """
+
+    def changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+        refuse_options(adapter, *refused)
+        return Changes({module: partial(formula, adapter, module) for module in adapter.parts})
+
+    return changes
+
+
+def refuse_options(adapter: Adapter, *options: str) -> None:
+    """Refuse an adapter that sets one of these options.
+
+    Raises
+    ------
+    UnsupportedMethodError
+        Naming the first option that is set.
+    """
+    for option in options:
+        if adapter.config.get(option) not in (None, False, 0, "none", [], {}):
+            raise UnsupportedMethodError(
+                f"the adapter sets {option}, which spectra does not read exactly yet",
+                where=adapter.path,
+                cure="merge it in float32 and analyse the full checkpoint with --base",
+            )
+
+
+def require_shape(adapter: Adapter, module: str, weight: Tensor, shape: tuple[int | None, int | None]) -> None:
+    """Check that a module's base weight has the shape that the adapter's tensors say; None fits any size.
+
+    Raises
+    ------
+    CorruptFileError
+        If it has another one.
+    """
+    if any(size not in (None, actual) for size, actual in zip(shape, weight.shape, strict=True)):
+        expected = " × ".join("any" if size is None else str(size) for size in shape)
+        raise CorruptFileError(
+            f"{module}: the update is {expected}, the base weight {weight.shape[0]} × {weight.shape[1]}",
+            where=adapter.path,
+            cure="give the base that the adapter was trained on with --base",
+        )
+
+
+def _pattern(reader: Reader) -> re.Pattern[str]:
+    """Match `lora_A.weight`, older `lora_A.default.weight`, `lora_magnitude_vector`, `adamss_A.0`."""
+    parts = "|".join(sorted(map(re.escape, reader.parts), key=len, reverse=True))
+    return re.compile(rf"(?P<module>.+?)\.(?P<part>{parts})(?:\.default)?(?P<index>\.\d+)?(?:\.weight)?")
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(".weight").removesuffix(".default")
+
+
+def _open_tensors(path: Path) -> Mapping[str, Tensor]:
+    if (path / ADAPTER_WEIGHTS).exists():
+        return TensorStore.open_file(path / ADAPTER_WEIGHTS)
+    try:
+        tensors = torch.load(path / ADAPTER_PICKLE, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CorruptFileError(
+            f"cannot be read as tensors only ({type(error).__name__})",
+            where=path / ADAPTER_PICKLE,
+            cure="save the adapter as safetensors",
+        ) from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise CorruptFileError("is not a dictionary of tensors", where=path / ADAPTER_PICKLE, cure="save it again")
+    return tensors

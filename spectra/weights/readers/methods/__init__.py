@@ -1,0 +1,1 @@
+"""One module per family of methods: adapter tensors in, ΔW operators out."""

@@ -1,0 +1,1 @@
+"""Bytes to tensors: safetensors read lazily, base models, quantized and transposed weights."""
