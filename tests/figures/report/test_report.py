@@ -91,7 +91,7 @@ def test_page_says_what_broke_in_order_and_the_gravest_check_first(texts: tuple[
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of the words alone: drawing takes most of the time."""
     for name in ("report.run_plates", "comparison.run_plates", "comparison.comparison_plates"):
-        monkeypatch.setattr(f"spectra.figures.{name}", lambda *_: iter(()))
+        monkeypatch.setattr(f"spectra.figures.report.{name}", lambda *_: iter(()))
 
 
 @pytest.mark.usefixtures("no_pictures")
