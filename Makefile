@@ -44,7 +44,7 @@ real-training: install
 VLLM_VENV := .venv-vllm
 vllm: $(VLLM_VENV)/.installed
 	VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_ENABLE_V1_MULTIPROCESSING=0 SPECTRA_REQUIRE_VLLM=1 \
-		$(VLLM_VENV)/bin/python -m pytest tests/training/test_vllm*.py
+		$(VLLM_VENV)/bin/python -m pytest tests/training/sampling/test_*vllm*.py
 
 $(VLLM_VENV)/.installed: training/vllm/install.py pyproject.toml
 	$(PYTHON) training/vllm/install.py $(VLLM_VENV)

@@ -37,7 +37,8 @@ _START_SECONDS = 120.0
 _LOST_SECONDS = 20.0
 
 _COMMAND = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from spectra.training import serving; serving.main()"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from spectra.training.rewards import sandbox_worker as worker; worker.main()"
 )
 
 Question = Mapping[str, Any]

@@ -139,7 +139,7 @@ def test_a_copy_that_crashes_or_prints_answers_wrong(monkeypatch: pytest.MonkeyP
 
 
 def test_a_copy_is_replaced_after_its_share_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = sandbox._COMMAND.replace("serving.main()", "serving.verifier.ANSWERS = 2; serving.main()")
+    command = sandbox._COMMAND.replace("worker.main()", "worker.sandbox.ANSWERS = 2; worker.main()")
     monkeypatch.setattr(sandbox, "_COMMAND", command)
     process = sandbox._Process("maths")
     assert all(process.check({"gold": "62", "content": f"62.{'0' * n}"}) for n in range(1, 6))
@@ -191,7 +191,7 @@ def test_each_training_process_takes_its_share_of_the_cores(monkeypatch: pytest.
 
 def test_checking_processes_end_with_the_one_that_asks(tmp_path: Path) -> None:
     script = (
-        "import os, signal; from spectra.training import verifier as v;"
+        "import os, signal; from spectra.training.rewards import sandbox as v;"
         "assert v.check('maths', {'gold': '62', 'content': '62.0'});"
         "print(v._pool('maths')._all[0]._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -205,8 +205,8 @@ def test_checking_processes_end_with_the_one_that_asks(tmp_path: Path) -> None:
 
 def served_by(monkeypatch: pytest.MonkeyPatch, work: str) -> sandbox._Process:
     """Start a process whose check is to do ``work``."""
-    check = f"serving.CHECKS = {{**serving.CHECKS, 'maths': lambda: {work}}}; serving.main()"
-    monkeypatch.setattr(sandbox, "_COMMAND", COMMAND.replace("serving.main()", check))
+    check = f"worker.CHECKS = {{**worker.CHECKS, 'maths': lambda: {work}}}; worker.main()"
+    monkeypatch.setattr(sandbox, "_COMMAND", COMMAND.replace("worker.main()", check))
     return sandbox._Process("maths")
 
 
