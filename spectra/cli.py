@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 
 from spectra import __version__
-from spectra.errors import SpectraError
+from spectra.analysis.options import Depth, EngineName, Options
+from spectra.commands.eval import EvalOptions
+from spectra.commands.options import Base, Initial, Out, fields_are_options
+from spectra.errors import SpectraError, UsageError
 
 if TYPE_CHECKING:
-    from spectra.analysis.analyze import Analysis, Options
+    from spectra.analysis.analyze import Analysis
 
 app = typer.Typer(
     name="spectra",
@@ -31,18 +34,10 @@ app = typer.Typer(
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run directory, adapter, or full checkpoint.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or what `analyze --out` wrote.")]
-Base = Annotated[str | None, typer.Option(help="Base model: directory or hub id. Default: what the run names.")]
-Initial = Annotated[
-    Path | None,
-    typer.Option(help="Step-0 adapter or residual base of PiSSA and relatives, where the run does not hold it."),
-]
-Out = Annotated[Path | None, typer.Option(help="Where results go.")]
 Jobs = Annotated[int | None, typer.Option(help="Processes. Default: as many cores as the work is worth.")]
 Device = Annotated[str, typer.Option(help="Torch device of the arithmetic, such as cpu or cuda.")]
-Engine = Annotated[str, typer.Option(help="local or ray.")]
-Deep = Annotated[
-    str, typer.Option(help="Snapshots that get the costly tables (drift, coordinates, nulls): auto, all, last or none.")
-]
+Engine = Annotated[EngineName, typer.Option(help="What runs the processes.")]
+Deep = Annotated[Depth, typer.Option(help="Snapshots that get the costly tables (drift, coordinates, nulls).")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -96,7 +91,6 @@ def analyze(
     as_json: AsJson = False,
 ) -> None:
     """Write tables, verdict, figures and report of each run; called again, it reuses what is there."""
-    from spectra.analysis.pipeline.depth import as_depth
     from spectra.commands.analyze import analyze as command
     from spectra.commands.compare import name_runs
 
@@ -105,7 +99,7 @@ def analyze(
     for name, run in name_runs(runs).items():
         # Several runs under one --out each get a directory of their own there.
         where = out if out is None or len(runs) == 1 else out / name
-        options = replace(_options(base, where, jobs, device, engine), initial=initial, deep=as_depth(deep))
+        options = replace(_options(base, where, jobs, device, engine), initial=initial, deep=deep)
         try:
             with _progress(quiet or as_json) as progress:
                 done = command(run, options, progress=progress)
@@ -204,7 +198,6 @@ def export(
     """Write a snapshot as a plain LoRA adapter on the original base, or as a whole model."""
     from spectra.commands.export import export as command
     from spectra.commands.export import export_model
-    from spectra.errors import UsageError
 
     if whole:
         if rank is not None or energy is not None:
@@ -237,64 +230,17 @@ def methods(
 
 
 @app.command(name="eval")
+@fields_are_options(EvalOptions)
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, adapter, or full checkpoint.")],
-    benchmark: Annotated[
-        list[str] | None, typer.Option(help="aime24 …, study (its six), or heldout (the run's own). May be repeated.")
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="Problems of your own: a file, a directory or a hub id.")] = None,
-    split: Annotated[str, typer.Option(help="Split of --data.")] = "test",
-    prompt_column: Annotated[str, typer.Option(help="Column of --data with the problem.")] = "prompt",
-    answer_column: Annotated[str, typer.Option(help="Column of --data with the gold answer.")] = "answer",
-    problems: Annotated[int | None, typer.Option(help="The first so many problems.")] = None,
-    step: Annotated[list[int] | None, typer.Option(help="Snapshot; the last by default. May be repeated.")] = None,
-    k: Annotated[int | None, typer.Option(help="Completions a problem. Default: the benchmark's own, 32 or 4.")] = None,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Mass that is sampled.")] = 0.9,
-    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 42,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest completion.")] = None,
-    format: Annotated[str | None, typer.Option(help="Prompt format: none, boxed or think.")] = None,
-    generator: Annotated[str, typer.Option(help="hf or vllm.")] = "hf",
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    device: Annotated[str | None, typer.Option(help="Torch device; a GPU where there is one.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Completions at once.")] = 64,
-    memory: Annotated[float, typer.Option(help="Share of the device's memory that vLLM takes.")] = 0.9,
-    base: Base = None,
-    initial: Initial = None,
-    out: Out = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Evaluate again what is there.")] = False,
+    options: EvalOptions,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Sample and verify answers: Avg@k and Pass@k with intervals, on the right base; called again, it goes on."""
-    from spectra.commands.eval import EvalOptions
     from spectra.commands.eval import evaluate as command
 
-    options = EvalOptions(
-        benchmarks=benchmark or (),
-        data=data,
-        split=split,
-        prompt=prompt_column,
-        answer=answer_column,
-        problems=problems,
-        steps=step or (),
-        k=k,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        max_tokens=max_tokens,
-        style=cast(Any, _one_of(format, "format", ("none", "boxed", "think"))),
-        generator=cast(Any, _one_of(generator, "generator", ("hf", "vllm"))),
-        dtype=cast(Any, _one_of(dtype, "dtype", ("float32", "bfloat16"))),
-        device=device,
-        batch_size=batch_size,
-        memory=memory,
-        base=base,
-        initial=initial,
-        out=out,
-        overwrite=overwrite,
-    )
-    with _progress(quiet or as_json, "problems of") as progress:
+    with _progress(quiet or as_json, "problems") as progress:
         done = command(run, options, progress=progress)
     if as_json:
         _say_json(done.summaries, as_json)
@@ -356,12 +302,22 @@ def cache(
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 the run or data is faulty, 2 wrong usage."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except SpectraError as error:
         _fail(error)
+    except typer.TyperException as error:  # an option or a value that typer does not know
+        _fail(_as_usage_error(error))
     except OSError as error:  # a full disk, a directory that may not be written
         where = error.filename or "a file"
         _fail(SpectraError(error.strerror or str(error), where=where, cure="choose another --out, or make room"))
+    sys.exit(code)
+
+
+def _as_usage_error(error: typer.TyperException) -> UsageError:
+    message = " ".join(error.format_message().replace("Value error, ", "").split())
+    if not message:  # `spectra` alone has printed its help
+        sys.exit(error.exit_code)
+    return UsageError(message.rstrip("."), cure="add --help to see the usage")
 
 
 def _fail(error: SpectraError) -> NoReturn:
@@ -371,26 +327,14 @@ def _fail(error: SpectraError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-def _one_of(value: str | None, option: str, choices: tuple[str, ...]) -> str | None:
-    from spectra.errors import UsageError
-
-    if value is not None and value not in choices:
-        raise UsageError(f"--{option} is {value!r}", cure=f"choose {' or '.join(choices)}")
-    return value
-
-
-def _options(base: str | None, out: Path | None, jobs: int | None, device: str, engine: str) -> "Options":
-    from spectra.analysis.analyze import Options
+def _options(base: str | None, out: Path | None, jobs: int | None, device: str, engine: EngineName) -> Options:
     from spectra.analysis.pipeline.engine import check_device
-    from spectra.errors import UsageError
 
-    if engine not in ("local", "ray"):
-        raise UsageError(f"--engine is {engine!r}", cure="choose local or ray")
     check_device(device)
-    return Options(base=base, out=out, jobs=jobs, device=device, engine=cast(Any, engine))
+    return Options(base=base, out=out, jobs=jobs, device=device, engine=engine)
 
 
-def _show_study(runs: list[Path], options: "Options", quiet: bool) -> dict[str, Any]:
+def _show_study(runs: list[Path], options: Options, quiet: bool) -> dict[str, Any]:
     """Analyse a study's one finished run, or compare several; return it for machines."""
     if len(runs) == 1:
         from spectra.commands.analyze import analyze
@@ -419,19 +363,19 @@ def _say_analysis(run: Path, done: "Analysis", quiet: bool) -> None:
 
 
 @contextmanager
-def _progress(quiet: bool, counted: str = "modules, last") -> Iterator[Callable[[int, int, str], None] | None]:
-    """Give a progress bar on a terminal, and a plain line now and then in a log: so many of what, and its name."""
+def _progress(quiet: bool, unit: str = "modules") -> Iterator[Callable[[int, int, str], None] | None]:
+    """Give a progress bar on a terminal, and a plain line now and then in a log."""
     if quiet:
         yield None
         return
     if not sys.stderr.isatty():
-        yield _PlainProgress(counted)
+        yield _PlainProgress(unit)
         return
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(counted.split()[0].rstrip(","), total=None)
+        task = bar.add_task(unit, total=None)
         yield lambda done, total, module: bar.update(task, completed=done, total=total, description=module)
 
 
@@ -440,13 +384,13 @@ class _PlainProgress:
 
     _PAUSE = 30.0
 
-    def __init__(self, counted: str) -> None:
-        self._counted = counted
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
         self._next = time.monotonic() + self._PAUSE
 
     def __call__(self, done: int, total: int, module: str) -> None:
         if time.monotonic() >= self._next:
-            print(f"{done}/{total} {self._counted} {module}", file=sys.stderr, flush=True)
+            print(f"{done}/{total} {self._unit}: {module}", file=sys.stderr, flush=True)
             self._next = time.monotonic() + self._PAUSE
 
 

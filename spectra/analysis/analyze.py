@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 
 from spectra.analysis.doctor import bookkeeping
+from spectra.analysis.options import Options as Options
 from spectra.analysis.pipeline import tasks as task_module
-from spectra.analysis.pipeline.depth import DeepSteps, Depth, deep_steps, missing_work
+from spectra.analysis.pipeline.depth import DeepSteps, deep_steps, missing_work
 from spectra.analysis.pipeline.digests import FileDigests
-from spectra.analysis.pipeline.engine import EngineName, choose_jobs, run_tasks
+from spectra.analysis.pipeline.engine import choose_jobs, run_tasks
 from spectra.analysis.pipeline.plan import Plan, content_keys, make_plan
 from spectra.analysis.pipeline.row_store import RowStore
 from spectra.analysis.statistics.summary import summarise
@@ -32,40 +33,6 @@ _FLUSH_SECONDS = 15.0
 
 # Called as progress(done, total, module) when a module is finished.
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to analyse.
-
-    Attributes
-    ----------
-    base
-        Base model to use instead of the one that the run names.
-    initial
-        Step-0 adapter or residual base of a method that moves the base, where the run does not hold it.
-    out
-        Where results go; None is ``RUN/spectra``.
-    jobs
-        Processes; None chooses.
-    device
-        Torch device of the arithmetic.
-    engine
-        ``local`` or ``ray``.
-    cache
-        Directory of decomposed bases; None is the user's cache directory.
-    deep
-        Which snapshots get the costly tables (drift, coordinates, nulls): ``auto``, ``all``, ``last`` or ``none``.
-    """
-
-    base: str | None = None
-    initial: Path | None = None
-    out: Path | None = None
-    jobs: int | None = None
-    device: str = "cpu"
-    engine: EngineName = "local"
-    cache: Path | None = None
-    deep: Depth = "auto"
 
 
 @dataclass(frozen=True)

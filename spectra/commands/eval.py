@@ -4,8 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from typer import Option
+
+from spectra.commands.options import Base, Initial, Out
 from spectra.errors import CorruptFileError, UsageError
 
 if TYPE_CHECKING:
@@ -20,63 +23,38 @@ STUDY_TOKENS = 31744
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """How to evaluate.
+    """How to evaluate; ``spectra eval`` has an option for each field.
 
-    Attributes
-    ----------
-    benchmarks
-        Names; ``study`` is the six of the study, ``heldout`` the held-out problems of the run's own task. Nothing is
-        ``heldout``, or the name of ``data``.
-    data
-        A file, a directory or a hub id with problems of your own, in place of a benchmark.
-    split, prompt, answer
-        Its split and columns.
-    problems
-        The first so many problems; None is all of them.
-    steps
-        Snapshots; nothing is the last.
-    k
-        Completions a problem; None is the benchmark's own (32 or 4).
-    temperature, top_p, seed
-        How they are drawn.
-    max_tokens
-        Longest completion; None is 31744, and for ``heldout`` the run's own.
-    style
-        Prompt format: ``none``, ``boxed`` or ``think``; None is ``boxed``, and for ``heldout`` the task's own.
-    generator, dtype, device, batch_size, memory
-        What generates, see :class:`spectra.training.evaluation.evaluate.Engine`.
-    base
-        Base model to use instead of the one that the run names.
-    initial
-        Step-0 adapter or residual base of a method that moves the base, where the run does not hold it.
-    out
-        Where ``evals/`` goes; None is the run.
-    overwrite
-        Evaluate again what is there.
+    Nothing in ``benchmarks`` is ``heldout``, or the name of ``data``. ``max_tokens`` None is 31744, and for ``heldout``
+    the run's own. ``style`` None is ``boxed``, and for ``heldout`` the task's own. What generates (``generator``,
+    ``dtype``, ``device``, ``batch_size``, ``memory``) is :class:`spectra.training.evaluation.evaluate.Engine`.
     """
 
-    benchmarks: Sequence[str] = ()
-    data: str | None = None
-    split: str = "test"
-    prompt: str = "prompt"
-    answer: str = "answer"
-    problems: int | None = None
-    steps: Sequence[int] = ()
-    k: int | None = None
-    temperature: float = 0.7
-    top_p: float = 0.9
-    seed: int = 42
-    max_tokens: int | None = None
-    style: Literal["none", "boxed", "think"] | None = None
-    generator: Literal["hf", "vllm"] = "hf"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: str | None = None
-    batch_size: int = 64
-    memory: float = 0.9
-    base: str | None = None
-    initial: Path | None = None
-    out: Path | None = None
-    overwrite: bool = False
+    benchmarks: Annotated[
+        Sequence[str],
+        Option("--benchmark", help="aime24 …, study (its six), or heldout (the run's own). May be repeated."),
+    ] = ()
+    data: Annotated[str | None, Option(help="Problems of your own: a file, a directory or a hub id.")] = None
+    split: Annotated[str, Option(help="Split of --data.")] = "test"
+    prompt: Annotated[str, Option("--prompt-column", help="Column of --data with the problem.")] = "prompt"
+    answer: Annotated[str, Option("--answer-column", help="Column of --data with the gold answer.")] = "answer"
+    problems: Annotated[int | None, Option(help="The first so many problems.")] = None
+    steps: Annotated[Sequence[int], Option("--step", help="Snapshot; the last by default. May be repeated.")] = ()
+    k: Annotated[int | None, Option(help="Completions a problem. Default: the benchmark's own, 32 or 4.")] = None
+    temperature: Annotated[float, Option(help="Sampling temperature.")] = 0.7
+    top_p: Annotated[float, Option(help="Mass that is sampled.")] = 0.9
+    seed: Annotated[int, Option(help="Seed of the samples.")] = 42
+    max_tokens: Annotated[int | None, Option(help="Longest completion.")] = None
+    style: Annotated[Literal["none", "boxed", "think"] | None, Option("--format", help="Prompt format.")] = None
+    generator: Annotated[Literal["hf", "vllm"], Option(help="What generates.")] = "hf"
+    dtype: Annotated[Literal["float32", "bfloat16"], Option(help="Type of the weights W + ΔW.")] = "float32"
+    device: Annotated[str | None, Option(help="Torch device; a GPU where there is one.")] = None
+    batch_size: Annotated[int, Option(help="Completions at once.")] = 64
+    memory: Annotated[float, Option(help="Share of the device's memory that vLLM takes.")] = 0.9
+    base: Base = None
+    initial: Initial = None
+    out: Out = None
+    overwrite: Annotated[bool, Option("--overwrite", help="Evaluate again what is there.")] = False
 
 
 @dataclass(frozen=True)

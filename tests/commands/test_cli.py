@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from spectra import __version__, cli
-from spectra.commands.eval import Evaluated
+from spectra.commands.eval import EvalOptions, Evaluated
 from spectra.runs.layout import RunLayout
 from tests.builders import lora_config, own_run, small_base, small_factors, trainer_run, write_adapter
 
@@ -114,7 +114,15 @@ FAULTS: dict[str, tuple[list[str], int, str]] = {
     "no such base": (["analyze", "RUN", "--base", "./absent"], 1, "./absent: no such base model directory"),
     "pissa without its start": (["analyze", "PISSA"], 1, "needs the adapter of step 0"),
     "another base": (["analyze", "RUN", "--base", "OTHER"], 1, "is not the tensor that this run was trained on"),
-    "no such engine": (["analyze", "RUN", "--engine", "dask"], 2, "choose local or ray"),
+    "no such engine": (["analyze", "RUN", "--engine", "dask"], 2, "'dask' is not one of 'local', 'ray'"),
+    "no such depth": (["analyze", "RUN", "--deep", "most"], 2, "'most' is not one of 'auto', 'all', 'last', 'none'"),
+    "no such format": (["eval", "RUN", "--format", "bold"], 2, "'bold' is not one of 'none', 'boxed', 'think'"),
+    "no such generator": (["eval", "RUN", "--generator", "tgi"], 2, "'tgi' is not one of 'hf', 'vllm'"),
+    "no such type": (["eval", "RUN", "--dtype", "int8"], 2, "'int8' is not one of 'float32', 'bfloat16'"),
+    "no number": (["eval", "RUN", "--k", "many"], 2, "'--k'"),
+    "no such option": (["analyze", "RUN", "--depth", "all"], 2, "--depth"),
+    "no run": (["analyze"], 2, "Missing argument 'RUN…'; add --help to see the usage"),
+    "no such command": (["analyse", "RUN"], 2, "Did you mean 'analyze'?"),
     "no such device": (["analyze", "RUN", "--device", "abacus"], 2, "choose cpu"),
     "an output that cannot be made": (["analyze", "RUN", "--out", "/proc/nowhere"], 1, "choose another --out"),
     "no jobs": (["analyze", "RUN", "--jobs", "0"], 2, "give 1 or more"),
@@ -172,7 +180,7 @@ def test_a_long_analysis_in_a_log_says_how_far_it_is(
         assert progress is not None
         for done in range(1, 4):
             progress(done, 9, "q_proj")
-    assert capsys.readouterr().err == "2/9 modules, last q_proj\n"
+    assert capsys.readouterr().err == "2/9 modules: q_proj\n"
 
 
 def test_a_long_evaluation_counts_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
@@ -182,12 +190,54 @@ def test_a_long_evaluation_counts_problems(tmp_path: Path, monkeypatch: pytest.M
         return Evaluated([])
 
     monkeypatch.setattr("spectra.commands.eval.evaluate", slow)
-    assert call("eval", tmp_path)[::2] == (0, "12/30 problems of aime24\n")
+    assert call("eval", tmp_path)[::2] == (0, "12/30 problems: aime24\n")
 
 
-def test_wrong_usage_exits_with_2(call: Call) -> None:
-    assert call("analyze")[0] == 2
-    assert call("analyse", "x")[0] == 2
+def test_no_words_print_the_help(call: Call) -> None:
+    code, out, err = call()
+    assert code == 2 and "Usage" in out + err and "analyze" in out + err
+
+
+def test_help_lists_the_choices() -> None:
+    shown = " ".join(CliRunner().invoke(cli.app, ["analyze", "--help"]).output.split())
+    assert "<auto|all|last|none>" in shown and "<local|ray>" in shown
+
+
+def test_the_options_of_eval_are_the_fields_of_its_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    given: list[EvalOptions] = []
+
+    def record(run: Path, options: EvalOptions, progress: object) -> Evaluated:
+        given.append(options)
+        return Evaluated([])
+
+    monkeypatch.setattr("spectra.commands.eval.evaluate", record)
+    assert call("eval", tmp_path)[0] == 0
+    words = [
+        "--benchmark",
+        "aime24",
+        "--benchmark",
+        "math500",
+        "--step",
+        4,
+        "--format",
+        "think",
+        "--prompt-column",
+        "q",
+    ]
+    assert call("eval", tmp_path, *words, "--k", 8, "--overwrite", "--out", tmp_path / "out")[0] == 0
+    plain, changed = given
+    assert plain == EvalOptions(benchmarks=[], steps=[])
+    assert changed == EvalOptions(
+        benchmarks=["aime24", "math500"],
+        steps=[4],
+        style="think",
+        prompt="q",
+        k=8,
+        overwrite=True,
+        out=tmp_path / "out",
+    )
 
 
 def test_methods(call: Call) -> None:

@@ -5,15 +5,12 @@ Everything else costs products with the update's rank and is measured at every s
 
 import math
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
 
+from spectra.analysis.options import Depth
 from spectra.analysis.pipeline.plan import Plan
 from spectra.analysis.pipeline.row_store import RowStore
 from spectra.analysis.tables.matrix import Work
 from spectra.analysis.tables.null_draws import BUDGET
-from spectra.errors import UsageError
-
-Depth = Literal["auto", "all", "last", "none"]
 
 # Operations that `auto` spends on sampled nulls: on all matrices, and on each entry of one. Half a minute at most.
 _AUTO_NULLS, _AUTO_NULLS_AN_ENTRY = 3e11, 4e4
@@ -47,19 +44,6 @@ class DeepSteps:
         return {**rows, **dict.fromkeys(("drift", "coordinates"), set(self.motion)), "nulls": set(self.nulls)}
 
 
-def as_depth(name: str) -> Depth:
-    """Return the depth of a name.
-
-    Raises
-    ------
-    UsageError
-        If there is none.
-    """
-    if name not in get_args(Depth):
-        raise UsageError(f"--deep is {name!r}", cure=f"choose {', '.join(get_args(Depth))}")
-    return cast(Depth, name)
-
-
 def deep_steps(plan: Plan, depth: Depth) -> DeepSteps:
     """Return the steps that get the costly tables.
 
@@ -90,18 +74,17 @@ def missing_work(plan: Plan, store: RowStore, deep: DeepSteps) -> dict[str, Work
     known = {module for _, module in store.done("trajectory")}
     whole = {module for _, module in store.missing("trajectory", plan.matrix_pairs(plan.modules))} - known
     modules = {module for pairs in (basic, motion, nulls) for _, module in pairs} | whole
-    budget = _thrifty if deep.thrifty else _full
     return {
-        m: Work(_steps(basic, m), _steps(motion, m), _steps(nulls, m), m in whole, budget(plan, m)) for m in modules
+        m: Work(_steps(basic, m), _steps(motion, m), _steps(nulls, m), m in whole, _budget(plan, m, deep.thrifty))
+        for m in modules
     }
 
 
-def _thrifty(plan: Plan, module: str) -> float:
+def _budget(plan: Plan, module: str, thrifty: bool) -> float:
+    """Return how many operations the draws of nulls may cost for one module."""
+    if not thrifty:
+        return BUDGET
     return min(BUDGET, _AUTO_NULLS / max(1, len(plan.matrices)), _AUTO_NULLS_AN_ENTRY * plan.sizes.get(module, 0))
-
-
-def _full(plan: Plan, module: str) -> float:
-    return BUDGET
 
 
 def _steps(pairs: set[tuple[int, str]], module: str) -> frozenset[int]:

@@ -5,14 +5,12 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Literal
 
 import torch
 
+from spectra.analysis.options import EngineName
 from spectra.analysis.pipeline.tasks import ModuleResult, ModuleTask, run_task
 from spectra.errors import EngineError, MissingDependencyError, UsageError
-
-EngineName = Literal["local", "ray"]
 
 # Float64 operations under which starting another process (seconds of imports) costs more than it saves.
 _WORTH_A_PROCESS = 2e11

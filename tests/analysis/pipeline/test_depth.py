@@ -9,8 +9,6 @@ import torch
 
 from spectra.analysis.analyze import Analysis, Options, analyze
 from spectra.analysis.pipeline import depth
-from spectra.analysis.pipeline.depth import as_depth
-from spectra.errors import UsageError
 from spectra.runs.tables import Tables
 from tests.builders import lora_config, own_run, small_base, small_factors, write_adapter, write_model
 
@@ -47,11 +45,6 @@ def test_the_chosen_snapshots(chosen: str, motion: list[int], nulls: list[int], 
 def test_large_matrices_are_moved_at_the_last_snapshot_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(depth, "_AUTO_OPERATIONS", 1.0)
     assert steps(done(run).tables)["drift"] == [4]
-
-
-def test_another_depth_is_refused() -> None:
-    with pytest.raises(UsageError, match="--deep is 'most'.*auto, all, last, none"):
-        as_depth("most")
 
 
 @pytest.mark.parametrize("chosen", ["auto", "all", "none"])
