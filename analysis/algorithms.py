@@ -14,13 +14,13 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 
-from spectra.analysis.statistics.intervals import seed_interval
 from spectra.figures.data.summaries import smoothing_window
 from spectra.figures.style.panels import stacked, step_axis
 from spectra.figures.style.style import figure_of, legend_above, run_style, save, styled
 from spectra.runs.evaluations import evaluations, problem_scores
 from spectra.runs.layout import AnalysisLayout, RunLayout
 from spectra.runs.series import read_metrics
+from spectra.statistics.intervals import seed_interval
 
 RUN = re.compile(r"(?P<name>.+)-(?P<seed>\d+)")
 WORDS = {

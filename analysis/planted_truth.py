@@ -17,12 +17,12 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from math import sqrt
 from pathlib import Path
 
 import numpy as np
 
 from spectra.analysis.synthetic import EXPECTED, TRUTHS, Truth, plant
+from spectra.statistics.intervals import wilson
 
 TUNED = "0 to 99,999, 5,000,000 to 5,001,079 and 6,000,000 to 6,000,150"
 _FACTS: dict[Truth, tuple[str, float]] = {
@@ -60,8 +60,8 @@ class Result:
 
 def judge_one(work: tuple[int, Truth, bool]) -> Result:
     """Plant one run, analyse it, and keep what is counted."""
-    from spectra.analysis.analyze import Options, analyze
-    from spectra.analysis.pipeline.depth import Depth
+    from spectra.analysis.analyze import analyze
+    from spectra.analysis.options import Depth, Options
     from spectra.analysis.verdict.judge import judge
 
     seed, truth, near = work
@@ -123,22 +123,11 @@ def prepare() -> None:
     warnings.simplefilter("ignore")
 
 
-def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the 95 % interval of Wilson (1927) for a share.
-
-    >>> tuple(round(bound, 3) for bound in wilson(99, 100))
-    (0.946, 0.998)
-    """
-    share = hits / count
-    middle, half = share + z * z / (2 * count), z * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, (middle - half) / (1 + z * z / count)), min(1.0, (middle + half) / (1 + z * z / count))
-
-
 def share(hits: int, count: int) -> str:
     """Return a share with its interval in words."""
     if count == 0:
         return "none"
-    low, high = wilson(hits, count)
+    low, high = wilson(hits / count, count)
     return f"{hits / count:.3f} ({low:.3f} to {high:.3f})"
 
 

@@ -26,13 +26,13 @@ from typing import Any
 
 import torch
 
-from spectra.analysis.compare import wilson
 from spectra.analysis.doctor import examine
 from spectra.analysis.doctor.case import open_case
 from spectra.analysis.doctor.reload import Reload, predict
 from spectra.config import Document, build
 from spectra.runs.directory import RunDirectory, open_run
 from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from spectra.statistics.intervals import wilson
 from spectra.training.data.carry_addition import problems
 from spectra.training.evaluation.generate import generate_and_verify
 from spectra.training.loop.run import train

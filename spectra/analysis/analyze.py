@@ -16,8 +16,8 @@ from spectra.analysis.pipeline.digests import FileDigests
 from spectra.analysis.pipeline.engine import choose_jobs, run_tasks
 from spectra.analysis.pipeline.plan import Plan, content_keys, make_plan
 from spectra.analysis.pipeline.row_store import RowStore
-from spectra.analysis.statistics.summary import summarise
 from spectra.analysis.tables.matrix import Work
+from spectra.analysis.tables.summary import summarise
 from spectra.analysis.verdict.findings import record
 from spectra.analysis.verdict.judge import judge
 from spectra.config import cache_dir

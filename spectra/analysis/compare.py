@@ -11,13 +11,12 @@ from typing import Any
 
 import pandas as pd
 
+from spectra.analysis import curves
 from spectra.analysis.analyze import Analysis
 from spectra.analysis.pairs import compare_updates, summarise_pairs
-from spectra.analysis.statistics import curves
-from spectra.analysis.statistics.intervals import seed_interval
 from spectra.analysis.verdict.alignment_vs_chance import locate, matrices_at, start_of
-from spectra.linalg.nulls.haar_moments import NORMAL_95
 from spectra.runs.evaluations import evaluations, problem_scores
+from spectra.statistics.intervals import Paired, paired, seed_interval, wilson
 
 
 @dataclass(frozen=True)
@@ -154,18 +153,6 @@ def _at_start(analysis: Analysis) -> frozenset[str]:
     return frozenset(side for side, start in found.items() if start is not None and start.holds)
 
 
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share over ``count`` problems.
-
-    With several samples a problem the mean varies less than one trial a problem would, so the interval is wide rather
-    than narrow, and it stays an interval where every problem is right or wrong (Wilson 1927).
-    """
-    z2 = NORMAL_95**2
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = NORMAL_95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def _row(name: str, analysis: Analysis, scores: tuple[pd.Series, pd.Series] | None) -> dict[str, Any]:
     plan, tables = analysis.plan, analysis.tables
     matrices = matrices_at(tables, tables.last_step)
@@ -225,26 +212,15 @@ def _scores(analysis: Analysis) -> dict[str, tuple[pd.Series, pd.Series]]:
 
 def _differences(scores: Mapping[str, dict[str, tuple[pd.Series, pd.Series]]]) -> pd.DataFrame:
     rows = [
-        {"run_a": a, "run_b": b, "benchmark": benchmark, **paired(scores[a][benchmark][1], scores[b][benchmark][1])}
+        {
+            "run_a": a,
+            "run_b": b,
+            "benchmark": benchmark,
+            **paired(scores[a][benchmark][1], scores[b][benchmark][1])._asdict(),
+        }
         for a, b in combinations(scores, 2)
         for benchmark in scores[a]
         if benchmark in scores[b]
     ]
-    columns = ["run_a", "run_b", "benchmark", "problems", "difference", "low", "high", "z"]
+    columns = ["run_a", "run_b", "benchmark", *Paired._fields]
     return pd.DataFrame(rows, columns=columns)
-
-
-def paired(a: pd.Series, b: pd.Series) -> dict[str, float]:
-    """Return the mean difference a − b over the problems that both have, its 95 % interval, and z.
-
-    Pairing removes the problems' own difficulty from the error: se = sd(a_i − b_i)/√n. The null, equal methods, has
-    z near a standard normal.
-    """
-    difference = (a - b).dropna()
-    count = len(difference)
-    if count < 2:
-        return {"problems": float(count), "difference": math.nan, "low": math.nan, "high": math.nan, "z": math.nan}
-    mean, error = float(difference.mean()), float(difference.std(ddof=1)) / math.sqrt(count)
-    z = mean / error if error > 0 else (0.0 if mean == 0 else math.copysign(math.inf, mean))
-    half = NORMAL_95 * error
-    return {"problems": float(count), "difference": mean, "low": mean - half, "high": mean + half, "z": z}

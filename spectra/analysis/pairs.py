@@ -13,7 +13,6 @@ from torch import Tensor
 
 from spectra.analysis.pipeline.basis_cache import BasisCache
 from spectra.analysis.pipeline.plan import Plan
-from spectra.analysis.statistics.intervals import layer_interval
 from spectra.analysis.tables.coordinates import BaseCoordinates
 from spectra.analysis.tables.spectral import Row, layer_of
 from spectra.analysis.tables.trajectory import DIRECTIONS
@@ -22,6 +21,7 @@ from spectra.linalg.measures.leading import cosine, first, inner_product, is_fac
 from spectra.linalg.measures.masks import density, expected_jaccard, jaccard
 from spectra.linalg.nulls.haar_moments import Null, haar_share
 from spectra.linalg.operators.basic import Operator
+from spectra.statistics.intervals import layer_interval
 from spectra.weights.storage.base import fingerprint
 from spectra.weights.storage.tensors import TensorStore, digest
 from spectra.weights.updates import Updates, open_updates, parameter_name

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spectra.analysis.statistics.curves import window
+from spectra.analysis.curves import window
 from spectra.analysis.synthetic.setting import Setting
 from spectra.analysis.synthetic.truths import EXPECTED, Truth
 from spectra.analysis.synthetic.updates import Numbers, Planted

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from spectra.analysis.statistics.curves import window
+from spectra.analysis.curves import window
 from spectra.analysis.synthetic.truths import Truth
 
 Spectrum = Literal["flat", "power", "steep"]

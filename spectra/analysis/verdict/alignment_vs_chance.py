@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from spectra.linalg.nulls.haar_moments import Null
 from spectra.runs.tables import Tables
 from spectra.statistics.shares import FRACTION, MeanShare, mean_share, share_rows
 
@@ -49,15 +48,13 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Location:
-    """Mean share of energy over matrices, with its null.
+class Location(MeanShare):
+    """Mean share of energy over matrices on one side, with its null and the run's start.
 
     Attributes
     ----------
     side, subspace, fraction
         As in the projection table.
-    mean
-        Mean over matrices of the share of ‖ΔW‖², with its null.
     start
         How much of the side is still at the run's start, None where that is not known.
     """
@@ -65,33 +62,7 @@ class Location:
     side: str
     subspace: str
     fraction: float
-    mean: MeanShare
     start: Start | None = None
-
-    @property
-    def share(self) -> float:
-        """Mean over matrices of the share of ‖ΔW‖²."""
-        return self.mean.share
-
-    @property
-    def null(self) -> Null:
-        """Haar null of that mean; matrices are independent."""
-        return self.mean.null
-
-    @property
-    def matrices(self) -> int:
-        """How many matrices have an update."""
-        return self.mean.matrices
-
-    @property
-    def lift(self) -> float:
-        """Share over what chance gives."""
-        return self.mean.lift
-
-    @property
-    def z(self) -> float:
-        """Distance from chance in standard deviations of the null."""
-        return self.mean.z
 
     @property
     def at_start(self) -> bool:
@@ -141,7 +112,9 @@ def locate(
     rows = rows[(rows["side"] == side) & (rows["subspace"] == subspace)]
     if rows.empty:
         return None
-    return Location(side, subspace, float(rows["fraction"].iloc[0]), mean_share(rows), start_of(tables, step, side))
+    mean = mean_share(rows)
+    at = float(rows["fraction"].iloc[0])
+    return Location(mean.share, mean.null, mean.matrices, side, subspace, at, start_of(tables, step, side))
 
 
 def start_of(tables: Tables, step: int, side: str) -> Start | None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from spectra.analysis.statistics import curves
+from spectra.analysis import curves
 from spectra.analysis.verdict.findings import Check, plain
 from spectra.analysis.verdict.rules import alignment, bookkeeping, learning, magnitude, numbers, policy, rank
 from spectra.analysis.verdict.rules.outcome import Outcome, Rule

@@ -1,7 +1,7 @@
 """Which number of a run broke first: the training log and the weights on one step axis.
 
 A signal broke if it left the level of its first window for good, by more than noise explains (noise that remembers is
-allowed for, see :mod:`spectra.analysis.statistics.curves`) and by a factor that matters; entropy does so in a healthy
+allowed for, see :mod:`spectra.analysis.curves`) and by a factor that matters; entropy does so in a healthy
 run too.
 Signals of the log are dated by the middle of the move, so that they can be compared with each other; signals of the
 weights by the first snapshot that shows them.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from spectra.analysis.statistics import curves
+from spectra.analysis import curves
 from spectra.analysis.verdict.rules.magnitude import SPECTRAL_LIMIT, accelerating
 from spectra.analysis.verdict.rules.outcome import above_rounding, lasting, matrices
 from spectra.analysis.verdict.rules.policy import reward_collapsed

@@ -12,14 +12,14 @@ not may be missing. ``tests/training/evaluation/test_pass_at_k.py`` checks its c
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist, fmean, variance
+from statistics import fmean, variance
 from typing import Any
 
 from spectra.errors import UsageError
+from spectra.linalg.nulls.haar_moments import NORMAL_95
+from spectra.statistics.intervals import student_quantile, wilson
 
-CONFIDENCE = 0.95
 _PRIOR_PROBLEMS = 2.0
-_NORMAL = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def interval(shares: Sequence[float]) -> tuple[float, float]:
     smoothed = ((count - 1) * between + _PRIOR_PROBLEMS * middle * (1 - middle)) / (count - 1 + _PRIOR_PROBLEMS)
     # Never fewer than there are: a share varies no more than right or wrong does.
     effective = max(float(count), value * (1 - value) * count / smoothed)
-    return _wilson(value, effective, student(count - 1))
+    return wilson(value, effective, student_quantile(count - 1))
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:
@@ -103,30 +103,8 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
     count, value = len(estimates), fmean(one.value for one in estimates)
     error = math.sqrt(math.fsum(one.error**2 for one in estimates)) / count
     sampling = math.sqrt(math.fsum(one.sampling_error**2 for one in estimates)) / count
-    half = _NORMAL * error
+    half = NORMAL_95 * error
     return Estimate(value, max(0.0, value - half), min(1.0, value + half), error, sampling)
-
-
-def student(freedom: int) -> float:
-    """Return the two-sided 95 % quantile of Student's t, to 0.01 from one degree of freedom on.
-
-    From its expansion in 1/freedom (Abramowitz and Stegun, 26.7.5), and exactly for one and two degrees.
-
-    >>> round(student(29), 3), round(student(499), 3)
-    (2.045, 1.965)
-    """
-    if freedom == 1:
-        return math.tan(math.pi * CONFIDENCE / 2)
-    if freedom == 2:
-        return CONFIDENCE * math.sqrt(2 / (1 - CONFIDENCE**2))
-    z, f = _NORMAL, float(freedom)
-    return (
-        z
-        + (z**3 + z) / (4 * f)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * f**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * f**3)
-        + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * f**4)
-    )
 
 
 def scores(outcomes: Mapping[str, Sequence[bool]]) -> dict[str, Any]:
@@ -153,9 +131,3 @@ def _jackknife(n: int, c: int, k: int) -> float:
     mean = (c * without_right + (n - c) * without_wrong) / n
     spread = c * (without_right - mean) ** 2 + (n - c) * (without_wrong - mean) ** 2
     return (n - 1) / n * spread
-
-
-def _wilson(value: float, count: float, z: float) -> tuple[float, float]:
-    centre = (value + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * math.sqrt(value * (1 - value) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from spectra.analysis.statistics import curves
+from spectra.analysis import curves
 from spectra.analysis.verdict.findings import Evidence
 from spectra.analysis.verdict.rules.outcome import NOTHING, Outcome, lasting, matrices, shares
 from spectra.runs.tables import FLOAT32_ROUNDING, Tables

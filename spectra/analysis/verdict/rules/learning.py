@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from spectra.analysis.statistics import curves
+from spectra.analysis import curves
 from spectra.analysis.verdict.findings import Evidence
 from spectra.analysis.verdict.rules.outcome import NOTHING, Outcome, lasting
 from spectra.runs.tables import FLOAT32_ROUNDING, Tables

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from spectra.analysis.statistics import curves
+from spectra.analysis import curves
 from spectra.analysis.verdict.findings import Evidence
 from spectra.analysis.verdict.rules.learning import LINES_TO_JUDGE, RISE, at_ceiling, is_share
 from spectra.analysis.verdict.rules.outcome import NOTHING, Outcome

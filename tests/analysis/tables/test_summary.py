@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spectra.analysis.statistics.intervals import layer_interval
-from spectra.analysis.statistics.summary import METRICS, summarise
+from spectra.analysis.tables.summary import METRICS, summarise
 from spectra.runs.tables import SCHEMAS, SUMMARY
+from spectra.statistics.intervals import layer_interval
 from tests.analysis.made_tables import matrix_row, tables
 
 LAYERS = (0, 1, 2, 3, None)

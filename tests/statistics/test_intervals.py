@@ -1,10 +1,15 @@
 import math
+import subprocess
+import sys
 
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
-from spectra.analysis.statistics.intervals import RESAMPLES, layer_interval, seed_interval, student_quantile
+from spectra.statistics.intervals import RESAMPLES, layer_interval, paired, seed_interval, student_quantile, wilson
 from tests import oracles_relations as oracle
 
 
@@ -77,4 +82,46 @@ def test_seeds_have_student_s_interval() -> None:
     assert seed_interval([*values, math.nan]) == pytest.approx(seed_interval(values))
     assert seed_interval([0.3])[0] == 0.3 and math.isnan(seed_interval([0.3]).lo)
     assert math.isnan(seed_interval([]).value)
-    assert student_quantile(200) == pytest.approx(stats.t.ppf(0.975, 200))
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 5, 9, 29, 499])
+def test_student_s_quantile(degrees: int) -> None:
+    assert student_quantile(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-14)
+
+
+@pytest.mark.parametrize("problems", [2, 3, 6, 30, 272])
+def test_paired_differences_are_the_paired_t_test_s(problems: int) -> None:
+    draw = np.random.default_rng(problems)
+    difficulty = draw.random(problems)
+    a, b = difficulty + 0.1 * draw.normal(size=problems), difficulty + 0.1 * draw.normal(size=problems)
+    oracle = stats.ttest_rel(a, b)
+    low, high = oracle.confidence_interval(0.95)
+    names = [f"p{number}" for number in range(problems)]
+    # The second run has its problems in another order, and one that the first does not have.
+    found = paired(pd.Series(a, names), pd.Series([*b[::-1], 9.0], [*names[::-1], "other"]))
+    assert found == pytest.approx((problems, np.mean(a - b), low, high, oracle.statistic))
+
+
+def test_paired_differences_of_one_problem_and_of_equal_runs() -> None:
+    one = paired(pd.Series([1.0], ["a"]), pd.Series([0.0], ["a"]))
+    assert one.problems == 1 and all(math.isnan(value) for value in one[1:])
+    same = pd.Series([0.0, 1.0, 0.5], ["a", "b", "c"])
+    assert paired(same, same) == (3, 0, 0, 0, 0)
+    assert paired(same + 1, same).z == math.inf
+
+
+@given(st.integers(1, 400).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count))))
+def test_a_share_has_wilson_s_interval(trial: tuple[int, int]) -> None:
+    right, count = trial
+    oracle = stats.binomtest(right, count).proportion_ci(0.95, "wilson")
+    assert wilson(right / count, count) == pytest.approx((oracle.low, oracle.high), abs=1e-12)
+
+
+def test_an_effective_count_narrows_and_a_wider_quantile_widens_a_share_s_interval() -> None:
+    plain = np.diff(wilson(0.3, 30))
+    assert np.diff(wilson(0.3, 41.5)) < plain < np.diff(wilson(0.3, 30, student_quantile(29)))
+
+
+def test_intervals_need_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import spectra.statistics.intervals"
+    subprocess.run([sys.executable, "-c", code], check=True)

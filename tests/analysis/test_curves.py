@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spectra.analysis.statistics import curves
+from spectra.analysis import curves
 
 
 def noisy(levels: list[float], seed: int = 0, noise: float = 0.03) -> pd.Series:

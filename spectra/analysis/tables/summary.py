@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spectra.analysis.statistics.intervals import layer_interval
 from spectra.linalg.nulls.haar_moments import walk_cosine
 from spectra.runs.tables import FLOAT32_ROUNDING, Tables, conform, empty
+from spectra.statistics.intervals import layer_interval
 from spectra.statistics.shares import analysed_fraction, isotropic_rhos
 
 Row = dict[str, Any]
@@ -96,7 +96,7 @@ def summarise(tables: Tables) -> pd.DataFrame:
     """Return table ``summary``: for each step and metric of ``METRICS`` that is known there, its mean over matrices.
 
     A lift is the mean share over the mean of what chance gives, as everywhere. The interval is that of
-    :func:`spectra.analysis.statistics.intervals.layer_interval`, clusters being layers, and every module outside the
+    :func:`spectra.statistics.intervals.layer_interval`, clusters being layers, and every module outside the
     blocks.
     """
     clusters = _clusters(tables)

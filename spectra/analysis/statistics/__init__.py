@@ -1,1 +1,0 @@
-"""Statistics over steps, layers and seeds: curves, intervals, summaries."""
