@@ -32,22 +32,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run directory, adapter, or full checkpoint.")]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or what `analyze --out` wrote.")]
-Jobs = Annotated[int | None, typer.Option(help="Processes. Default: as many cores as the work is worth.")]
-Device = Annotated[str, typer.Option(help="Torch device of the arithmetic, such as cpu or cuda.")]
-Engine = Annotated[EngineName, typer.Option(help="What runs the processes.")]
-Deep = Annotated[Depth, typer.Option(help="Snapshots that get the costly tables (drift, coordinates, nulls).")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN", help="Run directory, adapter or full checkpoint.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or the --out directory of `spectra analyze`.")]
+Jobs = Annotated[int | None, typer.Option(help="Number of worker processes (default: chosen from the workload).")]
+Device = Annotated[str, typer.Option(help="Device to compute on, e.g. cpu or cuda.")]
+Engine = Annotated[EngineName, typer.Option(help="Execution engine.")]
+Deep = Annotated[Depth, typer.Option(help="Snapshots with the expensive tables (drift, coordinates, nulls).")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @app.callback(invoke_without_command=True)
 def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")] = False,
 ) -> None:
-    """Train by RLVR, and analyse what it did to the weights."""
+    """Train language models by RLVR and analyze what training did to the weights."""
     if debug:
         os.environ["SPECTRA_DEBUG"] = "1"
     if version:
@@ -57,14 +57,23 @@ def root(
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change a value.")] = None,
-    out: Out = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again where a run is.")] = False,
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="Recipe of the run.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="a.b=c",
+            help="Override a recipe value, e.g. --set optimizer.learning_rate=3e-4. Repeatable.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory (default: runs/<recipe name>).")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete an existing run in --out and start over.")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train one run by RLVR under one method; called again, it resumes."""
+    """Train one run with one method. Running the command again resumes."""
     from spectra.commands.train import outcome
     from spectra.commands.train import train as command
 
@@ -90,7 +99,7 @@ def analyze(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write tables, verdict, figures and report of each run; called again, it reuses what is there."""
+    """Write tables, verdict, figures and report of each run. Running the command again reuses finished work."""
     from spectra.commands.analyze import analyze as command
     from spectra.commands.compare import name_runs
 
@@ -119,13 +128,13 @@ def analyze(
 @app.command()
 def compare(
     runs: Runs,
-    out: Out = None,
+    out: Annotated[Path | None, typer.Option(help="Output directory (default: `comparison` next to the runs).")] = None,
     base: Base = None,
     jobs: Jobs = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs: accuracy against trainable share, spectra overlaid, paired statistics."""
+    """Compare runs: accuracy against trainable fraction, overlaid spectra, paired statistics."""
     from spectra.commands.compare import compare as command
 
     done = command(runs, out=out, options=_options(base, None, jobs, "cpu", "local"))
@@ -138,17 +147,19 @@ def compare(
 
 @app.command()
 def study(
-    recipe: Annotated[Path, typer.Argument(metavar="STUDY.yaml")],
-    out: Out = None,
-    workers: Annotated[int | None, typer.Option(help="Runs at once. Default: what the study says.")] = None,
+    recipe: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Study: a grid of recipes.")],
+    out: Annotated[Path | None, typer.Option(help="Study directory (default: runs/<study name>).")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Number of runs at the same time (default: set in the study).")
+    ] = None,
     overwrite: Annotated[
-        list[str] | None, typer.Option(metavar="RUN", help="Start this run again. May be repeated.")
+        list[str] | None, typer.Option(metavar="RUN", help="Delete this run and start it over. Repeatable.")
     ] = None,
     engine: Engine = "local",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a grid of runs, then compare them; called again, it finishes what is not finished."""
+    """Train a grid of runs, then compare them. Running the command again trains only unfinished runs."""
     from spectra.commands.study import study as command
 
     done = command(recipe, out=out, workers=workers, overwrite=overwrite or (), quiet=quiet or as_json)
@@ -167,7 +178,7 @@ def study(
 
 @app.command()
 def figures(run: Run, quiet: Quiet = False) -> None:
-    """Draw the figures of an analysed run again."""
+    """Redraw the figures of an analyzed run from its tables."""
     from spectra.commands.draw import figures as command
 
     for path in command(run):
@@ -176,7 +187,7 @@ def figures(run: Run, quiet: Quiet = False) -> None:
 
 @app.command()
 def report(run: Run, quiet: Quiet = False) -> None:
-    """Write the report page of an analysed run again."""
+    """Rewrite the report page of an analyzed run from its tables."""
     from spectra.commands.draw import report as command
 
     _say(str(command(run)[0]), quiet)
@@ -184,18 +195,22 @@ def report(run: Run, quiet: Quiet = False) -> None:
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, adapter, or full checkpoint.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory of the adapter; new or empty.")],
-    step: Annotated[int | None, typer.Option(help="Snapshot to export. Default: the last.")] = None,
-    rank: Annotated[int | None, typer.Option(help="At most this rank a matrix. Default: all of ΔW.")] = None,
-    energy: Annotated[float | None, typer.Option(help="Smallest rank that holds this share of ‖ΔW‖².")] = None,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, adapter or full checkpoint.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output directory; must be new or empty.")],
+    step: Annotated[int | None, typer.Option(help="Step of the snapshot to export (default: the last).")] = None,
+    rank: Annotated[int | None, typer.Option(help="Maximum rank per matrix (default: keep all of ΔW).")] = None,
+    energy: Annotated[
+        float | None, typer.Option(help="Smallest rank that keeps this fraction of ‖ΔW‖², in (0, 1].")
+    ] = None,
     base: Base = None,
     initial: Initial = None,
-    whole: Annotated[bool, typer.Option("--model", help="Write the whole model in float32 instead.")] = False,
+    whole: Annotated[
+        bool, typer.Option("--model", help="Write the full model in float32 instead of an adapter.")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a snapshot as a plain LoRA adapter on the original base, or as a whole model."""
+    """Export a snapshot as a plain LoRA adapter for the original base model, or as a full model."""
     from spectra.commands.export import export as command
     from spectra.commands.export import export_model
 
@@ -213,10 +228,11 @@ def export(
 
 @app.command()
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Explain one method.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Method to explain.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what spectra trains, with each method's ΔW."""
+    """List the methods that spectra trains, each with its ΔW."""
+    from spectra.commands.methods import lines
     from spectra.commands.methods import methods as command
 
     found = command(name)
@@ -225,19 +241,19 @@ def methods(
     elif name is None:
         _print_table([{**row, "ΔW": row["update"]} for row in found], ("name", "title", "trains", "ΔW", "source"))
     else:
-        for key, value in found[0].items():
-            print(f"{key}: {value}")
+        for line in lines(found[0]):
+            print(line)
 
 
 @app.command(name="eval")
 @fields_are_options(EvalOptions)
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, adapter, or full checkpoint.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, adapter or full checkpoint.")],
     options: EvalOptions,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Sample and verify answers: Avg@k and Pass@k with intervals, on the right base; called again, it goes on."""
+    """Sample and verify answers: Avg@k and Pass@k with intervals, on the right base model. Re-running resumes."""
     from spectra.commands.eval import evaluate as command
 
     with _progress(quiet or as_json, "problems") as progress:
@@ -251,10 +267,12 @@ def evaluate(
 
 @app.command()
 def metrics(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Explain one, or another tool's name.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Metric to explain; names used by other tools also work.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List every metric with its definition and what chance gives."""
+    """List every metric with its definition and its null value (what chance gives)."""
     from spectra.commands.metrics import lines
     from spectra.commands.metrics import metrics as command
 
@@ -270,12 +288,12 @@ def metrics(
 
 @app.command()
 def doctor(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Adapter, run directory, or full checkpoint.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Run directory, adapter or full checkpoint.")],
     base: Base = None,
     initial: Initial = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the bookkeeping of an adapter or a run: right base, right label, no drift. Exit code 1 on a fault."""
+    """Check an adapter or a run: base model, method label, merge drift. Exit code 1 if a check fails."""
     from spectra.commands.doctor import doctor as command
 
     found = command(path, base=base, initial=initial)
@@ -290,9 +308,11 @@ def doctor(
 
 @app.command()
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Empty it; every entry can be made again.")] = False,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Delete all cached decompositions (recomputed on demand).")
+    ] = False,
 ) -> None:
-    """Show the cache of decomposed bases, or empty it."""
+    """Show or clear the cache of decomposed base matrices."""
     from spectra.commands.cache import cache as command
 
     found = command(clear=clear)

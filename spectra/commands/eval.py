@@ -32,29 +32,37 @@ class EvalOptions:
 
     benchmarks: Annotated[
         Sequence[str],
-        Option("--benchmark", help="aime24 …, study (its six), or heldout (the run's own). May be repeated."),
+        Option(
+            "--benchmark",
+            help="aime24 …, study (its six benchmarks) or heldout (held-out problems of the run). Repeatable.",
+        ),
     ] = ()
-    data: Annotated[str | None, Option(help="Problems of your own: a file, a directory or a hub id.")] = None
-    split: Annotated[str, Option(help="Split of --data.")] = "test"
-    prompt: Annotated[str, Option("--prompt-column", help="Column of --data with the problem.")] = "prompt"
-    answer: Annotated[str, Option("--answer-column", help="Column of --data with the gold answer.")] = "answer"
-    problems: Annotated[int | None, Option(help="The first so many problems.")] = None
-    steps: Annotated[Sequence[int], Option("--step", help="Snapshot; the last by default. May be repeated.")] = ()
-    k: Annotated[int | None, Option(help="Completions a problem. Default: the benchmark's own, 32 or 4.")] = None
+    data: Annotated[str | None, Option(help="Your own problems: a file, a directory or a Hub id.")] = None
+    split: Annotated[str, Option(help="Split of --data to use.")] = "test"
+    prompt: Annotated[str, Option("--prompt-column", help="Column of --data that holds the problem.")] = "prompt"
+    answer: Annotated[str, Option("--answer-column", help="Column of --data that holds the reference answer.")] = (
+        "answer"
+    )
+    problems: Annotated[int | None, Option(help="Evaluate only the first N problems.")] = None
+    steps: Annotated[Sequence[int], Option("--step", help="Step of the snapshot (default: the last). Repeatable.")] = ()
+    k: Annotated[int | None, Option(help="Completions per problem (default: 32 or 4, set by the benchmark).")] = None
     temperature: Annotated[float, Option(help="Sampling temperature.")] = 0.7
-    top_p: Annotated[float, Option(help="Mass that is sampled.")] = 0.9
-    seed: Annotated[int, Option(help="Seed of the samples.")] = 42
-    max_tokens: Annotated[int | None, Option(help="Longest completion.")] = None
-    style: Annotated[Literal["none", "boxed", "think"] | None, Option("--format", help="Prompt format.")] = None
-    generator: Annotated[Literal["hf", "vllm"], Option(help="What generates.")] = "hf"
-    dtype: Annotated[Literal["float32", "bfloat16"], Option(help="Type of the weights W + ΔW.")] = "float32"
-    device: Annotated[str | None, Option(help="Torch device; a GPU where there is one.")] = None
-    batch_size: Annotated[int, Option(help="Completions at once.")] = 64
-    memory: Annotated[float, Option(help="Share of the device's memory that vLLM takes.")] = 0.9
+    top_p: Annotated[float, Option(help="Nucleus sampling threshold (top-p).")] = 0.9
+    seed: Annotated[int, Option(help="Sampling seed.")] = 42
+    max_tokens: Annotated[int | None, Option(help="Maximum number of new tokens per completion.")] = None
+    style: Annotated[
+        Literal["none", "boxed", "think"] | None,
+        Option("--format", help="Prompt format (default: boxed; for heldout, that of the run)."),
+    ] = None
+    generator: Annotated[Literal["hf", "vllm"], Option(help="Generation backend.")] = "hf"
+    dtype: Annotated[Literal["float32", "bfloat16"], Option(help="Data type of the weights W + ΔW.")] = "float32"
+    device: Annotated[str | None, Option(help="Device to compute on (default: a GPU if available).")] = None
+    batch_size: Annotated[int, Option(help="Completions per batch.")] = 64
+    memory: Annotated[float, Option(help="Fraction of GPU memory for vLLM (gpu_memory_utilization).")] = 0.9
     base: Base = None
     initial: Initial = None
     out: Out = None
-    overwrite: Annotated[bool, Option("--overwrite", help="Evaluate again what is there.")] = False
+    overwrite: Annotated[bool, Option("--overwrite", help="Discard existing results and evaluate again.")] = False
 
 
 @dataclass(frozen=True)

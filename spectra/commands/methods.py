@@ -1,5 +1,6 @@
 """``spectra methods``: what spectra trains, with each method's ΔW."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -23,3 +24,27 @@ def methods(name: str | None = None) -> list[dict[str, Any]]:
         raise UsageError(str(error), where="spectra methods") from error
     shapes = embedded_shapes()
     return [method.summary(shapes) for method in chosen]
+
+
+def lines(method: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one method of :func:`methods` as lines to print; empty entries are left out."""
+    for key, value in method.items():
+        if key == "notes":
+            yield from (f"note: {note}" for note in value)
+        elif value not in (None, [], {}):
+            yield f"{key.replace('_', ' ')}: {_text(value)}"
+
+
+def _text(value: Any) -> str:
+    """Return a value as a person writes it: yes or no, names after each other, settings as ``name = value``.
+
+    >>> _text({"r": 8, "share": False, "tinit": None, "target_modules": ["q_proj", "v_proj"]})
+    'r = 8, share = no, tinit = none, target_modules = q_proj v_proj'
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} = {_text(item)}" for key, item in value.items())
+    return " ".join(map(_text, value)) if isinstance(value, list | tuple) else str(value)

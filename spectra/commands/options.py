@@ -10,12 +10,14 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-Base = Annotated[str | None, typer.Option(help="Base model: directory or hub id. Default: what the run names.")]
+Base = Annotated[
+    str | None, typer.Option(help="Base model: directory or Hub id (default: the one that the run names).")
+]
 Initial = Annotated[
     Path | None,
-    typer.Option(help="Step-0 adapter or residual base of PiSSA and relatives, where the run does not hold it."),
+    typer.Option(help="Step-0 adapter or residual base (PiSSA, MiLoRA, …), if the run does not contain it."),
 ]
-Out = Annotated[Path | None, typer.Option(help="Where results go.")]
+Out = Annotated[Path | None, typer.Option(help="Output directory (default: inside the run).")]
 
 
 def fields_are_options(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
