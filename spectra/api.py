@@ -103,7 +103,7 @@ class Run:
         updates = self._updates(snapshot)
         if module not in updates.matrices:
             some = next(iter(sorted(updates.matrices)), "none")
-            raise UsageError(f"step {snapshot.step} changes no matrix {module!r}", cure=f"one that it changes: {some}")
+            raise UsageError(f"step {snapshot.step} changes no matrix {module!r}", hint=f"one that it changes: {some}")
         return updates.matrices[module](self.weight(module))
 
     def weight(self, module: str) -> Tensor:
@@ -165,7 +165,7 @@ class Run:
         found = {snapshot.step: snapshot for snapshot in self.directory.snapshots}
         wanted = self.steps[-1] if step is None else step
         if wanted not in found:
-            raise UsageError(f"there is no snapshot of step {wanted}", where=self.path, cure=f"steps: {self.steps}")
+            raise UsageError(f"there is no snapshot of step {wanted}", where=self.path, hint=f"steps: {self.steps}")
         return found[wanted]
 
     def _updates(self, snapshot: Snapshot) -> Updates:

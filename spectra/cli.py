@@ -216,7 +216,7 @@ def export(
 
     if whole:
         if rank is not None or energy is not None:
-            raise UsageError("--rank and --energy do not go with --model", cure="leave them out")
+            raise UsageError("--rank and --energy do not go with --model", hint="leave them out")
         model = export_model(run, out, step=step, base=base, initial=initial)
         _say_json({"path": str(model)}, as_json)
         _say(f"model: {model}", quiet or as_json)
@@ -329,7 +329,7 @@ def main() -> None:
         _fail(_as_usage_error(error))
     except OSError as error:  # a full disk, a directory that may not be written
         where = error.filename or "a file"
-        _fail(SpectraError(error.strerror or str(error), where=where, cure="choose another --out, or make room"))
+        _fail(SpectraError(error.strerror or str(error), where=where, hint="choose another --out, or make room"))
     sys.exit(code)
 
 
@@ -337,7 +337,7 @@ def _as_usage_error(error: typer.TyperException) -> UsageError:
     message = " ".join(error.format_message().replace("Value error, ", "").split())
     if not message:  # `spectra` alone has printed its help
         sys.exit(error.exit_code)
-    return UsageError(message.rstrip("."), cure="add --help to see the usage")
+    return UsageError(message.rstrip("."), hint="add --help to see the usage")
 
 
 def _fail(error: SpectraError) -> NoReturn:

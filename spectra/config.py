@@ -1,4 +1,4 @@
-"""Strict configuration: YAML into a pydantic model, where every fault names its file, line and key, and the cure.
+"""Strict configuration: YAML into a pydantic model, where every fault names its file, line and key, and the hint.
 
 A recipe that says something spectra does not know is an error, never a silent default: a misspelt learning rate must
 not train for an hour.
@@ -79,7 +79,7 @@ class Document:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"cannot be read ({error})", where=path, cure="give the path of a YAML recipe") from error
+            raise RecipeError(f"cannot be read ({error})", where=path, hint="give the path of a YAML recipe") from error
         return cls.parse(text, str(path))
 
     @classmethod
@@ -92,13 +92,13 @@ class Document:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
             where = origin if mark is None else f"{origin}:{mark.line + 1}"
-            raise RecipeError(f"is not YAML ({error.problem})", where=where, cure="mend the syntax") from error
+            raise RecipeError(f"is not YAML ({error.problem})", where=where, hint="mend the syntax") from error
         except yaml.YAMLError as error:
-            raise RecipeError(f"is not YAML ({error})", where=origin, cure="mend the syntax") from error
+            raise RecipeError(f"is not YAML ({error})", where=origin, hint="mend the syntax") from error
         finally:
             loader.dispose()
         if not isinstance(value, dict):
-            raise RecipeError("holds no mapping of keys to values", where=origin, cure="write `key: value` lines")
+            raise RecipeError("holds no mapping of keys to values", where=origin, hint="write `key: value` lines")
         return cls(value, dict(_places(node, origin)), origin)
 
     def at(self, *key: str) -> "Document":
@@ -108,7 +108,7 @@ class Document:
             value = value.get(name) if isinstance(value, dict) else None
         if value is not None and not isinstance(value, dict):
             where = self.place(key)
-            raise RecipeError(f"{'.'.join(key)} is {value!r}, not a mapping", where=where, cure="write keys under it")
+            raise RecipeError(f"{'.'.join(key)} is {value!r}, not a mapping", where=where, hint="write keys under it")
         places = {path[len(key) :]: place for path, place in self.places.items() if path[: len(key)] == key}
         return Document(value or {}, places, self.origin)
 
@@ -262,7 +262,7 @@ def _override(text: str) -> Document:
     dotted, separator, written = text.partition("=")
     names = dotted.strip().split(".")
     if not separator or not all(names):
-        raise RecipeError(f"{text!r} is not an override", where="--set", cure="write --set section.key=value")
+        raise RecipeError(f"{text!r} is not an override", where="--set", hint="write --set section.key=value")
     document = Document.parse(f"value: {written}", f"--set {text}")
     value = document.value["value"]
     for name in reversed(names):
@@ -279,13 +279,13 @@ def _recipe_error(model: type[BaseModel], document: Document, fault: Any) -> Rec
     dotted = ".".join(str(part) for part in key)
     where = document.place(key)
     if fault["type"] == "extra_forbidden":
-        return RecipeError(f"unknown key {dotted!r}", where=where, cure=_suggestion(model, key))
+        return RecipeError(f"unknown key {dotted!r}", where=where, hint=_suggestion(model, key))
     if fault["type"] == "missing":
-        return RecipeError(f"key {dotted!r} is missing", where=where, cure="add it")
+        return RecipeError(f"key {dotted!r} is missing", where=where, hint="add it")
     if isinstance(cause, ValueError):
         return RecipeError(f"{dotted}: {cause}" if dotted else str(cause), where=where)
     expected = _IN_WORDS.get(fault.get("ctx", {}).get("pattern"), fault["msg"].removeprefix("Input should be "))
-    return RecipeError(f"{dotted} is {fault['input']!r}", where=where, cure=f"it should be {expected}")
+    return RecipeError(f"{dotted} is {fault['input']!r}", where=where, hint=f"it should be {expected}")
 
 
 def _suggestion(model: type[BaseModel], key: Key) -> str:

@@ -16,21 +16,21 @@ class SpectraError(Exception):
         What is wrong, without a full stop.
     where
         The file, directory, module or key concerned.
-    cure
+    hint
         What the user can do about it.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: str | Path | None = None, cure: str | None = None) -> None:
+    def __init__(self, what: str, *, where: str | Path | None = None, hint: str | None = None) -> None:
         self.what = what
         self.where = None if where is None else str(where)
-        self.cure = cure
+        self.hint = hint
         super().__init__(what)
 
     def __str__(self) -> str:
         line = self.what if self.where is None else f"{self.where}: {self.what}"
-        line = line if self.cure is None else f"{line}; {self.cure}"
+        line = line if self.hint is None else f"{line}; {self.hint}"
         return " ".join(line.split())
 
 

@@ -66,7 +66,7 @@ def snapshot_directories(run: Path) -> dict[int, Path]:
     found |= {parse_step(path.name): path for path in layout.snapshots.glob("step_*")}
     steps = {step: path for step, path in found.items() if step is not None}
     if not steps:
-        raise RunNotFoundError("holds no snapshot", where=run, cure="give a run with checkpoint-N directories")
+        raise RunNotFoundError("holds no snapshot", where=run, hint="give a run with checkpoint-N directories")
     return dict(sorted(steps.items()))
 
 

@@ -62,7 +62,7 @@ def compare(runs: Sequence[Path], *, out: Path | None = None, options: "Options 
     from spectra.figures import RunReport, draw_comparison, write_comparison_report
 
     if len(runs) < 2:
-        raise UsageError("compare needs two runs or more", cure="name them: spectra compare RUN RUN …")
+        raise UsageError("compare needs two runs or more", hint="name them: spectra compare RUN RUN …")
     analyses = {name: analyze(path, options) for name, path in name_runs(runs).items()}
     where = out if out is not None else default_out(runs)
     cache = options.cache if options is not None and options.cache is not None else cache_dir()
@@ -107,7 +107,7 @@ def name_runs(runs: Sequence[Path]) -> dict[str, Path]:
     """Return short distinct names: the last part of each path, with as many parents as it takes."""
     resolved = [path.resolve() for path in runs]
     if len(set(resolved)) != len(resolved):
-        raise UsageError("the same run is named twice", cure="name each run once")
+        raise UsageError("the same run is named twice", hint="name each run once")
     for depth in range(1, max(len(path.parts) for path in resolved) + 1):
         names = ["/".join(path.parts[-depth:]) for path in resolved]
         if len(set(names)) == len(names):

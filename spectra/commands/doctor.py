@@ -28,7 +28,7 @@ def doctor(path: Path, base: str | None = None, initial: Path | None = None) -> 
     from spectra.errors import UsageError
 
     if path.is_file():
-        raise UsageError("is a file", where=path, cure="give the directory that holds it")
+        raise UsageError("is a file", where=path, hint="give the directory that holds it")
     if not path.is_dir():
-        raise UsageError("no such directory", where=path, cure="give the directory of a run, adapter or checkpoint")
+        raise UsageError("no such directory", where=path, hint="give the directory of a run, adapter or checkpoint")
     return examine(path, base, initial)

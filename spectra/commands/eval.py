@@ -133,7 +133,7 @@ def _requests(model: "EvaluatedModel", options: EvalOptions) -> list["Request"]:
     names = list(options.benchmarks)
     if options.data is not None:
         if len(names) > 1:
-            raise UsageError("--data is one benchmark", cure="give it one name with --benchmark")
+            raise UsageError("--data is one benchmark", hint="give it one name with --benchmark")
         return [_own_data(options.data, names[0] if names else Path(options.data).stem, options)]
     wanted = dict.fromkeys(
         part for name in names or [HELDOUT] for part in (benchmarks.STUDY if name == STUDY else [name])
@@ -152,14 +152,14 @@ def _own_data(data: str, name: str, options: EvalOptions) -> "Request":
 
     source = Source(data, split=options.split, prompt=options.prompt, answer=options.answer)
     if source.kind == "file" and not Path(data).expanduser().is_file():
-        raise UsageError("--data is not there", where=data, cure="give a file, a directory or a hub id")
+        raise UsageError("--data is not there", where=data, hint="give a file, a directory or a hub id")
     try:
         return _request(name, source, options, 4)
     except CorruptFileError as error:
         # The source speaks to those who write recipes.
         words = {"task.prompt": "--prompt-column", "task.answer": "--answer-column"}
-        cure = reduce(lambda text, key: text.replace(key, words[key]), words, error.cure or "")
-        raise CorruptFileError(error.what, where=error.where, cure=cure) from error
+        hint = reduce(lambda text, key: text.replace(key, words[key]), words, error.hint or "")
+        raise CorruptFileError(error.what, where=error.where, hint=hint) from error
 
 
 def _request(name: str, source: Any, options: EvalOptions, samples: int) -> "Request":
@@ -179,15 +179,15 @@ def _heldout(model: "EvaluatedModel", options: EvalOptions) -> "Request":
 
     recipe = model.recipe
     if recipe is None:
-        cure = "name a benchmark with --benchmark, or give --data"
-        raise UsageError("only a run of spectra has held-out problems of its own", where=model.run.path, cure=cure)
+        hint = "name a benchmark with --benchmark, or give --data"
+        raise UsageError("only a run of spectra has held-out problems of its own", where=model.run.path, hint=hint)
     task = recipe.task
     if options.style is not None and task.data is None and options.style != "none":
-        raise UsageError(f"{task.name} has prompts of its own", cure="leave --format out")
+        raise UsageError(f"{task.name} has prompts of its own", hint="leave --format out")
     style = options.style or task.format
     problems = all_heldout_problems(task.model_copy(update={"format": style}))
     if not problems:
-        raise UsageError("the run's task has no held-out problems", where=model.run.path, cure="name a benchmark")
+        raise UsageError("the run's task has no held-out problems", where=model.run.path, hint="name a benchmark")
     sampling = _sampling(options, recipe.evaluation.samples, recipe.algorithm.max_completion_length)
     return Request(f"{task.name}-{HELDOUT}", task.heldout or task.name, _first(problems, options), style, sampling)
 
@@ -209,7 +209,7 @@ def _first(problems: list[Any], options: EvalOptions) -> list[Any]:
         return problems
     if not 1 <= options.problems <= len(problems):
         raise UsageError(
-            f"--problems {options.problems}, and there are {len(problems)}", cure="ask for as many or fewer"
+            f"--problems {options.problems}, and there are {len(problems)}", hint="ask for as many or fewer"
         )
     return problems[: options.problems]
 
@@ -220,7 +220,7 @@ def _directory(name: str) -> str:
     from spectra.config import NAME_PATTERN
 
     if re.match(NAME_PATTERN, name) is None:
-        raise UsageError(f"{name!r} is no name of a directory", cure="name the benchmark with --benchmark")
+        raise UsageError(f"{name!r} is no name of a directory", hint="name the benchmark with --benchmark")
     return name
 
 

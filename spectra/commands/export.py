@@ -87,18 +87,18 @@ def export_model(
 
 def _check(rank: int | None, energy: float | None) -> None:
     if rank is not None and energy is not None:
-        raise UsageError("--rank and --energy exclude each other", cure="give one of them")
+        raise UsageError("--rank and --energy exclude each other", hint="give one of them")
     if rank is not None and rank < 1:
-        raise UsageError(f"--rank {rank} is no rank", cure="give at least 1")
+        raise UsageError(f"--rank {rank} is no rank", hint="give at least 1")
     if energy is not None and not 0 < energy <= 1:
-        raise UsageError(f"--energy {energy} is no share", cure="give a number above 0 and up to 1")
+        raise UsageError(f"--energy {energy} is no share", hint="give a number above 0 and up to 1")
 
 
 def _snapshot(opened: "RunDirectory", step: int | None) -> "Snapshot":
     found = {snapshot.step: snapshot for snapshot in opened.snapshots}
     wanted = opened.snapshots[-1].step if step is None else step
     if wanted not in found:
-        raise UsageError(f"there is no snapshot of step {wanted}", where=opened.path, cure=f"steps: {sorted(found)}")
+        raise UsageError(f"there is no snapshot of step {wanted}", where=opened.path, hint=f"steps: {sorted(found)}")
     return found[wanted]
 
 

@@ -29,7 +29,7 @@ def metrics(name: str | None = None) -> list[dict[str, Any]]:
 
     found = METRICS if name is None else find(name)
     if not found:
-        raise UsageError(f"no metric is called {name!r}", where="spectra metrics", cure=_nearest(str(name)))
+        raise UsageError(f"no metric is called {name!r}", where="spectra metrics", hint=_nearest(str(name)))
     return [{**asdict(metric), "aliases": {alias.name: alias.where for alias in metric.aliases}} for metric in found]
 
 

@@ -65,7 +65,7 @@ def _refuse_launcher() -> None:
     if os.environ.get("RANK", "0") != "0":
         time.sleep(_SPEAKING_SECONDS)
         raise SystemExit(UsageError.exit_code)
-    cure = "call it once, without a launcher, and say launch: {config: FILE} in the study"
+    hint = "call it once, without a launcher, and say launch: {config: FILE} in the study"
     raise UsageError(
-        f"a launcher started {count} processes of spectra study, which launches its runs itself", cure=cure
+        f"a launcher started {count} processes of spectra study, which launches its runs itself", hint=hint
     )

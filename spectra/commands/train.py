@@ -46,7 +46,7 @@ def train(
 
     document = Document.read(recipe)
     if "runs" in document.value:
-        raise RecipeError("is a study", where=recipe, cure="use `spectra study`")
+        raise RecipeError("is a study", where=recipe, hint="use `spectra study`")
     loaded = build(Recipe, document.overridden(overrides))
     return train_run(loaded, out or Path("runs") / loaded.name, overwrite=overwrite, quiet=quiet)
 

@@ -83,9 +83,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CorruptFileError(f"cannot be read as JSON ({error})", where=path, cure="restore the file") from error
+        raise CorruptFileError(f"cannot be read as JSON ({error})", where=path, hint="restore the file") from error
     if not isinstance(value, dict):
-        raise CorruptFileError("holds no JSON object", where=path, cure="restore the file")
+        raise CorruptFileError("holds no JSON object", where=path, hint="restore the file")
     return value
 
 

@@ -145,7 +145,7 @@ def open_run(path: Path) -> RunDirectory:
         If a file that describes the run is broken.
     """
     if not path.is_dir():
-        raise RunNotFoundError("no such directory", where=path, cure="give the directory of a run")
+        raise RunNotFoundError("no such directory", where=path, hint="give the directory of a run")
     run = _open_own(path) if _is_own(path) else _open_foreign(path)
     for snapshot in run.snapshots:
         if snapshot.kind == "adapter":
@@ -165,7 +165,7 @@ def _open_own(path: Path) -> RunDirectory:
     found = collect(layout.snapshots.iterdir() if layout.snapshots.is_dir() else (), parse_step)
     if not found.snapshots:
         raise RunNotFoundError(
-            "is a spectra run without snapshots", where=path, cure="let `spectra train` reach its first snapshot"
+            "is a spectra run without snapshots", where=path, hint="let `spectra train` reach its first snapshot"
         )
     base = manifest.base
     return RunDirectory(path, "spectra", found.snapshots, found.ignored or {}, base.name, base.revision, manifest)
@@ -210,12 +210,12 @@ def _open_single(path: Path, ignored: Mapping[str, str]) -> RunDirectory:
 def _not_recognised(path: Path, ignored: Mapping[str, str]) -> RunNotFoundError:
     why = reason(path)
     if why != NOTHING:
-        what, cure = _what_and_cure(why)
-        return RunNotFoundError(what, where=path, cure=cure)
+        what, hint = _what_and_hint(why)
+        return RunNotFoundError(what, where=path, hint=hint)
     for name, why in ignored.items():
         if why != NOTHING:
-            what, cure = _what_and_cure(why)
-            return RunNotFoundError(f"no snapshot can be read: {name} {what}", where=path, cure=cure)
+            what, hint = _what_and_hint(why)
+            return RunNotFoundError(f"no snapshot can be read: {name} {what}", where=path, hint=hint)
     looked = (
         f"manifest.json, checkpoint-N/, global_step_N/ (verl), global_stepN_hf/ (OpenRLHF), {ADAPTER_CONFIG} with "
         f"{ADAPTER_WEIGHTS}, {MODEL_CONFIG} with weights"
@@ -224,13 +224,13 @@ def _not_recognised(path: Path, ignored: Mapping[str, str]) -> RunNotFoundError:
     return RunNotFoundError(
         f"no run recognised: looked for {looked}{incomplete}",
         where=path,
-        cure="give a run directory, an adapter, or a full checkpoint with --base",
+        hint="give a run directory, an adapter, or a full checkpoint with --base",
     )
 
 
-def _what_and_cure(why: str) -> tuple[str, str | None]:
-    what, _, cure = why.partition("; ")
-    return what, cure or None
+def _what_and_hint(why: str) -> tuple[str, str | None]:
+    what, _, hint = why.partition("; ")
+    return what, hint or None
 
 
 def _trainer_step(path: Path) -> int:
@@ -242,5 +242,5 @@ def _trainer_step(path: Path) -> int:
         return 0
     step = read_json(state).get("global_step")
     if not isinstance(step, int):
-        raise CorruptFileError("has no global_step", where=state, cure="restore the file")
+        raise CorruptFileError("has no global_step", where=state, hint="restore the file")
     return step

@@ -54,7 +54,7 @@ def problem_outcomes(file: Path) -> dict[str, list[bool]]:
         except (ValueError, TypeError, KeyError) as error:
             what = "holds no generation" if not line and number == 1 else "is no generation with problem and correct"
             where = file if not line and number == 1 else f"{file}:{number}"
-            raise CorruptFileError(what, where=where, cure="evaluate again") from error
+            raise CorruptFileError(what, where=where, hint="evaluate again") from error
     return outcomes
 
 
@@ -117,7 +117,7 @@ class OpenEvaluation:
         raise RunExistsError(
             f"holds an evaluation {_difference(there, self.settings)}",
             where=self.file,
-            cure="evaluate it again with --overwrite, or choose another --out",
+            hint="evaluate it again with --overwrite, or choose another --out",
         )
 
     def resume(self) -> None:

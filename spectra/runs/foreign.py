@@ -154,7 +154,7 @@ def check_scale(snapshot: Snapshot, config: Mapping[str, object]) -> None:
     raise CorruptFileError(
         "lora_alpha is 0 in adapter_config.json, so the scale of the update is lost (verl wrote 0 whatever it was)",
         where=snapshot.path,
-        cure=f"write the alpha of the training there ({value})",
+        hint=f"write the alpha of the training there ({value})",
     )
 
 
@@ -214,7 +214,7 @@ def _latest(path: Path) -> int | None:
         return None
     text = path.read_text(encoding="utf-8").strip()
     if not text.isdecimal():
-        raise CorruptFileError(f"holds no step but {text[:40]!r}", where=path, cure="write the last whole step there")
+        raise CorruptFileError(f"holds no step but {text[:40]!r}", where=path, hint="write the last whole step there")
     return int(text)
 
 

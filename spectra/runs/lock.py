@@ -30,6 +30,6 @@ def exclusive(lock: Path, doing: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            cure = "wait for it, or choose another --out"
-            raise RunExistsError(f"another process is {doing}", where=lock.parent, cure=cure) from error
+            hint = "wait for it, or choose another --out"
+            raise RunExistsError(f"another process is {doing}", where=lock.parent, hint=hint) from error
         yield

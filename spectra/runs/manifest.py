@@ -100,12 +100,12 @@ class Manifest:
         version = value.pop("schema_version", None)
         if version != SCHEMA_VERSION:
             raise CorruptFileError(
-                f"has schema version {version}, this release reads {SCHEMA_VERSION}", where=path, cure="update spectra"
+                f"has schema version {version}, this release reads {SCHEMA_VERSION}", where=path, hint="update spectra"
             )
         try:
             return cls(**{**value, "base": BaseIdentity(**value["base"])})
         except (TypeError, KeyError) as error:
-            raise CorruptFileError(f"is not a manifest ({error})", where=path, cure="restore the file") from error
+            raise CorruptFileError(f"is not a manifest ({error})", where=path, hint="restore the file") from error
 
 
 def now() -> str:

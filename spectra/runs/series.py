@@ -118,7 +118,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             if number == len(lines):  # no newline after it: a crash tore it while it was written
                 continue
             raise CorruptFileError(
-                "is not a JSON object with a step", where=f"{path}:{number}", cure="remove or repair that line"
+                "is not a JSON object with a step", where=f"{path}:{number}", hint="remove or repair that line"
             ) from error
     return records
 

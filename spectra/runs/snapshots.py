@@ -58,7 +58,7 @@ class Found:
     snapshots
         By step, ascending.
     ignored
-        Directories that look like snapshots and cannot be read, with the reason and its cure.
+        Directories that look like snapshots and cannot be read, with the reason and its hint.
     base_name
         The base model as the directory names it, where an adapter's configuration does not.
     """
@@ -125,7 +125,7 @@ def collect(
             continue
         if step in names:
             raise CorruptFileError(
-                f"{names[step]} and {child.name} are both step {step}", where=child.parent, cure="move one of them away"
+                f"{names[step]} and {child.name} are both step {step}", where=child.parent, hint="move one of them away"
             )
         names[step] = child.name
         where = inside(child)

@@ -294,7 +294,7 @@ class Tables:
         """
         if not where.table("modules").exists():
             raise RunNotFoundError(
-                "holds no analysis tables", where=where.root, cure="run `spectra analyze` on the run first"
+                "holds no analysis tables", where=where.root, hint="run `spectra analyze` on the run first"
             )
         return cls(**{name: read_table(name, where.table(name)) for name in SCHEMAS})
 
@@ -326,9 +326,9 @@ def read_table(name: str, path: Path) -> pd.DataFrame:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise CorruptFileError(
-            f"cannot be read as table {name} ({error})", where=path, cure="delete it and run `spectra analyze` again"
+            f"cannot be read as table {name} ({error})", where=path, hint="delete it and run `spectra analyze` again"
         ) from error
     try:
         return conform(name, frame)
     except CorruptFileError as error:
-        raise CorruptFileError(error.what, where=path, cure="run `spectra analyze` again") from error
+        raise CorruptFileError(error.what, where=path, hint="run `spectra analyze` again") from error

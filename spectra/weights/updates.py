@@ -104,7 +104,7 @@ class Updates:
         for module in sorted(self.reshaped):
             raise UnsupportedMethodError(
                 f"{module} {self.skipped[module]}, so it cannot be put on it",
-                cure="save the trained model itself with save_pretrained; `spectra analyze` reads all other modules",
+                hint="save the trained model itself with save_pretrained; `spectra analyze` reads all other modules",
             )
 
 
@@ -164,7 +164,7 @@ def open_updates(snapshot: Snapshot, base: TensorStore, start: Start | None) -> 
         raise BaseModelError(
             f"nothing in it matches the base {base.where}" + (f" ({reasons})" if reasons else ""),
             where=snapshot.path,
-            cure="give the base that it was trained on with --base",
+            hint="give the base that it was trained on with --base",
         )
     return updates
 
@@ -177,7 +177,7 @@ def _open_adapter(path: Path, base: TensorStore, start: Start | None) -> Updates
         raise UnsupportedMethodError(
             f"adapters of type {kind} are not read exactly yet",
             where=path,
-            cure=f"supported: {', '.join(sorted(READERS))}; or merge it in float32 and analyse the full checkpoint",
+            hint=f"supported: {', '.join(sorted(READERS))}; or merge it in float32 and analyse the full checkpoint",
         )
     reader = READERS[kind]
     adapter = Adapter.open(path, reader)

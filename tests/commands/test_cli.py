@@ -132,7 +132,7 @@ FAULTS: dict[str, tuple[list[str], int, str]] = {
 
 
 @pytest.mark.parametrize("case", FAULTS)
-def test_faults_are_one_line_with_the_cure(tmp_path: Path, base: Path, call: Call, case: str) -> None:
+def test_faults_are_one_line_with_the_hint(tmp_path: Path, base: Path, call: Call, case: str) -> None:
     words, expected, says = FAULTS[case]
     places = {
         "RUN": own_run(tmp_path / "run", base),

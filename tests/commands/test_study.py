@@ -31,7 +31,7 @@ def call(monkeypatch: pytest.MonkeyPatch, trained: Trained, *words: str) -> int:
 
 
 def failed(runs: list[Path], faults: Mapping[str, str]) -> Trained:
-    return Trained(runs, faults, StudyError(f"{len(faults)} runs failed", cure="call again") if faults else None)
+    return Trained(runs, faults, StudyError(f"{len(faults)} runs failed", hint="call again") if faults else None)
 
 
 def test_what_finished_is_compared_though_others_failed(

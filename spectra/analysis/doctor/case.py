@@ -118,13 +118,13 @@ class Case:
         """
         name = None if self.base is None else parameter_name(module, self.base.files)
         if self.base is None or name is None:
-            raise CorruptFileError("the base has no such parameter", where=module, cure="give its base with --base")
+            raise CorruptFileError("the base has no such parameter", where=module, hint="give its base with --base")
         return self.base[name]
 
     def update(self, module: str) -> Operator:
         """Return ΔW of a module."""
         if self.changes is None:
-            raise CorruptFileError("holds no update that can be read", where=self.path, cure="see the other checks")
+            raise CorruptFileError("holds no update that can be read", where=self.path, hint="see the other checks")
         return self.changes.matrices[module](self.weight(module).double())
 
     @cached_property
@@ -215,7 +215,7 @@ def misread(error: Exception, where: Path) -> CorruptFileError:
     return CorruptFileError(
         f"its configuration cannot be read ({type(error).__name__}: {error})",
         where=where,
-        cure=f"restore the {ADAPTER_CONFIG} and config.json that the trainer wrote",
+        hint=f"restore the {ADAPTER_CONFIG} and config.json that the trainer wrote",
     )
 
 
@@ -258,7 +258,7 @@ class _Opening:
         except SpectraError as error:
             self.obstacles.setdefault(what, error)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch does not declare it
-            self.obstacles.setdefault(what, CorruptFileError("holds numbers that are not finite", cure="see label"))
+            self.obstacles.setdefault(what, CorruptFileError("holds numbers that are not finite", hint="see label"))
         except MISREAD as error:
             self.obstacles.setdefault(what, misread(error, self.path))
         return None
@@ -312,7 +312,7 @@ def _require_readable(adapter: Adapter) -> None:
 
 
 def _odd(adapter: Adapter, what: str) -> CorruptFileError:
-    return CorruptFileError(f"{what} in {ADAPTER_CONFIG}", where=adapter.path, cure="write what the training had there")
+    return CorruptFileError(f"{what} in {ADAPTER_CONFIG}", where=adapter.path, hint="write what the training had there")
 
 
 def _scattered(path: Path) -> tuple[Snapshot, ...]:

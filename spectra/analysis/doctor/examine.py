@@ -56,7 +56,7 @@ def examine(path: Path, base: str | Path | None = None, initial: Path | None = N
         If there is no such directory.
     """
     if not path.is_dir():
-        raise RunNotFoundError("no such directory", where=path, cure="give the directory of a run")
+        raise RunNotFoundError("no such directory", where=path, hint="give the directory of a run")
     case = open_case(path, None if base is None else str(base), initial)
     checks = [found for name, family in FAMILIES for found in _checked(name, family, case)]
     recognised = "not recognised" if case.run is None else case.run.describe()

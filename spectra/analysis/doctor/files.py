@@ -27,8 +27,8 @@ def _not_opened(case: Case) -> list[Check]:
 
 
 def fault(name: str, error: SpectraError) -> Check:
-    """Return an error that stopped something as a finding, its cure as what to do."""
-    return Check(name, "fault", fact("readable", error.what, 0.0, 1.0), error.cure or "", where=error.where or "")
+    """Return an error that stopped something as a finding, its hint as what to do."""
+    return Check(name, "fault", fact("readable", error.what, 0.0, 1.0), error.hint or "", where=error.where or "")
 
 
 def _orphans(case: Case) -> list[Check]:
@@ -58,10 +58,10 @@ def _ignored(case: Case) -> list[Check]:
     last = max(case.run.ignored, default="")
     found = []
     for name, why in case.run.ignored.items():
-        what, _, cure = why.partition("; ")
+        what, _, hint = why.partition("; ")
         newest = name == last and what == NOTHING
         half = "holds nothing readable yet: it may still be being written" if newest else what
-        found.append(Check(NAME, "note" if newest else "fault", fact("readable", half, 0.0, 1.0), cure, where=name))
+        found.append(Check(NAME, "note" if newest else "fault", fact("readable", half, 0.0, 1.0), hint, where=name))
     return found
 
 

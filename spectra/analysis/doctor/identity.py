@@ -12,7 +12,7 @@ def check(case: Case) -> list[Check]:
     """Compare digests of some base tensors with those of the manifest, and their names."""
     if case.base is None:
         error = case.obstacles.get("base")
-        return [] if error is None or case.adapter is None else [skipped(NAME, error.what, error.cure or "")]
+        return [] if error is None or case.adapter is None else [skipped(NAME, error.what, error.hint or "")]
     manifest = None if case.run is None else case.run.manifest
     if manifest is None or not manifest.base.fingerprints:
         return []

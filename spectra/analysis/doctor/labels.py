@@ -41,7 +41,7 @@ def _unread(case: Case) -> list[Check]:
     error = case.obstacles.get("changes")
     if error is None or MAGNITUDE in error.what or case.obstacles.get("start") is not None:
         return []
-    return [skipped(NAME, error.what, error.cure or "")]
+    return [skipped(NAME, error.what, error.hint or "")]
 
 
 def _finite(case: Case, adapter: Adapter) -> list[Check]:

@@ -77,14 +77,14 @@ def _measured(case: Case, value: float, first: int | None) -> list[Check]:
     update = _relative_update(case)
     says = f"the frozen weights moved by {value:.3g} of their norm since step {first}"
     if update is None or not update > 0:
-        return [Check(NAME, "note", fact("frozen_drift", says, value, None, 0.0, first), _CURE)]
+        return [Check(NAME, "note", fact("frozen_drift", says, value, None, 0.0, first), _HINT)]
     says += f", {value / update:.2g} times the update"
     fault = value > LIMIT * update
     evidence = fact("frozen_drift", says, value, LIMIT * update, 0.0, first)
-    return [Check(NAME, "fault" if fault else "note", evidence, _CURE, "merge_drift" if fault else None)]
+    return [Check(NAME, "fault" if fault else "note", evidence, _HINT, "merge_drift" if fault else None)]
 
 
-_CURE = "keep the base in float32 where weights are merged and unmerged, or merge into a copy"
+_HINT = "keep the base in float32 where weights are merged and unmerged, or merge into a copy"
 
 
 def _relative_update(case: Case) -> float | None:
@@ -129,7 +129,7 @@ def _predicted(case: Case) -> list[Check]:
         return [ok(NAME, says, ratio, LIMIT)]
     known = merges and source == "the recipe"
     says += "" if merges else "; whether this trainer merges is not known"
-    action = f"{_CURE}; {_MEASURE}"
+    action = f"{_HINT}; {_MEASURE}"
     evidence = fact("predicted_drift", says, ratio, LIMIT, 0.0)
     return [Check(NAME, "fault" if known else "note", evidence, action, "merge_drift" if known else None)]
 

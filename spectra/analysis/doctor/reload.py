@@ -83,9 +83,9 @@ def check(case: Case) -> list[Check]:
     try:
         family = moving_start(case.config) or _by_its_tensors(case)
     except SpectraError as obstacle:
-        return [skipped(NAME, obstacle.what, obstacle.cure or "")]
+        return [skipped(NAME, obstacle.what, obstacle.hint or "")]
     if error is not None and (family is None or not isinstance(error, MissingInitialError | BaseModelError)):
-        return [skipped(NAME, error.what, error.cure or "")]
+        return [skipped(NAME, error.what, error.hint or "")]
     if family is None:
         return _belongs(case)
     init = str(case.config.get("init_lora_weights", True)).lower()
@@ -229,7 +229,7 @@ def taken(weight: Tensor, rank: int, init: str, seed: int) -> Operator:
             u, s, v = torch.svd_lowrank(weight.float(), rank, niter=int(init.rpartition("_")[2]))
         return LowRank(u * s, v.T)
     if init not in _DETERMINISTIC:
-        raise MissingInitialError("does not follow from the base alone", where=init, cure="give it with --initial DIR")
+        raise MissingInitialError("does not follow from the base alone", where=init, hint="give it with --initial DIR")
     return _triplets(thin_svd(weight), rank, last=init == "milora")
 
 
@@ -247,7 +247,7 @@ def _judged(case: Case, family: str, found: list[Reload]) -> list[Check]:
         says += f": added to the pristine base alone it is off by s·B₀A₀, {added:.3g}·‖W‖ (median of {len(found)})"
     error = case.obstacles.get("start")
     if case.start is None:
-        action = (error.cure if error is not None else None) or "give the adapter of step 0 with --initial DIR"
+        action = (error.hint if error is not None else None) or "give the adapter of step 0 with --initial DIR"
         why = "its start is not at hand" if error is None else error.what
         missing = Check(
             NAME,

@@ -26,7 +26,7 @@ def choose_jobs(tasks: Sequence[ModuleTask], jobs: int | None) -> int:
     """
     if jobs is not None:
         if jobs < 1:
-            raise UsageError(f"--jobs is {jobs}", cure="give 1 or more")
+            raise UsageError(f"--jobs is {jobs}", hint="give 1 or more")
         return min(jobs, max(len(tasks), 1))
     # An SVD of an O × I matrix is about 10·O·I·min(O, I) operations; min ≤ √size.
     operations = sum(10 * task.size**1.5 * (1 + len(task.work.steps)) for task in tasks)
@@ -46,7 +46,7 @@ def check_device(device: str) -> None:
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
-            f"--device {device} cannot be used ({reason})", cure="choose cpu, or cuda where it is"
+            f"--device {device} cannot be used ({reason})", hint="choose cpu, or cuda where it is"
         ) from error
 
 
@@ -83,7 +83,7 @@ def _run_processes(tasks: Sequence[ModuleTask], jobs: int) -> Iterator[ModuleRes
             raise EngineError(
                 "a worker process died: too little memory, or a script that calls this outside `if __name__ == "
                 "'__main__':`",
-                cure="use --jobs 1 (Options(jobs=1)), or guard the script; finished rows are kept",
+                hint="use --jobs 1 (Options(jobs=1)), or guard the script; finished rows are kept",
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -99,7 +99,7 @@ def _run_ray(tasks: Sequence[ModuleTask], jobs: int) -> Iterator[ModuleResult]:
         import ray
     except ImportError as error:
         raise MissingDependencyError(
-            f"--engine ray needs Ray ({error})", cure="`pip install 'spectra-rlvr[ray]'`, or --engine local"
+            f"--engine ray needs Ray ({error})", hint="`pip install 'spectra-rlvr[ray]'`, or --engine local"
         ) from error
     if not ray.is_initialized():
         ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, configure_logging=False)

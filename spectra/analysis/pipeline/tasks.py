@@ -138,7 +138,7 @@ def _check_identity(task: ModuleTask, parameter: str, found: str) -> None:
             f"{parameter} is not the tensor that this run was trained on (digest {found[:12]}…, the manifest says "
             f"{task.expected_digest[:12]}…)",
             where=task.base,
-            cure="give the run's own base with --base",
+            hint="give the run's own base with --base",
         )
 
 
@@ -157,10 +157,10 @@ def _check_numbers(task: ModuleTask, parameter: str, stored: Tensor) -> None:
         raise BaseModelError(
             f"{parameter} is stored as {stored.dtype}, which is quantised or scaled",
             where=task.base,
-            cure="give the full-precision base with --base",
+            hint="give the full-precision base with --base",
         )
     if not bool(torch.isfinite(stored).all()):
-        raise BaseModelError(f"{parameter} holds NaN or infinity", where=task.base, cure="download the base again")
+        raise BaseModelError(f"{parameter} holds NaN or infinity", where=task.base, hint="download the base again")
 
 
 def forget() -> None:

@@ -34,7 +34,7 @@ def check(value: str, allowed: Any, name: str) -> None:
         If it is not.
     """
     if value not in get_args(allowed):
-        raise UsageError(f"{value!r} is not known", where=name, cure=f"choose one of {', '.join(get_args(allowed))}")
+        raise UsageError(f"{value!r} is not known", where=name, hint=f"choose one of {', '.join(get_args(allowed))}")
 
 
 def resolve_step(tables: Tables, step: int | None) -> int:
@@ -50,7 +50,7 @@ def resolve_step(tables: Tables, step: int | None) -> int:
         return steps[-1] if steps else 0
     if step not in steps:
         known = ", ".join(map(str, steps)) or "none"
-        raise UsageError("was not analysed", where=f"step {step}", cure=f"choose one of: {known}")
+        raise UsageError("was not analysed", where=f"step {step}", hint=f"choose one of: {known}")
     return step
 
 
@@ -131,7 +131,7 @@ def grid(tables: Tables, metric: str, *, step: int, side: Side = "left", fractio
     elif metric in tables.modules.select_dtypes("number").columns:
         rows = tables.resolved_modules().assign(value=lambda modules: modules[metric].astype("float64"))
     else:
-        raise UsageError(f"{metric!r} is no column of the modules table", where="metric", cure="see SCHEMAS['modules']")
+        raise UsageError(f"{metric!r} is no column of the modules table", where="metric", hint="see SCHEMAS['modules']")
     rows = rows[(rows["step"] == step) & rows["value"].notna()]
     rows = rows.assign(layer=rows["layer"].fillna(-1).astype("int64"))
     cells = rows.pivot_table(index="layer", columns="kind", values="value", aggfunc="mean", observed=True)

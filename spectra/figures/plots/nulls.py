@@ -69,7 +69,7 @@ def forest(tables: Tables, *, metric: str, step: int | None = None, ax: Axes | N
     """
     known = null_metrics(tables, step)
     if known and metric not in known:
-        raise UsageError(f"{metric!r} has no sampled null", where="metric", cure=f"choose one of: {', '.join(known)}")
+        raise UsageError(f"{metric!r} has no sampled null", where="metric", hint=f"choose one of: {', '.join(known)}")
     at = last_step(tables.nulls) if step is None else step
     with styled():
         ax = ax or new_axes(2.7, 1.5)

@@ -86,8 +86,8 @@ def _check_one_kind(found: list[Problem], source: Source) -> None:
         kinds = ("text", "chat messages") if first else ("chat messages", "text")
         row = "problem" if source.unique else "row"  # where repeated prompts are left out, rows are not counted
         fault = f"{row} {other + 1} has {kinds[1]} in {source.prompt!r}, and those before it {kinds[0]}"
-        cure = "write all prompts in one way, or set task.format to boxed or think"
-        raise CorruptFileError(fault, where=source.name, cure=cure)
+        hint = "write all prompts in one way, or set task.format to boxed or think"
+        raise CorruptFileError(fault, where=source.name, hint=hint)
 
 
 def all_heldout_problems(task: TaskRecipe) -> list[Problem]:
@@ -127,7 +127,7 @@ def heldout_problems(recipe: Recipe) -> list[Problem]:
     found, count = all_heldout_problems(recipe.task), recipe.evaluation.problems
     if len(found) < count:
         fault = f"{count} problems, and {recipe.task.name} has {len(found)}"
-        raise RecipeError(fault, where="evaluation.problems", cure="ask for fewer")
+        raise RecipeError(fault, where="evaluation.problems", hint="ask for fewer")
     return found[:count]
 
 
@@ -157,8 +157,8 @@ def training_dataset(recipe: Recipe) -> Any:
 def _unchanged(source: Source, key: str, task: TaskRecipe) -> str:
     found, expected = _digest(source, key), getattr(task, f"{key}_sha256")
     if expected not in (None, found):
-        cure = f"restore it, or set task.{key}_sha256 to null for a new run"
-        raise RecipeError(f"is not what task.{key}_sha256 names", where=source.name, cure=cure)
+        hint = f"restore it, or set task.{key}_sha256 to null for a new run"
+        raise RecipeError(f"is not what task.{key}_sha256 names", where=source.name, hint=hint)
     return found
 
 
@@ -166,4 +166,4 @@ def _digest(source: Source, key: str) -> str:
     try:
         return digest(source)
     except RecipeError as error:
-        raise RecipeError(f"task.{key} {error.what}", where=error.where, cure=error.cure) from error
+        raise RecipeError(f"task.{key} {error.what}", where=error.where, hint=error.hint) from error

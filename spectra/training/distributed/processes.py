@@ -163,15 +163,15 @@ def divide(recipe: Recipe, count: int) -> Batch:
     numbers = f"prompts_per_step × generations = {recipe.prompts_per_step} × {recipe.algorithm.generations} = {total}"
     if recipe.algorithm.dynamic_rounds is not None and recipe.prompts_per_step % count:
         fault = f"{recipe.prompts_per_step} prompts cannot be divided among {count} processes"
-        cure = "dynamic sampling needs whole groups on each: choose a multiple"
-        raise RecipeError(fault, where="prompts_per_step", cure=cure)
+        hint = "dynamic sampling needs whole groups on each: choose a multiple"
+        raise RecipeError(fault, where="prompts_per_step", hint=hint)
     if total % count:
         fault = f"{numbers} completions cannot be divided among {count} processes"
-        raise RecipeError(fault, where="prompts_per_step", cure="choose a multiple")
+        raise RecipeError(fault, where="prompts_per_step", hint="choose a multiple")
     per_device = recipe.micro_batch or total // count
     if total % (count * per_device):
         fault = f"{numbers} completions cannot be divided among {count} processes in passes of {per_device}"
-        raise RecipeError(fault, where="micro_batch", cure=f"choose a divisor of {total // count}")
+        raise RecipeError(fault, where="micro_batch", hint=f"choose a divisor of {total // count}")
     return Batch(per_device, total // (count * per_device))
 
 
@@ -187,12 +187,12 @@ def check_sharding(method: Method, trainable_dtype: str = "float32") -> None:
     shards = next((name for name in ("FSDP", "DEEPSPEED") if _is_set(f"ACCELERATE_USE_{name}")), None)
     if shards is not None and trainable_dtype == "bfloat16":
         fault = f"cannot be bfloat16 under {shards}, which keeps what trains in float32"
-        raise RecipeError(fault, where="model.trainable_dtype", cure="leave it out, or launch without sharding")
-    where, cure = f"method {method.name}", "launch it without sharding: accelerate launch --multi_gpu"
+        raise RecipeError(fault, where="model.trainable_dtype", hint="leave it out, or launch without sharding")
+    where, hint = f"method {method.name}", "launch it without sharding: accelerate launch --multi_gpu"
     if shards is not None and method.after_step is not None:
-        raise RecipeError(f"works on whole weights and gradients, which {shards} spreads", where=where, cure=cure)
+        raise RecipeError(f"works on whole weights and gradients, which {shards} spreads", where=where, hint=hint)
     if shards == "FSDP" and method.optimizer is not None:
-        raise RecipeError("has an optimizer of its own, which FSDP does not take", where=where, cure=cure)
+        raise RecipeError("has an optimizer of its own, which FSDP does not take", where=where, hint=hint)
 
 
 def _is_set(variable: str) -> bool:
@@ -218,8 +218,8 @@ def one_voice(processes: Processes) -> Iterator[None]:
         if not _is_first():
             _leave(error.exit_code if isinstance(error, SpectraError) else 1)
         if _lost_connection(error):
-            cure = "see what ended it (memory?) and launch again: the run goes on"
-            raise EngineError("another process of this run ended without a word", cure=cure) from error
+            hint = "see what ended it (memory?) and launch again: the run goes on"
+            raise EngineError("another process of this run ended without a word", hint=hint) from error
         raise
 
 

@@ -21,8 +21,8 @@ def is_sharded(model: Any) -> bool:
         If FSDP 1 sharded it, which flattens parameters beyond recognition.
     """
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
-        cure = "set fsdp_version: 2 in the accelerate configuration"
-        raise UsageError("snapshots of a model under FSDP 1 are not supported", cure=cure)
+        hint = "set fsdp_version: 2 in the accelerate configuration"
+        raise UsageError("snapshots of a model under FSDP 1 are not supported", hint=hint)
     return any(_is_shard(parameter) for parameter in model.parameters())
 
 

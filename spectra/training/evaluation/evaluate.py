@@ -82,9 +82,9 @@ class Engine:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise UsageError(f"--batch-size is {self.batch_size}", cure="give 1 or more")
+            raise UsageError(f"--batch-size is {self.batch_size}", hint="give 1 or more")
         if not 0 < self.memory <= 1:
-            raise UsageError(f"--memory is {self.memory}", cure="give a share above 0 and up to 1")
+            raise UsageError(f"--memory is {self.memory}", hint="give a share above 0 and up to 1")
         if self.device is not None:
             _check_device(self.device, self.dtype)
 
@@ -96,8 +96,8 @@ def _check_device(device: str, dtype: str) -> None:
         torch.zeros(1, dtype=getattr(torch, dtype), device=device).item()
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        cure = "choose cpu, or cuda where it is"
-        raise UsageError(f"--device {device} cannot be used ({reason})", cure=cure) from error
+        hint = "choose cpu, or cuda where it is"
+        raise UsageError(f"--device {device} cannot be used ({reason})", hint=hint) from error
 
 
 def evaluate_all(
@@ -249,4 +249,4 @@ def _generator(model: EvaluatedModel, engine: Engine) -> Iterator[Generator]:
         ):
             yield generator
     except UnsupportedMethodError as error:
-        raise UnsupportedMethodError(error.what, where=error.where, cure="take the generator hf") from error
+        raise UnsupportedMethodError(error.what, where=error.where, hint="take the generator hf") from error

@@ -69,7 +69,7 @@ def estimate_pass(outcomes: Mapping[str, Sequence[bool]], k: int) -> Estimate:
     """
     fewest = min(map(len, outcomes.values()), default=0)
     if not 1 <= k <= fewest:
-        raise UsageError(f"Pass@{k} of {fewest} samples a problem is undefined", cure="draw at least k samples")
+        raise UsageError(f"Pass@{k} of {fewest} samples a problem is undefined", hint="draw at least k samples")
     counts = [(len(marks), sum(marks)) for marks in outcomes.values()]
     shares = [_pass(n, c, k) for n, c in counts]
     value, count = fmean(shares), len(shares)

@@ -174,8 +174,8 @@ class EvaluatedModel:
     @property
     def _required_base(self) -> Path:
         if self.base is None:
-            cure = "give it with --base"
-            raise BaseModelError("does not say which base it was trained on", where=self.run.path, cure=cure)
+            hint = "give it with --base"
+            raise BaseModelError("does not say which base it was trained on", where=self.run.path, hint=hint)
         return self.base
 
     @cached_property
@@ -231,7 +231,7 @@ class EvaluatedModel:
         changed = [name for name in {**then, **found} if then and then.get(name) != found.get(name)]
         if changed:
             fault = f"is not the base that the run began on ({changed[0]} differs)"
-            raise BaseModelError(fault, where=self.base, cure="give that one with --base")
+            raise BaseModelError(fault, where=self.base, hint="give that one with --base")
 
 
 def open_model(
@@ -261,7 +261,7 @@ def open_model(
     found = {snapshot.step: snapshot for snapshot in opened.snapshots}
     wanted = opened.snapshots[-1].step if step is None else step
     if wanted not in found:
-        raise UsageError(f"there is no snapshot of step {wanted}", where=run, cure=f"steps: {sorted(found)}")
+        raise UsageError(f"there is no snapshot of step {wanted}", where=run, hint=f"steps: {sorted(found)}")
     name = base or opened.base_name
     directory = None if name is None else resolve_base(name, None if base else opened.base_revision)
     return EvaluatedModel(opened, found[wanted], name, directory, initial)

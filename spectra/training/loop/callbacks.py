@@ -196,7 +196,7 @@ class DivergenceStop(Callback):
         raise DivergedError(
             f"{what} at step {step} is not finite",
             where=self._layout.root,
-            cure="lower optimizer.learning_rate and start again with --overwrite",
+            hint="lower optimizer.learning_rate and start again with --overwrite",
         )
 
 

@@ -49,7 +49,7 @@ def check_lengths(
             fault = (
                 f"problem {problem.id!r} has {tokens} tokens; with a completion of {wanted} more than {name}, {limit}"
             )
-            raise RecipeError(fault, where=where, cure=_cure(where, tokens, wanted, limit))
+            raise RecipeError(fault, where=where, hint=_hint(where, tokens, wanted, limit))
     if heldout:
         room(config, _longest(tokenizer, heldout)[0], wanted)
 
@@ -69,7 +69,7 @@ def _longest(tokenizer: Any, problems: Iterable[Problem]) -> tuple[int, Problem]
     return max(lengths, key=lambda pair: pair[0])
 
 
-def _cure(where: str, tokens: int, wanted: int, limit: int) -> str:
+def _hint(where: str, tokens: int, wanted: int, limit: int) -> str:
     if where == "rollout.max_model_length":
         return f"set it to {tokens + wanted} or more"
     return f"set it to {limit - tokens} or less" if tokens < limit else "leave out problems as long as that"

@@ -17,7 +17,7 @@ def check_reports(names: Sequence[str]) -> None:
     """
     for name in names:
         if find_spec(name) is None:
-            raise MissingDependencyError(f"{name} is not installed", where="report_to", cure=f"pip install {name}")
+            raise MissingDependencyError(f"{name} is not installed", where="report_to", hint=f"pip install {name}")
 
 
 def report_last(trainer: Any, names: Sequence[str]) -> None:

@@ -144,8 +144,8 @@ def decide(recipe: Recipe, layout: RunLayout, *, overwrite: bool = False, again:
     if not layout.recipe.exists():
         foreign = _foreign(layout)
         if foreign is not None:
-            cure = "choose another --out"
-            raise RunExistsError(f"holds {foreign.name!r}, and no run of spectra", where=layout.root, cure=cure)
+            hint = "choose another --out"
+            raise RunExistsError(f"holds {foreign.name!r}, and no run of spectra", where=layout.root, hint=hint)
         return Plan.START
     if overwrite:
         return Plan.START
@@ -153,7 +153,7 @@ def decide(recipe: Recipe, layout: RunLayout, *, overwrite: bool = False, again:
     if fault is not None:
         if got_nowhere(layout):
             return Plan.RESTART
-        raise RunExistsError(fault, where=layout.root, cure=f"choose another --out, or start it again with {again}")
+        raise RunExistsError(fault, where=layout.root, hint=f"choose another --out, or start it again with {again}")
     return Plan.LEAVE if layout.snapshot(recipe.steps).exists() else Plan.RESUME
 
 
@@ -214,8 +214,8 @@ def _named_in_the_recipe() -> Iterator[None]:
     try:
         yield
     except BaseModelError as error:
-        cure = None if error.cure is None else error.cure.replace("--base", "model.base")
-        raise BaseModelError(error.what, where=error.where, cure=cure) from error
+        hint = None if error.hint is None else error.hint.replace("--base", "model.base")
+        raise BaseModelError(error.what, where=error.where, hint=hint) from error
 
 
 def _callbacks(
@@ -276,10 +276,10 @@ def _check_unchanged(policy: Policy, layout: RunLayout, processes: Processes) ->
     changed = [name for name in {**then, **today} if then.get(name) != today.get(name)]
     if changed:
         raise BaseModelError(
-            f"the base changed since the run began ({changed[0]})", where=layout.root, cure="restore the base"
+            f"the base changed since the run began ({changed[0]})", where=layout.root, hint="restore the base"
         )
     count = manifest.hardware.get("processes", 1)
     if count != processes.count:
         fault = f"began with {count} processes, and {processes.count} would go on"
-        cure = f"launch it with --num_processes {count}, or start again with --overwrite"
-        raise RunExistsError(fault, where=layout.root, cure=cure)
+        hint = f"launch it with --num_processes {count}, or start again with --overwrite"
+        raise RunExistsError(fault, where=layout.root, hint=hint)

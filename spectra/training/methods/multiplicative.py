@@ -162,7 +162,7 @@ def even_rank(recipe: MethodRecipe, shapes: Shapes) -> None:
     """Raise :class:`RecipeError` for an odd rank."""
     if rank(recipe) % 2:
         raise RecipeError(
-            f"{recipe.r} is odd, and {recipe.name} needs pairs", where="method.r", cure="choose an even r"
+            f"{recipe.r} is odd, and {recipe.name} needs pairs", where="method.r", hint="choose an even r"
         )
 
 

@@ -46,7 +46,7 @@ class Divides:
             for name in self.sides:
                 if side(shape, name) % number:
                     fault = f"{number} does not divide the {name}-features of {_described(module, shape)}"
-                    raise RecipeError(fault, where=f"method.{self.key}", cure=f"choose a divisor of {common}")
+                    raise RecipeError(fault, where=f"method.{self.key}", hint=f"choose a divisor of {common}")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class AtMost:
         for module, shape in shapes.items():
             if number > side(shape, self.side):
                 fault = f"{number} is more than {_described(module, shape)} allows"
-                raise RecipeError(fault, where=f"method.{self.key}", cure=f"choose {limit} or less")
+                raise RecipeError(fault, where=f"method.{self.key}", hint=f"choose {limit} or less")
 
 
 def number_of(recipe: MethodRecipe, key: str) -> int:

@@ -78,7 +78,7 @@ class SpectraCallback(Callback):
         overwrite: bool = False,
     ) -> None:
         if every is not None and every < 1:
-            raise UsageError(f"SpectraCallback(every={every})", cure="give 1 or more steps")
+            raise UsageError(f"SpectraCallback(every={every})", hint="give 1 or more steps")
         self._trainer, self._every, self._base, self._overwrite = trainer, every, base, overwrite
         self._out = None if out is None else Path(out)
         self._steps: frozenset[int] = frozenset()
@@ -164,7 +164,7 @@ class SpectraCallback(Callback):
             raise MissingInitialError(
                 f"{moving} moves the base when it begins, and there is no snapshot of step 0, so ΔW cannot be told",
                 where=self._layout.root,
-                cure="train from step 0 with SpectraCallback, or go on without it",
+                hint="train from step 0 with SpectraCallback, or go on without it",
             )
         return None
 
@@ -249,11 +249,11 @@ def _base_name(model: Any) -> str:
     if adapters is not None and ADAPTER not in adapters:
         raise UsageError(
             f"SpectraCallback saves the adapter {ADAPTER!r}, and the model has {sorted(adapters)}",
-            cure="name the adapter so",
+            hint="name the adapter so",
         )
     name = model.config._name_or_path if adapters is None else adapters[ADAPTER].base_model_name_or_path
     if not name:
         raise BaseModelError(
-            "the model does not say which base it is", where="SpectraCallback", cure="give it: base=DIR_OR_HUB_ID"
+            "the model does not say which base it is", where="SpectraCallback", hint="give it: base=DIR_OR_HUB_ID"
         )
     return str(name)

@@ -33,9 +33,9 @@ def begin(layout: RunLayout, manifest: Manifest, *, overwrite: bool = False) -> 
     _refuse_foreign(layout)
     if layout.manifest.exists():
         if not overwrite:
-            cure = "choose another output_dir, resume that run, or remove it by SpectraCallback(overwrite=True)"
+            hint = "choose another output_dir, resume that run, or remove it by SpectraCallback(overwrite=True)"
             fault = f"holds a run already, with {len(_snapshots(layout))} snapshots"
-            raise RunExistsError(fault, where=layout.root, cure=cure)
+            raise RunExistsError(fault, where=layout.root, hint=hint)
         _clear(layout)
     manifest.write(layout.manifest)
 
@@ -96,7 +96,7 @@ def _refuse_foreign(layout: RunLayout) -> None:
     elif found := [path for path in (layout.metrics, *_snapshots(layout).values()) if path.exists()]:
         fault = f"holds {found[0].relative_to(layout.root)}, and no manifest.json that says whose it is"
     if fault is not None:
-        raise RunExistsError(fault, where=layout.root, cure="choose another directory: SpectraCallback(out=DIR)")
+        raise RunExistsError(fault, where=layout.root, hint="choose another directory: SpectraCallback(out=DIR)")
 
 
 def _require_same(layout: RunLayout, manifest: Manifest) -> None:
@@ -108,8 +108,8 @@ def _require_same(layout: RunLayout, manifest: Manifest) -> None:
     }
     changed = next((name for name, (then, today) in pairs.items() if then != today), None)
     if changed is not None:
-        cure = "resume in that run's own directory, or give another: SpectraCallback(out=DIR)"
-        raise RunExistsError(f"holds a run with another {changed}", where=layout.root, cure=cure)
+        hint = "resume in that run's own directory, or give another: SpectraCallback(out=DIR)"
+        raise RunExistsError(f"holds a run with another {changed}", where=layout.root, hint=hint)
 
 
 def _clear(layout: RunLayout) -> None:

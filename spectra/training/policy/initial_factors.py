@@ -31,8 +31,8 @@ def read_initial(snapshot: Path, *, stacked: bool) -> dict[str, Any]:
 
     weights = snapshot / ADAPTER_WEIGHTS
     if not weights.exists():
-        cure = "restore it, or start the run again with --overwrite"
-        raise MissingInitialError("the step-0 adapter is gone, so the base cannot be set", where=weights, cure=cure)
+        hint = "restore it, or start the run again with --overwrite"
+        raise MissingInitialError("the step-0 adapter is gone, so the base cannot be set", where=weights, hint=hint)
     tensors = load_file(weights)
     return {name: _first_half(name, tensor) for name, tensor in tensors.items()} if stacked else tensors
 

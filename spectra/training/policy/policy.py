@@ -92,7 +92,7 @@ def build_policy(recipe: Recipe, initial: Path | None = None) -> Policy:
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left", trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise BaseModelError("holds no tokenizer", where=base, cure="add the tokenizer's files") from error
+        raise BaseModelError("holds no tokenizer", where=base, hint="add the tokenizer's files") from error
     set_seed(recipe.seed)
     if method.config is None:
         policy = model.requires_grad_(True)
@@ -142,7 +142,7 @@ def _load(base: Path, dtype: str) -> Any:
         return AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype), trust_remote_code=False)
     except (OSError, ValueError) as error:
         first = str(error).partition("\n")[0]
-        raise BaseModelError(f"cannot be loaded ({first})", where=base, cure="give a causal language model") from error
+        raise BaseModelError(f"cannot be loaded ({first})", where=base, hint="give a causal language model") from error
 
 
 def _attach(model: Any, method: Method, recipe: Recipe, start: Start, initial: Path | None) -> Any:
@@ -170,8 +170,8 @@ def _in_the_recipes_words(method: Method) -> Iterator[None]:
             yield
         except (ValueError, TypeError, NotImplementedError) as error:
             first = str(error).partition("\n")[0]
-            cure = f"see spectra methods {method.name}"
-            raise RecipeError(f"peft refuses it ({first})", where=f"method {method.name}", cure=cure) from error
+            hint = f"see spectra methods {method.name}"
+            raise RecipeError(f"peft refuses it ({first})", where=f"method {method.name}", hint=hint) from error
 
 
 def _prompts(recipe: Recipe, tokenizer: Any, device: Any, count: int) -> list[Mapping[str, Any]]:

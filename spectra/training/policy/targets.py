@@ -30,15 +30,15 @@ def checked_shapes(model: Any, method: Method, recipe: MethodRecipe) -> Shapes:
         If the method needs a package that is not installed.
     """
     if method.needs is not None and find_spec(method.needs[0]) is None:
-        cure = f"pip install {method.needs[1]}"
-        raise MissingDependencyError(f"needs {method.needs[1]}", where=f"method {method.name}", cure=cure)
+        hint = f"pip install {method.needs[1]}"
+        raise MissingDependencyError(f"needs {method.needs[1]}", where=f"method {method.name}", hint=hint)
     targets = recipe.target_modules or []
     layers = dict(_layers(model, method))
     for target in targets:
         if not any(is_target(name, [target]) for name in layers):
             names = sorted({name.rpartition(".")[2] for name in layers})
             fault = f"the base has no {method.targets} module {target!r}"
-            raise RecipeError(fault, where="method.target_modules", cure=f"choose among {', '.join(names)}")
+            raise RecipeError(fault, where="method.target_modules", hint=f"choose among {', '.join(names)}")
     shapes = {name: shape for name, shape in layers.items() if is_target(name, targets)}
     for rule in method.rules:
         rule(recipe, shapes)

@@ -95,8 +95,8 @@ class _Process:
                 self.end()
                 errors.seek(0)
                 last = errors.read().strip().rpartition("\n")[2] or "no answer"
-                cure = "see whether `python -c 'import math_verify'` works"
-                raise SpectraError(f"the process that checks answers did not start ({last})", cure=cure)
+                hint = "see whether `python -c 'import math_verify'` works"
+                raise SpectraError(f"the process that checks answers did not start ({last})", hint=hint)
 
     def check(self, question: Question) -> bool | None:
         """Return the answer's truth, or None where the process is lost."""
@@ -184,9 +184,9 @@ def _pool(kind: str) -> _Pool:
 
 @cache
 def _only_pool(kind: str) -> _Pool:
-    package, what, cure = _PACKAGES[kind]
+    package, what, hint = _PACKAGES[kind]
     if find_spec(package) is None:
-        raise MissingDependencyError(what, cure=cure)
+        raise MissingDependencyError(what, hint=hint)
     pool = _Pool(kind, _most_processes())
     atexit.register(pool.end)
     return pool

@@ -72,7 +72,7 @@ def rollout_arguments(rollout: RolloutRecipe) -> dict[str, Any]:
         return {}
     if find_spec("vllm") is None:
         raise MissingDependencyError(
-            "rollout.engine vllm needs vLLM", cure="install it (`make vllm` builds an environment for the CPU)"
+            "rollout.engine vllm needs vLLM", hint="install it (`make vllm` builds an environment for the CPU)"
         )
     shared: dict[str, Any] = {
         "use_vllm": True,

@@ -47,12 +47,12 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.samples < 1 or (self.temperature == 0 and self.samples > 1):
-            cure = "ask for one sample, or sample at a temperature above 0"
-            raise UsageError(f"cannot draw {self.samples} samples at temperature {self.temperature}", cure=cure)
+            hint = "ask for one sample, or sample at a temperature above 0"
+            raise UsageError(f"cannot draw {self.samples} samples at temperature {self.temperature}", hint=hint)
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_new_tokens < 1:
             fault = f"temperature {self.temperature}, top-p {self.top_p}, {self.max_new_tokens} tokens"
-            cure = "temperature from 0, top-p above 0 and up to 1, one token or more"
-            raise UsageError(f"cannot sample with {fault}", cure=cure)
+            hint = "temperature from 0, top-p above 0 and up to 1, one token or more"
+            raise UsageError(f"cannot sample with {fault}", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> list[int
     except ValueError as error:
         if getattr(tokenizer, "chat_template", None):
             raise
-        raise UsageError("the tokenizer has no chat template", cure="use the prompt format `none`") from error
+        raise UsageError("the tokenizer has no chat template", hint="use the prompt format `none`") from error
     # A chat template writes the special tokens itself; a plain prompt gets those that the tokenizer adds.
     ids: list[int] = tokenizer(text, add_special_tokens=plain)["input_ids"]
     return ids
@@ -198,7 +198,7 @@ def room(config: object, prompt: int, wanted: int) -> int:
         return wanted
     if prompt >= available:
         fault = f"a prompt has {prompt} tokens, and the model has {available} positions"
-        raise UsageError(fault, cure="evaluate on shorter problems, or use the prompt format `none`")
+        raise UsageError(fault, hint="evaluate on shorter problems, or use the prompt format `none`")
     return min(wanted, available - prompt)
 
 

@@ -40,8 +40,8 @@ class VLLMGenerator(Generator):
         try:
             self._vllm = import_module("vllm")
         except ImportError as error:
-            cure = "install it (`make vllm` builds an environment for the CPU), or take the generator hf"
-            raise MissingDependencyError("the generator vllm needs vLLM", cure=cure) from error
+            hint = "install it (`make vllm` builds an environment for the CPU), or take the generator hf"
+            raise MissingDependencyError("the generator vllm needs vLLM", hint=hint) from error
         from transformers import AutoConfig, GenerationConfig
 
         self._tokenizer = tokenizer

@@ -52,7 +52,7 @@ class PlainSpeaker(_Client):  # type: ignore[misc]  # TRL's client comes after i
         while (found := self._health()) is not None:
             if time.monotonic() + retry_interval > end:
                 fault = f"the vLLM server {found} (waited {total_timeout:g} s, rollout.timeout)"
-                raise EngineError(fault, where=self.base_url, cure=f"{self.start}, or set rollout.url")
+                raise EngineError(fault, where=self.base_url, hint=f"{self.start}, or set rollout.url")
             time.sleep(retry_interval)
 
     def _health(self) -> str | None:
@@ -81,10 +81,10 @@ class PlainSpeaker(_Client):  # type: ignore[misc]  # TRL's client comes after i
                 return answer.json()
         except (RequestException, EngineError) as error:
             raise EngineError(
-                f"the vLLM server stopped answering at {path}", where=self.base_url, cure=RESUME
+                f"the vLLM server stopped answering at {path}", where=self.base_url, hint=RESUME
             ) from error
         fault = f"the vLLM server answers {path} with {answer.status_code}: {_said(answer)}"
-        raise EngineError(fault, where=self.base_url, cure=self.start)
+        raise EngineError(fault, where=self.base_url, hint=self.start)
 
     def _while_up(self, request: Callable[[], Any]) -> Any:
         """Wait for an answer, however long it takes, but not for a server that was ended and keeps the connection."""

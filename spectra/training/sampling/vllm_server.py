@@ -98,16 +98,16 @@ class ServerClient(PlainSpeaker):
         difference = _difference(there["model"], self.served.config)
         if difference is not None:
             fault = f"the vLLM server serves another model, {there['model']}: {difference}"
-            raise EngineError(fault, where=self.base_url, cure=self.served.start)
+            raise EngineError(fault, where=self.base_url, hint=self.served.start)
         question = {"model": self.model, "prompt": _PROBE, "add_special_tokens": False}
         tokens = self._post(f"{self.base_url}/tokenize", json=question)["tokens"]
         if tokens != self.served.tokenizer(_PROBE, add_special_tokens=False)["input_ids"]:
             fault = f"the vLLM server has another vocabulary, that of {there['tokenizer']}"
-            raise EngineError(fault, where=self.base_url, cure=self.served.start)
+            raise EngineError(fault, where=self.base_url, hint=self.served.start)
         if self.served.corrects and there["logprobs_mode"] != "processed_logprobs":
             fault = f"the vLLM server gives {there['logprobs_mode']}, not the probabilities that it samples by"
-            cure = "start it with --logprobs-mode processed_logprobs, or set rollout.importance_cap to null"
-            raise EngineError(fault, where=self.base_url, cure=cure)
+            hint = "start it with --logprobs-mode processed_logprobs, or set rollout.importance_cap to null"
+            raise EngineError(fault, where=self.base_url, hint=hint)
 
     def update_named_params(
         self, metadata: Sequence[tuple[str, str, list[int]]], named_params: Iterator[tuple[str, Any]]
@@ -136,8 +136,8 @@ class ServerClient(PlainSpeaker):
         try:
             self._post(f"{self.base_url}/collective_rpc", json=call)
         except EngineError as error:
-            cure = f"the server must see {self._folder} of this machine (TMPDIR sets another); {RESUME}"
-            raise EngineError(error.what, where=self.base_url, cure=cure) from error
+            hint = f"the server must see {self._folder} of this machine (TMPDIR sets another); {RESUME}"
+            raise EngineError(error.what, where=self.base_url, hint=hint) from error
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Return the server's completions, see TRL's client.
@@ -151,7 +151,7 @@ class ServerClient(PlainSpeaker):
             held = self._get(f"{self.base_url}/weight_info")["weight_version"]
             if held != self._version:
                 fault = "the vLLM server lost this step's weights: it was started again, or another run renews them too"
-                raise EngineError(fault, where=self.base_url, cure="give each run a server of its own, and train again")
+                raise EngineError(fault, where=self.base_url, hint="give each run a server of its own, and train again")
         return super().generate(*args, **kwargs)
 
 

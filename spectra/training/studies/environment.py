@@ -33,8 +33,8 @@ class LaunchRecipe(Section):
 def check_launch(launch: LaunchRecipe | None) -> None:
     """Look for the launcher's file; raises :class:`RecipeError` where it is not."""
     if launch is not None and not Path(launch.config).expanduser().is_file():
-        cure = "give a file of `accelerate config`, relative to the working directory"
-        raise RecipeError("no such file", where=f"launch.config {launch.config}", cure=cure)
+        hint = "give a file of `accelerate config`, relative to the working directory"
+        raise RecipeError("no such file", where=f"launch.config {launch.config}", hint=hint)
 
 
 def worker_command(arguments: Sequence[str], launch: LaunchRecipe | None, workers: int) -> list[str]:

@@ -105,7 +105,7 @@ def load_study(path: Path) -> Study:
     """
     document = Document.read(path)
     if "runs" not in document.value and document.value.keys() & (Recipe.model_fields.keys() - {"name"}):
-        raise RecipeError("is a recipe of one run", where=path, cure="use `spectra train`, or put it under common")
+        raise RecipeError("is a recipe of one run", where=path, hint="use `spectra train`, or put it under common")
     study = build(StudyRecipe, document)
     recipes = {}
     for name in study.runs:
@@ -163,20 +163,20 @@ def _check_names(study: Study, names: Collection[str]) -> None:
     for name in names:
         if name not in known:
             near = nearest(name, known)
-            cure = f"did you mean {near!r}?" if near else f"it has {', '.join(known)}"
-            raise UsageError(f"--overwrite {name}: the study has no such run", cure=cure)
+            hint = f"did you mean {near!r}?" if near else f"it has {', '.join(known)}"
+            raise UsageError(f"--overwrite {name}: the study has no such run", hint=hint)
 
 
 def _trained(runs: list["_Run"], faults: Mapping[str, str], out: Path) -> Trained:
     finished = [run.out for run in runs if run.name not in faults]
     if faults:
         told = "; ".join(f"{name} ({fault})" for name, fault in faults.items())
-        cure = "mend the cause and call again: finished runs are kept"
-        error = StudyError(f"{len(faults)} of {len(runs)} runs failed: {told}", where=out, cure=cure)
+        hint = "mend the cause and call again: finished runs are kept"
+        error = StudyError(f"{len(faults)} of {len(runs)} runs failed: {told}", where=out, hint=hint)
         return Trained(finished if _other_base(finished) is None else [], faults, error)
     fault = _other_base(finished)
     if fault is not None:
-        return Trained([], {}, StudyError(fault, where=out, cure="remove the older run and call again"))
+        return Trained([], {}, StudyError(fault, where=out, hint="remove the older run and call again"))
     return Trained(finished, {}, None)
 
 

@@ -164,12 +164,12 @@ def export_lora(
     """
     updates.require_shapes()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunExistsError("exists and is not empty", where=out, cure="give a new directory")
+        raise RunExistsError("exists and is not empty", where=out, hint="give a new directory")
     tensors, written = _vectors(updates, base)
     for module, function in sorted(updates.matrices.items()):
         parameter = parameter_name(module, base.files)
         if parameter is None or len(base.shapes[parameter]) != 2:
-            raise UnsupportedMethodError(f"{module} is no matrix of its own in the base", where=base.where, cure=_MERGE)
+            raise UnsupportedMethodError(f"{module} is no matrix of its own in the base", where=base.where, hint=_MERGE)
         weight = base[parameter].double()
         operator = function(weight)
         if _EMBEDDING.fullmatch(module):
@@ -199,7 +199,7 @@ def _vectors(updates: Updates, base: TensorStore) -> tuple[dict[str, Tensor], di
         parameter = parameter_name(module, base.files)
         if parameter is None or parameter == module:  # a bias has its whole parameter name
             raise UnsupportedMethodError(
-                f"{module} changes, and a plain LoRA holds no bias", where=base.where, cure=_MERGE
+                f"{module} changes, and a plain LoRA holds no bias", where=base.where, hint=_MERGE
             )
         weight = base[parameter].double()
         tensors[f"{_PREFIX}{parameter}"] = (weight + function(weight)).float().contiguous()
@@ -227,7 +227,7 @@ def _lost(sigma: Float64[Tensor, " r"], rank: int) -> float:
 def _config(written: Mapping[str, ModuleExport], target: Target, base: TensorStore) -> dict[str, Any]:
     ranks = {module: one.rank for module, one in written.items() if one.rank is not None}
     if not ranks:
-        raise UnsupportedMethodError("changes no matrix, so there is no LoRA to write", cure=_MERGE)
+        raise UnsupportedMethodError("changes no matrix, so there is no LoRA to write", hint=_MERGE)
     (common, _), *_ = Counter(ranks.values()).most_common(1)
     others = {module: rank for module, rank in sorted(ranks.items()) if rank != common}
     whole = sorted(module for module, one in written.items() if one.rank is None)

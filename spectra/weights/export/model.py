@@ -42,7 +42,7 @@ def export_model(updates: Updates, base: TensorStore, directory: Path, out: Path
     """
     updates.require_shapes()
     if out.exists() and any(out.iterdir()):
-        raise UsageError("is not empty", where=out, cure="give a new directory")
+        raise UsageError("is not empty", where=out, hint="give a new directory")
     with atomic_directory(out) as temporary:
         for pattern in _COMPANIONS:
             for file in sorted(directory.glob(pattern)):

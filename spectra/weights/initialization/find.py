@@ -108,7 +108,7 @@ def find_start(snapshot: Snapshot, run: RunDirectory, base: TensorStore, given: 
             f"init_lora_weights is {case.init}, and {suspected}: the base was moved when it began, so B·A is not the "
             "update",
             where=snapshot.path,
-            cure="give the adapter or the residual base of step 0 with --initial DIR",
+            hint="give the adapter or the residual base of step 0 with --initial DIR",
         )
     return _recomputed(case)
 
@@ -135,11 +135,11 @@ def _from_given(case: _Case, given: Path) -> Start:
     kind = snapshot_kind(given) if given.is_dir() else None
     if kind is None:
         raise MissingInitialError(
-            "holds neither an adapter nor model weights", where=given, cure="give --initial the directory of one"
+            "holds neither an adapter nor model weights", where=given, hint="give --initial the directory of one"
         )
     start, misfit = _read(case, given, "given by --initial")
     if misfit is not None and not misfit.tolerable:
-        raise BaseModelError(misfit.what, where=given, cure="give the start of this very run, and its base with --base")
+        raise BaseModelError(misfit.what, where=given, hint="give the start of this very run, and its base with --base")
     return start
 
 
@@ -152,7 +152,7 @@ def _from_run(case: _Case, run: RunDirectory) -> Start | None:
         raise BaseModelError(
             f"its step 0 does not fit the base: {misfit.what}",
             where=path,
-            cure="give the base that it was trained on with --base",
+            hint="give the base that it was trained on with --base",
         )
     return start
 
@@ -172,7 +172,7 @@ def _beside(case: _Case, snapshot: Snapshot, run: RunDirectory) -> Start | None:
             raise MissingInitialError(
                 f"{found[0].name} and {found[1].name} could both be its start",
                 where=snapshot.path,
-                cure="say which with --initial DIR",
+                hint="say which with --initial DIR",
             )
         if fitting:
             return fitting[0]
@@ -202,7 +202,7 @@ def _read(case: _Case, path: Path, origin: str) -> tuple[Start, Misfit | None]:
         raise MissingInitialError(
             f"{case.init} froze quantised weights, which no adapter holds",
             where=path,
-            cure="save those weights in float32 as a model directory, and give it with --initial DIR",
+            hint="save those weights in float32 as a model directory, and give it with --initial DIR",
         )
     initial = Adapter.open(path, lora.LORA)
     _require_same_tensors(case, initial)
@@ -226,7 +226,7 @@ def _require_same_tensors(case: _Case, initial: Adapter) -> None:
         raise MissingInitialError(
             f"was initialised by {init}, the adapter by {case.init}",
             where=initial.path,
-            cure="give the start of this very run",
+            hint="give the start of this very run",
         )
     for module, parts in case.adapter.parts.items():
         for part, key in parts.items():
@@ -235,7 +235,7 @@ def _require_same_tensors(case: _Case, initial: Adapter) -> None:
                 raise MissingInitialError(
                     f"its {part} of {module} is not there, or has another shape than the adapter's",
                     where=initial.path,
-                    cure="give the start of this very run",
+                    hint="give the start of this very run",
                 )
 
 
@@ -251,7 +251,7 @@ def _recomputed(case: _Case) -> Start:
             f"{case.init} moves the base at initialisation, so ΔW = s(BA − B₀A₀) needs the adapter of step 0, which is "
             f"not there, and which cannot be recomputed: {_why_not(case.init)}",
             where=path,
-            cure="give its directory with --initial DIR; next time save it before training "
+            hint="give its directory with --initial DIR; next time save it before training "
             "(`model.save_pretrained(run/'checkpoint-0')` right after get_peft_model), or convert the adapter with "
             "peft's path_initial_model_for_weight_conversion",
         )

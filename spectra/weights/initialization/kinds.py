@@ -80,7 +80,7 @@ class ResidualStart(Start):
             raise MissingInitialError(
                 f"the residual base has no {name} of shape {shape}",
                 where=self.path,
-                cure="give the frozen weights of this very run",
+                hint="give the frozen weights of this very run",
             )
         frozen = self._store[name].to(weight)
         return Dense(weight - (frozen.T if flipped else frozen))
@@ -134,7 +134,7 @@ class RecomputedStart(Start):
             raise MissingInitialError(
                 f"{module}: {self.init} can be recomputed from the base only to {share} (estimated)",
                 where=self.adapter,
-                cure="give the adapter that was saved before training with --initial DIR",
+                hint="give the adapter that was saved before training with --initial DIR",
             )
         return change
 

@@ -121,7 +121,7 @@ class Adapter:
         store = _open_tensors(path)
         if not store:
             raise CorruptFileError(
-                "holds no tensor", where=path, cure="save the adapter again (ZeRO-3 saves an empty one in old versions)"
+                "holds no tensor", where=path, hint="save the adapter again (ZeRO-3 saves an empty one in old versions)"
             )
         parts: dict[str, dict[str, str]] = defaultdict(dict)
         shared: dict[str, str] = {}
@@ -155,7 +155,7 @@ class Adapter:
         """
         key = self.parts.get(module, {}).get(part)
         if key is None:
-            raise CorruptFileError(f"has no {part} for {module}", where=self.path, cure="save the adapter again")
+            raise CorruptFileError(f"has no {part} for {module}", where=self.path, hint="save the adapter again")
         return self.store[key]
 
 
@@ -192,7 +192,7 @@ def refuse_options(adapter: Adapter, *options: str) -> None:
             raise UnsupportedMethodError(
                 f"the adapter sets {option}, which spectra does not read exactly yet",
                 where=adapter.path,
-                cure="merge it in float32 and analyse the full checkpoint with --base",
+                hint="merge it in float32 and analyse the full checkpoint with --base",
             )
 
 
@@ -209,7 +209,7 @@ def require_shape(adapter: Adapter, module: str, weight: Tensor, shape: tuple[in
         raise CorruptFileError(
             f"{module}: the update is {expected}, the base weight {weight.shape[0]} × {weight.shape[1]}",
             where=adapter.path,
-            cure="give the base that the adapter was trained on with --base",
+            hint="give the base that the adapter was trained on with --base",
         )
 
 
@@ -232,8 +232,8 @@ def _open_tensors(path: Path) -> Mapping[str, Tensor]:
         raise CorruptFileError(
             f"cannot be read as tensors only ({type(error).__name__})",
             where=path / ADAPTER_PICKLE,
-            cure="save the adapter as safetensors",
+            hint="save the adapter as safetensors",
         ) from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise CorruptFileError("is not a dictionary of tensors", where=path / ADAPTER_PICKLE, cure="save it again")
+        raise CorruptFileError("is not a dictionary of tensors", where=path / ADAPTER_PICKLE, hint="save it again")
     return tensors

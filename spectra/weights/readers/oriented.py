@@ -69,5 +69,5 @@ def require_orientation(adapter: Adapter, base: TensorStore) -> None:
             "the adapter sets fan_in_fan_out, and nothing in the base's files says that it stores a matrix "
             "inputs × outputs",
             where=adapter.path,
-            cure="give the base that it was trained on with --base, or merge it in float32 and analyse that checkpoint",
+            hint="give the base that it was trained on with --base, or merge it in float32 and analyse that checkpoint",
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from spectra.errors import CorruptFileError
 
-_CURE = "write what the training had into adapter_config.json"
+_HINT = "write what the training had into adapter_config.json"
 
 
 def by_pattern(patterns: Any, module: str, default: Any) -> Any:
@@ -21,12 +21,12 @@ def by_pattern(patterns: Any, module: str, default: Any) -> Any:
         If the patterns are no mapping, or one of them is no regular expression.
     """
     if not isinstance(patterns or {}, Mapping):
-        raise CorruptFileError(f"its patterns of ranks or alphas are {patterns!r}", cure=_CURE)
+        raise CorruptFileError(f"its patterns of ranks or alphas are {patterns!r}", hint=_HINT)
     for pattern, value in (patterns or {}).items():
         try:
             found = re.match(rf"(.*\.)?({pattern})$", module)
         except re.error as error:
-            raise CorruptFileError(f"its pattern {pattern!r} is no regular expression ({error})", cure=_CURE) from error
+            raise CorruptFileError(f"its pattern {pattern!r} is no regular expression ({error})", hint=_HINT) from error
         if found:
             return value
     return default
@@ -43,9 +43,9 @@ def rank_and_alpha(config: Mapping[str, Any], module: str, alpha: str = "lora_al
     rank = by_pattern(config.get("rank_pattern"), module, config.get("r", 8))
     scale = by_pattern(config.get("alpha_pattern"), module, config.get(alpha, 8))
     if not _is_number(rank) or rank < 1 or int(rank) != rank:
-        raise CorruptFileError(f"r is {rank!r} for {module}", cure=_CURE)
+        raise CorruptFileError(f"r is {rank!r} for {module}", hint=_HINT)
     if not _is_number(scale):
-        raise CorruptFileError(f"{alpha} is {scale!r} for {module}", cure=_CURE)
+        raise CorruptFileError(f"{alpha} is {scale!r} for {module}", hint=_HINT)
     return int(rank), float(scale)
 
 

@@ -39,7 +39,7 @@ def largest_shape(adapter: Adapter, base: TensorStore) -> tuple[int, int]:
         raise BaseModelError(
             f"has no {absent}, which the adapter changes: its shared projections cannot be drawn again from the seed",
             where=base.where,
-            cure="give the base that the adapter was trained on with --base, or save it with save_projection=True",
+            hint="give the base that the adapter was trained on with --base, or save it with save_projection=True",
         )
     shapes = [base.shapes[f"{module}.weight"] for module in adapter.parts]
     rows, columns = (max(shape[side] for shape in shapes) for side in (0, 1))
@@ -151,7 +151,7 @@ def _linear_modules(adapter: Adapter, base: TensorStore) -> dict[str, tuple[int,
         raise UnsupportedMethodError(
             "names no target_modules, and stores no indices: which modules it changes is not known",
             where=adapter.path,
-            cure="load it with peft, set save_indices=True and save it again",
+            hint="load it with peft, set save_indices=True and save it again",
         )
     skip = [f"({name})" for name in adapter.config.get("modules_to_save") or []]
     sizes = {}
@@ -176,9 +176,9 @@ def _skeleton(base: TensorStore) -> Any:
     except ImportError as error:
         raise MissingDependencyError(
             "the adapter stores no indices, and the order in which they are dealt is in the model's code",
-            cure="install transformers, or save the adapter with save_indices=True",
+            hint="install transformers, or save the adapter with save_indices=True",
         ) from error
     if "model_type" not in read_json(directory / MODEL_CONFIG):
-        raise BaseModelError("names no model_type", where=directory / MODEL_CONFIG, cure="restore the file")
+        raise BaseModelError("names no model_type", where=directory / MODEL_CONFIG, hint="restore the file")
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory))

@@ -31,10 +31,10 @@ def resolve_base(name: str, revision: str | None = None) -> Path:
     local = Path(name).expanduser()
     if local.is_dir():
         if not (local / MODEL_CONFIG).exists():
-            raise BaseModelError(f"holds no {MODEL_CONFIG}", where=local, cure="give a HF model directory")
+            raise BaseModelError(f"holds no {MODEL_CONFIG}", where=local, hint="give a HF model directory")
         return local
     if local.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise BaseModelError("no such base model directory", where=name, cure="give --base a directory or a hub id")
+        raise BaseModelError("no such base model directory", where=name, hint="give --base a directory or a hub id")
     return _from_hub(name, revision)
 
 
@@ -61,9 +61,9 @@ def find_base(path: Path, name: object, revision: str | None = None, given: str 
     if given is not None:
         return resolve_base(given)
     if name is None:
-        raise BaseModelError("does not say which base it was trained on", where=path, cure=_GIVE)
+        raise BaseModelError("does not say which base it was trained on", where=path, hint=_GIVE)
     if not isinstance(name, str):
-        raise BaseModelError(f"names the base {name!r}", where=path, cure=_GIVE)
+        raise BaseModelError(f"names the base {name!r}", where=path, hint=_GIVE)
     places = (Path(name), path / name, path.parent / name)
     found = next((place for place in places if place.is_dir()), None)
     full = full_precision_name(name)
@@ -71,12 +71,12 @@ def find_base(path: Path, name: object, revision: str | None = None, given: str 
         raise BaseModelError(
             f"was trained on the quantised {name!r}, and ΔW is measured against full-precision weights",
             where=path,
-            cure=f"give the full-precision base, likely --base {full}",
+            hint=f"give the full-precision base, likely --base {full}",
         )
     try:
         return resolve_base(name if found is None else str(found), revision)
     except BaseModelError as error:
-        raise BaseModelError(f"its base {name!r} cannot be had ({error.what})", where=path, cure=_GIVE) from error
+        raise BaseModelError(f"its base {name!r} cannot be had ({error.what})", where=path, hint=_GIVE) from error
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -89,7 +89,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
         raise BaseModelError(
             f"the hub did not give this base model ({type(error).__name__})",
             where=name,
-            cure="give --base a local directory that holds it",
+            hint="give --base a local directory that holds it",
         ) from error
 
 

@@ -143,7 +143,7 @@ class DifferenceStore(Mapping[str, Tensor]):
         return BaseModelError(
             f"{name} cannot be restored: the base at {self._base.where} is not the one that it was written against",
             where=self.path,
-            cure="give the run's own base with --base",
+            hint="give the run's own base with --base",
         )
 
 
@@ -153,7 +153,7 @@ def _header(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(metadata.get(_KEY, "{}"))
     if found.get("format") != FORMAT:
         raise CorruptFileError(
-            f"has format {found.get('format')!r}, this release reads {FORMAT!r}", where=path, cure="update spectra"
+            f"has format {found.get('format')!r}, this release reads {FORMAT!r}", where=path, hint="update spectra"
         )
     header: dict[str, Any] = found["tensors"]
     return header

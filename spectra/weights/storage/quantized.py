@@ -51,7 +51,7 @@ def require_full_precision(base: TensorStore) -> None:
     raise BaseModelError(
         f"its weights are quantised ({method}), and ΔW is measured against the weights themselves",
         where=directory,
-        cure=f"give the full-precision model that it was made from with --base{f', likely {known}' if known else ''}",
+        hint=f"give the full-precision model that it was made from with --base{f', likely {known}' if known else ''}",
     )
 
 

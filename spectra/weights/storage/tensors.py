@@ -78,19 +78,19 @@ class TensorStore(Mapping[str, Tensor]):
         raise BaseModelError(
             f"holds neither {MODEL_WEIGHTS} nor {MODEL_INDEX}",
             where=directory,
-            cure="give a model directory saved as safetensors (`model.save_pretrained(dir)` writes one)",
+            hint="give a model directory saved as safetensors (`model.save_pretrained(dir)` writes one)",
         )
 
     @classmethod
     def _open_shards(cls, directory: Path, index: Path) -> "TensorStore":
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise CorruptFileError("has no weight_map", where=index, cure="restore the file")
+            raise CorruptFileError("has no weight_map", where=index, hint="restore the file")
         files = {str(name): directory / Path(str(shard)).name for name, shard in weight_map.items()}
         missing = sorted({path.name for path in files.values() if not path.exists()})
         if missing:
             raise CorruptFileError(
-                f"names {missing[0]}, which is not there", where=index, cure="copy or download the missing shard"
+                f"names {missing[0]}, which is not there", where=index, hint="copy or download the missing shard"
             )
         return cls(files, directory)
 
@@ -156,7 +156,7 @@ class TensorStore(Mapping[str, Tensor]):
             raise CorruptFileError(
                 f"does not hold {name}, which its index names ({error})",
                 where=self.files[name],
-                cure="download it again",
+                hint="download it again",
             ) from error
 
     def _file(self, name: str) -> Path:
@@ -198,5 +198,5 @@ def _opened(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
         raise CorruptFileError(
-            f"cannot be read as safetensors ({error})", where=path, cure="copy or download the file again"
+            f"cannot be read as safetensors ({error})", where=path, hint="copy or download the file again"
         ) from error

@@ -26,8 +26,8 @@ def test_a_benchmark_names_its_source() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "cure"), [("aime2024", "did you mean 'aime24'"), ("arc", "choose among aime24, aime25")]
+    ("name", "hint"), [("aime2024", "did you mean 'aime24'"), ("arc", "choose among aime24, aime25")]
 )
-def test_an_unknown_benchmark(name: str, cure: str) -> None:
-    with pytest.raises(UsageError, match=cure):
+def test_an_unknown_benchmark(name: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=hint):
         find_benchmark(name)

@@ -25,7 +25,7 @@ def refuse(we: Processes) -> None:
     """What only the main process finds wrong."""
 
     def look() -> None:
-        raise RunExistsError("is taken", where="run", cure="choose another --out")
+        raise RunExistsError("is taken", where="run", hint="choose another --out")
 
     we.once(look)
 

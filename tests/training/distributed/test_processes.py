@@ -70,8 +70,8 @@ def test_a_fault_ends_all_and_is_said_once(scene: str, line: str) -> None:
 
 
 def test_a_process_that_vanishes_is_told_of() -> None:
-    cure = "see what ended it (memory?) and launch again: the run goes on"
-    told = f"another process of this run ended without a word; {cure}"
+    hint = "see what ended it (memory?) and launch again: the run goes on"
+    told = f"another process of this run ended without a word; {hint}"
     assert stage("vanish") == [(1, [told]), (-signal.SIGKILL, [])]
 
 

@@ -51,8 +51,8 @@ def rows() -> Iterator[Row]:
     # Found, not imported: the package imports more than its file needs.
     spec = find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        cure = "pip install 'spectra-rlvr[tasks]'"
-        raise MissingDependencyError("the champ problems need the champ-dataset package", cure=cure)
+        hint = "pip install 'spectra-rlvr[tasks]'"
+        raise MissingDependencyError("the champ problems need the champ-dataset package", hint=hint)
     path = Path(spec.submodule_search_locations[0]) / _FILE
     try:
         problems = json.loads(path.read_text(encoding="utf-8"))["problems"].values()
@@ -61,7 +61,7 @@ def rows() -> Iterator[Row]:
             if answer is not None:
                 yield {"id": problem["identifier"], "prompt": problem["_text"], "answer": answer}
     except (OSError, ValueError, KeyError) as error:
-        raise CorruptFileError("is not CHAMP", where=path, cure="install champ-dataset 1.0 again") from error
+        raise CorruptFileError("is not CHAMP", where=path, hint="install champ-dataset 1.0 again") from error
 
 
 def checkable(answer: str) -> str | None:

@@ -31,7 +31,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[list[Row]]:
             for batch in file.iter_batches(columns=wanted):
                 yield batch.to_pylist()
     except (OSError, ArrowException) as error:
-        raise CorruptFileError("cannot be read as parquet", where=path, cure="restore the file") from error
+        raise CorruptFileError("cannot be read as parquet", where=path, hint="restore the file") from error
 
 
 def _json_lines(path: Path) -> Iterator[Any]:
@@ -43,6 +43,6 @@ def _json_lines(path: Path) -> Iterator[Any]:
                     yield json.loads(line.decode("utf-8"))
             except UnicodeDecodeError as error:
                 fault = f"is not UTF-8 (byte {error.start + 1} of the line)"
-                raise CorruptFileError(fault, where=where, cure="write the file in UTF-8") from error
+                raise CorruptFileError(fault, where=where, hint="write the file in UTF-8") from error
             except json.JSONDecodeError as error:
-                raise CorruptFileError("is not JSON", where=where, cure="write one object a line") from error
+                raise CorruptFileError("is not JSON", where=where, hint="write one object a line") from error

@@ -45,22 +45,22 @@ def _require_scorable(name: str, entries: Any) -> None:
     sent = json.loads(json.dumps(entry, default=str))
     if entry["answer"] is not None and entries.score_answer(str(sent["answer"]), sent) < 1.0:
         fault = f"{name} does not know its own answer again once it is written as text"
-        raise RecipeError(fault, where="task.data", cure="choose another generator")
+        raise RecipeError(fault, where="task.data", hint="choose another generator")
 
 
 def _generator(name: str, options: dict[str, Any]) -> Any:
     try:
         package = import_module("reasoning_gym")
     except ImportError as error:
-        cure = "pip install 'spectra-rlvr[tasks]'"
-        raise MissingDependencyError("reasoning_gym sources need the reasoning-gym package", cure=cure) from error
+        hint = "pip install 'spectra-rlvr[tasks]'"
+        raise MissingDependencyError("reasoning_gym sources need the reasoning-gym package", hint=hint) from error
     known = sorted(import_module("reasoning_gym.factory").DATASETS)
     if name not in known:
         near = nearest(name, known)
-        cure = f"did you mean {near!r}?" if near else f"one that there is: {known[0]}"
-        raise RecipeError(f"reasoning-gym has no generator {name!r}", where="task.data", cure=cure)
+        hint = f"did you mean {near!r}?" if near else f"one that there is: {known[0]}"
+        raise RecipeError(f"reasoning-gym has no generator {name!r}", where="task.data", hint=hint)
     try:
         return package.create_dataset(name, **options)
     except (AssertionError, TypeError, ValueError) as error:
         fault = f"{name} refuses its options ({error})"
-        raise RecipeError(fault, where="task.generator.options", cure="see its configuration class") from error
+        raise RecipeError(fault, where="task.generator.options", hint="see its configuration class") from error

@@ -31,8 +31,8 @@ def _load(source: Source) -> Any:
     try:
         import datasets
     except ImportError as error:
-        cure = "pip install 'spectra-rlvr[train]'"
-        raise MissingDependencyError(f"{source.name} needs the datasets package", cure=cure) from error
+        hint = "pip install 'spectra-rlvr[train]'"
+        raise MissingDependencyError(f"{source.name} needs the datasets package", hint=hint) from error
     from huggingface_hub.errors import HfHubHTTPError
 
     local = Path(source.name).expanduser()
@@ -64,5 +64,5 @@ def _is_hub_id(name: str) -> bool:
 
 def _absent(source: Source, why: str) -> RecipeError:
     part = f" ({source.subset or 'default'}, {source.split})"
-    cure = "give a .jsonl or .parquet file, a directory of data, or a hub id that can be reached"
-    return RecipeError(f"cannot be read as a dataset{part}: {why}", where=source.name, cure=cure)
+    hint = "give a .jsonl or .parquet file, a directory of data, or a hub id that can be reached"
+    return RecipeError(f"cannot be read as a dataset{part}: {why}", where=source.name, hint=hint)

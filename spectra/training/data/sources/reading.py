@@ -40,8 +40,8 @@ def digest(source: Source) -> str:
             with Path(source.name).expanduser().open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            cure = "give a .jsonl or .parquet file, relative to the working directory"
-            raise RecipeError("cannot be read", where=source.name, cure=cure) from error
+            hint = "give a .jsonl or .parquet file, relative to the working directory"
+            raise RecipeError("cannot be read", where=source.name, hint=hint) from error
     return problems_digest(read(source))
 
 

@@ -93,10 +93,10 @@ def to_problems(rows: Iterable[Any], source: Source) -> list[Problem]:
             prompts.add(key)
             problems.append(problem)
     if not problems:
-        raise CorruptFileError("holds no problems", where=source.name, cure="give data with one problem a row")
+        raise CorruptFileError("holds no problems", where=source.name, hint="give data with one problem a row")
     if unseen:
-        cure = "write it exactly as the prompts have it, or leave it out"
-        raise RecipeError(f"{sorted(unseen)[0]!r} stands in no prompt", where="task.remove", cure=cure)
+        hint = "write it exactly as the prompts have it, or leave it out"
+        raise RecipeError(f"{sorted(unseen)[0]!r} stands in no prompt", where="task.remove", hint=hint)
     if len({problem.id for problem in problems}) < len(problems):  # the set's own names do not tell them apart
         return [replace(problem, id=str(index)) for index, problem in enumerate(problems)]
     return problems
@@ -117,22 +117,22 @@ def _prompt(value: Any, index: int, source: Source) -> str | list[Message]:
         return [{"role": str(message["role"]), "content": str(message["content"])} for message in value]
     except (TypeError, KeyError) as error:
         fault = f"row {index + 1} has neither text nor chat messages in {source.prompt!r}"
-        raise CorruptFileError(fault, where=source.name, cure="set task.prompt to the column that has") from error
+        raise CorruptFileError(fault, where=source.name, hint="set task.prompt to the column that has") from error
 
 
 def _answer(value: Any, index: int, source: Source) -> str:
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
     if value is None or isinstance(value, list | tuple | dict):
-        cure = f"name the column that holds one answer, such as {source.answer}.0"
-        raise CorruptFileError(f"row {index + 1} has no one answer in {source.answer!r}", where=source.name, cure=cure)
+        hint = f"name the column that holds one answer, such as {source.answer}.0"
+        raise CorruptFileError(f"row {index + 1} has no one answer in {source.answer!r}", where=source.name, hint=hint)
     text = str(value)
     if source.answer_after is None:
         return text
     _, found, after = text.rpartition(source.answer_after)
     if not found:
         fault = f"row {index + 1} has no {source.answer_after!r} in {source.answer!r}"
-        raise CorruptFileError(fault, where=source.name, cure="mend task.answer_after")
+        raise CorruptFileError(fault, where=source.name, hint="mend task.answer_after")
     return after.strip()
 
 
@@ -148,8 +148,8 @@ def _value(row: Any, column: str, index: int, source: Source) -> Any:
             value = value[int(name)]
         else:
             has = f" (it has {', '.join(map(str, row))})" if isinstance(row, Mapping) else ""
-            cure = "set task.prompt and task.answer to its columns"
-            raise CorruptFileError(f"row {index + 1} has no {column!r}{has}", where=source.name, cure=cure)
+            hint = "set task.prompt and task.answer to its columns"
+            raise CorruptFileError(f"row {index + 1} has no {column!r}{has}", where=source.name, hint=hint)
     return value
 
 

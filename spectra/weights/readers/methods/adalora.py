@@ -39,7 +39,7 @@ def _require_kept(adapter: Adapter, module: str, rank: int, initial: int) -> Non
         raise CorruptFileError(
             f"{module}: the configuration keeps {expected} directions, the tensors have {rank}",
             where=adapter.path,
-            cure="restore the adapter_config.json that belongs to these tensors",
+            hint="restore the adapter_config.json that belongs to these tensors",
         )
 
 

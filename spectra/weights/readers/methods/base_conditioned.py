@@ -61,7 +61,7 @@ def _peanut_changes(adapter: Adapter, start: Start | None, base: TensorStore) ->
         raise UnsupportedMethodError(
             f"the adapter sets act_fn={name!r}, which spectra does not compute",
             where=adapter.path,
-            cure=f"computed: {', '.join(_ACTIVATIONS)}; or merge it in float32 and analyse the full checkpoint",
+            hint=f"computed: {', '.join(_ACTIVATIONS)}; or merge it in float32 and analyse the full checkpoint",
         )
     return per_module(_peanut)(adapter, start, base)
 
@@ -97,7 +97,7 @@ def _super(adapter: Adapter, base: TensorStore, module: str, weight: Tensor) -> 
         raise CorruptFileError(
             f"{module}: its entries lie outside the base weight, {weight.shape[0]} × {weight.shape[1]}",
             where=adapter.path,
-            cure="give the base that the adapter was trained on with --base",
+            hint="give the base that the adapter was trained on with --base",
         )
     # Indices are distinct, but a file may repeat one, and peft then adds.
     sparse = Dense(
@@ -125,7 +125,7 @@ def _support(adapter: Adapter, module: str, sizes: Tensor, count: int) -> Tensor
             f"{module}: save_precomputed_indices is off and chosen entries of the base have equal sizes, so which "
             "number belongs to which entry depended on the device",
             where=adapter.path,
-            cure="load it with peft where it was trained and save it again with save_precomputed_indices=True",
+            hint="load it with peft where it was trained and save it again with save_precomputed_indices=True",
         )
     return indices[:count]
 

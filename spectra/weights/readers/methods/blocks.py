@@ -75,7 +75,7 @@ def _adamss(adapter: Adapter, start: Start | None, base: TensorStore) -> NoRetur
         "AdaMSS stores its blocks without the rows of W that they change, which peft finds again by k-means on a "
         "randomised SVD: not reproducible to the row",
         where=adapter.path,
-        cure="merge it with the peft that trained it, in float32, and analyse the full checkpoint with --base",
+        hint="merge it with the peft that trained it, in float32, and analyse the full checkpoint with --base",
     )
 
 

@@ -53,7 +53,7 @@ class _Projections:
     def _saved(self, name: str, kind: str) -> Tensor:
         key = self.adapter.shared.get(f"{name}.{kind}")
         if key is None:
-            raise CorruptFileError(f"has no {name} for {kind}", where=self.adapter.path, cure="save the adapter again")
+            raise CorruptFileError(f"has no {name} for {kind}", where=self.adapter.path, hint="save the adapter again")
         return self.adapter.store[key]
 
     def _weight(self, module: str) -> Tensor:
@@ -70,7 +70,7 @@ class _Projections:
                     f"save_projection is off, and {module} and {layers[_layer(module)]} are of one kind in one layer: "
                     "which of them made the shared basis follows from the order of modules in the model's code",
                     where=self.adapter.path,
-                    cure="load it with peft, set save_projection=True in its configuration and save it again",
+                    hint="load it with peft, set save_projection=True in its configuration and save it again",
                 )
             layers[_layer(module)] = module
         return dict(found)

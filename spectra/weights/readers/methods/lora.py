@@ -68,7 +68,7 @@ def changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes
         raise MissingInitialError(
             f"{adapter.config['init_lora_weights']} moves the base at initialisation: ΔW needs the adapter of step 0",
             where=adapter.path,
-            cure="give the adapter or the residual base of step 0 with --initial DIR",
+            hint="give the adapter or the residual base of step 0 with --initial DIR",
         )
     experts, tokens = expert_updates(adapter, base), token_updates(adapter)
     adapted = set(adapter.parts) - experts.modules - set(tokens)

@@ -95,7 +95,7 @@ def _find(adapter: Adapter, module: str, name: str, base: TensorStore) -> _Stack
                 f"{module}: the configuration says rank {rank} for {experts} experts, the tensors have "
                 f"{_shape(adapter, module, 'lora_A')[0]} rows",
                 where=adapter.path,
-                cure="restore the adapter_config.json that belongs to these tensors",
+                hint="restore the adapter_config.json that belongs to these tensors",
             )
         return _Stack(parameter, rank, alpha / rank**0.5 if adapter.config.get("use_rslora") else alpha / rank, experts)
     return None

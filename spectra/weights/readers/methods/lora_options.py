@@ -92,14 +92,14 @@ def refuse_unread(adapter: Adapter, *, started: bool) -> None:
         raise UnsupportedMethodError(
             f"init_lora_weights={start!r} is not known, and B·A might not be its update",
             where=adapter.path,
-            cure="merge it in float32 and analyse the full checkpoint with --base",
+            hint="merge it in float32 and analyse the full checkpoint with --base",
         )
     magnitudes = any(MAGNITUDE in parts for parts in adapter.parts.values())
     if magnitudes != bool(config.get("use_dora")):
         raise CorruptFileError(
             f"{'does not say' if magnitudes else 'says'} use_dora, and holds {'a' if magnitudes else 'no'} {MAGNITUDE}",
             where=adapter.path,
-            cure="restore the adapter_config.json that belongs to these tensors",
+            hint="restore the adapter_config.json that belongs to these tensors",
         )
 
 
@@ -141,7 +141,7 @@ def product(adapter: Adapter, module: str, weight: Tensor) -> LowRank:
         raise CorruptFileError(
             f"{module}: the configuration says rank {rank}, the tensors have {a.shape[0]}",
             where=adapter.path,
-            cure="restore the adapter_config.json that belongs to these tensors",
+            hint="restore the adapter_config.json that belongs to these tensors",
         )
     return LowRank(b, a, scale(adapter, module))
 
@@ -163,7 +163,7 @@ def _whole(options: Any, module: str, a: Tensor, b: Tensor) -> tuple[Tensor, Ten
     if not isinstance(options, Mapping):
         raise CorruptFileError(
             f"use_bdlora is {options!r}, and not which modules have how many blocks",
-            cure="restore the adapter_config.json that belongs to these tensors",
+            hint="restore the adapter_config.json that belongs to these tensors",
         )
     blocks = int(options.get("nblocks", 1))
     if any(name in module for name in options.get("target_modules_bd_a") or []):

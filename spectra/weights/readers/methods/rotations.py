@@ -37,7 +37,7 @@ def _oft_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Ch
         raise UnsupportedMethodError(
             "use_cayley_neumann means another series in the peft before 0.18 that wrote this adapter",
             where=adapter.path,
-            cure="merge it with that peft in float32 and analyse the full checkpoint with --base",
+            hint="merge it with that peft in float32 and analyse the full checkpoint with --base",
         )
     return per_module(_oft, "fan_in_fan_out")(adapter, start, base)
 
@@ -132,7 +132,7 @@ def _orthonormal(adapter: Adapter, module: str, vectors: Tensor) -> Tensor:
             f"{module}: apply_GS on linearly dependent columns of hra_u divides rounding by rounding, so there is no "
             "exact update",
             where=adapter.path,
-            cure="train with init_weights=False: peft's default starts with pairs of equal columns",
+            hint="train with init_weights=False: peft's default starts with pairs of equal columns",
         )
     return q
 

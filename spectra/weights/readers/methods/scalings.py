@@ -149,7 +149,7 @@ def _flat(adapter: Adapter, module: str, part: str, like: Tensor) -> Tensor:
         raise CorruptFileError(
             f"{module}: {part} has {len(vector)} numbers, the base {like.numel()}",
             where=adapter.path,
-            cure="give the base that the adapter was trained on with --base",
+            hint="give the base that the adapter was trained on with --base",
         )
     return vector
 

@@ -77,7 +77,7 @@ def _tinylora_changes(adapter: Adapter, start: Start | None, base: TensorStore) 
     vectors = {module: f"tinylora_v.{min(place // size, groups - 1)}" for module, place in places.items()}
     absent = sorted(set(vectors.values()) - set(adapter.shared))
     if absent:
-        raise CorruptFileError(f"has no {absent[0]}", where=adapter.path, cure="save the adapter again")
+        raise CorruptFileError(f"has no {absent[0]}", where=adapter.path, hint="save the adapter again")
     return Changes({module: partial(_tinylora, adapter, vector, module) for module, vector in vectors.items()})
 
 
@@ -96,7 +96,7 @@ def _places(adapter: Adapter) -> dict[str, int]:
             "save_projection is off, and without the projections the file does not say which vector belongs to which "
             "module: that follows from the order of modules in the model's code",
             where=adapter.path,
-            cure="load it with peft, set save_projection=True in its configuration and save it again",
+            hint="load it with peft, set save_projection=True in its configuration and save it again",
         )
     projections = {module: adapter.tensor(module, "tinylora_P") for module in adapter.parts}
     drawn = {
@@ -112,7 +112,7 @@ def _places(adapter: Adapter) -> dict[str, int]:
             "its projections are not those that projection_seed gives, which would say which vector belongs to which "
             "module",
             where=adapter.path,
-            cure="merge it in float32 and analyse the full checkpoint with --base",
+            hint="merge it in float32 and analyse the full checkpoint with --base",
         )
     return found
 

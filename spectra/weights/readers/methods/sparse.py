@@ -32,7 +32,7 @@ def _shira(adapter: Adapter, module: str, weight: Tensor) -> Operator:
             f"{module}: changes row {int(rows.max())} and column {int(columns.max())} of a base weight of "
             f"{weight.shape[0]} × {weight.shape[1]}",
             where=adapter.path,
-            cure="give the base that the adapter was trained on with --base",
+            hint="give the base that the adapter was trained on with --base",
         )
     return _placed(rows, columns, adapter.tensor(module, "shira_weight").to(weight), weight)
 

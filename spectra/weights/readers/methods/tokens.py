@@ -53,7 +53,7 @@ def _replaced_rows(adapter: Adapter, part: str, indices: list[int] | None, modul
         raise CorruptFileError(
             f"{module}: holds rows of {len(new)} tokens, the configuration names {len(indices or [])}",
             where=adapter.path,
-            cure="restore the adapter_config.json that belongs to these tensors",
+            hint="restore the adapter_config.json that belongs to these tensors",
         )
     rows = torch.tensor(indices, device=weight.device)
     if int(rows.max()) >= len(weight) or new.shape[1] != weight.shape[1]:
@@ -61,7 +61,7 @@ def _replaced_rows(adapter: Adapter, part: str, indices: list[int] | None, modul
             f"{module}: token {int(rows.max())} of width {new.shape[1]} is not in a base of {weight.shape[0]} × "
             f"{weight.shape[1]}",
             where=adapter.path,
-            cure="give the base with the vocabulary that it was trained with, with --base",
+            hint="give the base with the vocabulary that it was trained with, with --base",
         )
     return Placed(Dense(new - weight[rows]), (weight.shape[0], weight.shape[1]), rows)
 

@@ -28,7 +28,7 @@ def low_pass(name: str, where: Path) -> Tensor:
         raise UnsupportedMethodError(
             f"its wavelet {name!r} is not read exactly (db1 to db{_MOST_MOMENTS} are)",
             where=where,
-            cure="merge it in float32 and analyse the full checkpoint with --base",
+            hint="merge it in float32 and analyse the full checkpoint with --base",
         )
     half_band = [math.comb(moments - 1 + k, k) for k in range(moments)]
     # With y = (2 − z − 1/z)/4, each zero y gives the pair z, 1/z of z² − (2 − 4y)z + 1.
