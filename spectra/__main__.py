@@ -1,4 +1,4 @@
-"""``python -m spectra``."""
+"""``python -m spectra`` is the command ``spectra``."""
 
 from spectra.cli import main
 
