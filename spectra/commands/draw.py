@@ -24,9 +24,7 @@ def figures(path: Path) -> list[Path]:
     """
     from spectra.figures import draw_all
 
-    where = find_analysis(path)
-    tables = Tables.read(where)
-    return draw_all(tables, read_json(where.verdict), where)
+    return draw_all(*_analyzed(path))
 
 
 def report(path: Path) -> list[Path]:
@@ -42,9 +40,7 @@ def report(path: Path) -> list[Path]:
     RunNotFoundError
         If the run is not analysed.
     """
-    where = find_analysis(path)
-    tables = Tables.read(where)
-    verdict = read_json(where.verdict)
+    tables, verdict, where = _analyzed(path)
     return draw(tables, verdict, verdict.get("facts", {}), where)
 
 
@@ -56,7 +52,8 @@ def draw(tables: Tables, verdict: Mapping[str, Any], facts: Mapping[str, str], w
     return [*write_report(tables, verdict, facts, where), *drawn]
 
 
-def find_analysis(path: Path) -> AnalysisLayout:
-    """Return the analysis directory of a run, or ``path`` itself where it is one."""
+def _analyzed(path: Path) -> tuple[Tables, dict[str, Any], AnalysisLayout]:
+    """Return tables and verdict of a run, and where they are: in the run, or in ``path`` itself."""
     own = AnalysisLayout(path)
-    return own if own.table("modules").exists() else RunLayout(path).analysis
+    where = own if own.table("modules").exists() else RunLayout(path).analysis
+    return Tables.read(where), read_json(where.verdict), where

@@ -126,7 +126,11 @@ class RunDirectory:
 
 def read_recipe(run: Path) -> dict[str, Any]:
     """Return the recipe of a run of ours as plain values; empty where there is none that can be read."""
-    file = RunLayout(run).recipe
+    return read_mapping(RunLayout(run).recipe)
+
+
+def read_mapping(file: Path) -> dict[str, Any]:
+    """Return what a YAML or JSON file maps; empty where there is no file, or none that can be read."""
     try:
         value = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

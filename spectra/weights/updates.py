@@ -101,11 +101,13 @@ class Updates:
         UnsupportedMethodError
             Naming the first one.
         """
-        for module in sorted(self.reshaped):
-            raise UnsupportedMethodError(
-                f"{module} {self.skipped[module]}, so it cannot be put on it",
-                hint="save the trained model itself with save_pretrained; `spectra analyze` reads all other modules",
-            )
+        if not self.reshaped:
+            return
+        module = min(self.reshaped)
+        raise UnsupportedMethodError(
+            f"{module} {self.skipped[module]}, so it cannot be put on it",
+            hint="save the trained model itself with save_pretrained; `spectra analyze` reads all other modules",
+        )
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,12 @@ method's name: its results were read as DoRA's.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from spectra.analysis.doctor.case import Case
 from spectra.analysis.doctor.diagnosis import fact, ok
 from spectra.analysis.verdict.findings import Check
+from spectra.runs.directory import read_mapping
 from spectra.runs.layout import RunLayout
 
 NAME = "method"
@@ -115,7 +113,7 @@ def _adapter_or_full(case: Case) -> list[Check]:
 def _declared(case: Case) -> _Declared | None:
     """Return what the first file that names a method says of it."""
     for name in _FILES:
-        value = _read(case.root / name)
+        value = read_mapping(case.root / name)
         for keys in _KEYS:
             section: Any = value
             for key in keys[:-1]:
@@ -125,13 +123,6 @@ def _declared(case: Case) -> _Declared | None:
                 return _Declared(name, _plain(method), section, keys)
     manifest = None if case.run is None else case.run.manifest
     return None if manifest is None else _Declared("manifest.json", _plain(manifest.method), {})
-
-
-def _read(file: Path) -> Any:
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
 
 
 def _plain(method: str) -> str:

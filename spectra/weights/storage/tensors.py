@@ -127,26 +127,22 @@ class TensorStore(Mapping[str, Tensor]):
 
     @cached_property
     def _stored_shapes(self) -> dict[str, tuple[int, ...]]:
-        found: dict[str, tuple[int, ...]] = {}
-        for path in sorted(set(self.files.values())):
-            with _opened(path) as file:
-                for name in (name for name, holder in self.files.items() if holder == path):
-                    with self._named(name):
-                        found[name] = tuple(file.get_slice(name).get_shape())
-        return found
+        return {name: tuple(header.get_shape()) for name, header in self._headers()}
 
     @cached_property
     def half_precision(self) -> dict[str, torch.dtype]:
         """Dtype of each tensor that is stored in 16 bits, from the headers alone."""
-        found: dict[str, torch.dtype] = {}
+        codes = ((name, header.get_dtype()) for name, header in self._headers())
+        return {name: _HALF[code] for name, code in codes if code in _HALF}
+
+    def _headers(self) -> Iterator[tuple[str, Any]]:
+        """Yield the safetensors slice of each tensor: shape and dtype, nothing read."""
         for path in sorted(set(self.files.values())):
             with _opened(path) as file:
                 for name in (name for name, holder in self.files.items() if holder == path):
                     with self._named(name):
-                        code = file.get_slice(name).get_dtype()
-                    if code in _HALF:
-                        found[name] = _HALF[code]
-        return found
+                        header = file.get_slice(name)
+                    yield name, header
 
     @contextmanager
     def _named(self, name: str) -> Iterator[None]:
@@ -167,21 +163,15 @@ class TensorStore(Mapping[str, Tensor]):
 
 def digest(tensor: Tensor) -> str:
     """Return the SHA-256 of a tensor's dtype, shape and bytes."""
-    head = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
-    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(head + b"\0").hexdigest() if not flat.numel() else _sha(head, flat)
+    sha = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}\0".encode())
+    sha.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sha(head: bytes, flat: Tensor) -> str:
-    sha = hashlib.sha256(head + b"\0")
-    sha.update(flat.numpy().data)
-    return sha.hexdigest()
 
 
 def _config(where: Path) -> dict[str, Any]:
