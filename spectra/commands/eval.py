@@ -128,7 +128,7 @@ def evaluate(
 
 
 def _requests(model: "EvaluatedModel", options: EvalOptions) -> list["Request"]:
-    from spectra.training.data import benchmarks
+    from spectra.training.data.sources import benchmarks
 
     names = list(options.benchmarks)
     if options.data is not None:
@@ -142,7 +142,7 @@ def _requests(model: "EvaluatedModel", options: EvalOptions) -> list["Request"]:
 
 
 def _benchmark(name: str, options: EvalOptions) -> "Request":
-    from spectra.training.data.benchmarks import benchmark_source, find_benchmark
+    from spectra.training.data.sources.benchmarks import benchmark_source, find_benchmark
 
     return _request(name, benchmark_source(name), options, find_benchmark(name).samples)
 

@@ -10,7 +10,8 @@ from spectra.training.data.carry_addition import Problem, problems
 from spectra.training.data.prompts import formatted
 from spectra.training.data.sources.reading import digest, read
 from spectra.training.data.sources.source import Source
-from spectra.training.recipe.recipe import Recipe, TaskRecipe
+from spectra.training.recipe.recipe import Recipe
+from spectra.training.recipe.task import TaskRecipe
 
 
 def pinned(recipe: Recipe) -> Recipe:

@@ -20,7 +20,7 @@ from spectra.training.monitor.live_metrics import PulseReader, warnings_of
 from spectra.training.monitor.output_dir import append_whole, begin, go_on
 from spectra.training.policy.policy import ADAPTER
 from spectra.training.policy.snapshots import save_snapshot
-from spectra.training.recipe.recipe import log_spaced
+from spectra.training.recipe.schedules import log_spaced
 from spectra.weights.initialization.find import find_start
 from spectra.weights.readers.methods.lora_options import moving_start
 from spectra.weights.readers.offset import Start

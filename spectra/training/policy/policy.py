@@ -14,7 +14,8 @@ from spectra.training.library_warnings import harmless_ignored
 from spectra.training.methods import Method, Setting, Start, find_method
 from spectra.training.policy.initial_factors import read_initial
 from spectra.training.policy.targets import checked_shapes
-from spectra.training.recipe.recipe import ModelRecipe, Recipe
+from spectra.training.recipe.optimization import ModelRecipe
+from spectra.training.recipe.recipe import Recipe
 from spectra.weights.storage.base import resolve_base
 
 ADAPTER = "default"

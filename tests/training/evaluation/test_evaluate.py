@@ -170,9 +170,8 @@ def test_several_steps_and_a_file_of_one_s_own(run: Path, tmp_path: Path) -> Non
 
 
 def test_a_mean_over_benchmarks_comes_last(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from spectra.training.data import benchmarks
     from spectra.training.data.carry_addition import problems
-    from spectra.training.data.sources import reading
+    from spectra.training.data.sources import benchmarks, reading
 
     monkeypatch.setattr(reading, "read", lambda source: problems("control" if "aime" in source.name else "eval"))
     monkeypatch.setattr("spectra.training.data.prompts.formatted", lambda problem, style: problem)

@@ -13,7 +13,8 @@ from spectra.runs.layout import RunLayout
 from spectra.training.loop import trainer as trainer_module
 from spectra.training.loop.trainer import build_trainer
 from spectra.training.policy.policy import build_policy
-from spectra.training.recipe.recipe import CLIPS, Recipe
+from spectra.training.recipe.optimization import CLIPS
+from spectra.training.recipe.recipe import Recipe
 
 Maker = Callable[..., Recipe]
 LENGTH = 24  # longest completion; a random model stops before it now and then

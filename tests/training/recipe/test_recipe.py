@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from spectra.config import Document, build, dump, load
 from spectra.errors import RecipeError
 from spectra.training.methods import METHODS, STUDY
-from spectra.training.recipe.recipe import Recipe, SnapshotRecipe, log_spaced
+from spectra.training.recipe.recipe import Recipe
+from spectra.training.recipe.schedules import SnapshotRecipe, log_spaced
 from spectra.training.studies.study import load_study
 
 SHIPPED = sorted((Path(__file__).parents[3] / "training").glob("*.yaml"))

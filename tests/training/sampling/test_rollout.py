@@ -9,8 +9,9 @@ import torch
 from spectra.errors import MissingDependencyError
 from spectra.training.policy.policy import build_policy
 from spectra.training.recipe.recipe import Recipe
+from spectra.training.recipe.sampling import RolloutRecipe
 from spectra.training.sampling import rollout
-from spectra.training.sampling.rollout import RolloutRecipe, keep_frozen_exact, rollout_arguments
+from spectra.training.sampling.rollout import keep_frozen_exact, rollout_arguments
 from tests.training.small_options import small_section
 
 Maker = Callable[..., Recipe]

@@ -13,8 +13,9 @@ from spectra.runs.layout import RunLayout
 from spectra.runs.series import read_metrics
 from spectra.training.loop.run import train
 from spectra.training.recipe.recipe import Recipe
+from spectra.training.recipe.sampling import RolloutRecipe
 from spectra.training.sampling import rollout
-from spectra.training.sampling.rollout import RolloutRecipe, rollout_arguments
+from spectra.training.sampling.rollout import rollout_arguments
 from spectra.training.sampling.vllm_server import write_weights
 from tests.training.conftest import make_base
 from tests.training.sampling.recorded_weights import Watch, merged

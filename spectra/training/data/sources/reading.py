@@ -6,9 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from spectra.errors import RecipeError
-from spectra.training.data.benchmarks import benchmark_source
 from spectra.training.data.carry_addition import Problem
 from spectra.training.data.sources import champ, files, generators, hub
+from spectra.training.data.sources.benchmarks import benchmark_source
 from spectra.training.data.sources.source import Source, to_problems
 
 _PACKAGES = {"package:champ_dataset": champ.rows}

@@ -12,7 +12,8 @@ from spectra.errors import MissingDependencyError, RecipeError
 from spectra.training.data.dataset import all_heldout_problems, training_problems
 from spectra.training.data.sources.reading import digest, read
 from spectra.training.data.sources.source import Source
-from spectra.training.recipe.recipe import Recipe, TaskRecipe
+from spectra.training.recipe.recipe import Recipe
+from spectra.training.recipe.task import TaskRecipe
 from spectra.training.rewards import rewards, sandbox
 from spectra.training.rewards.rewards import boxed_answer_reward
 

@@ -3,7 +3,7 @@
 import pytest
 
 from spectra.errors import UsageError
-from spectra.training.data.benchmarks import STUDY, benchmark_source, benchmarks, find_benchmark
+from spectra.training.data.sources.benchmarks import STUDY, benchmark_source, benchmarks, find_benchmark
 from spectra.training.data.sources.source import Source
 
 
