@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,3 +30,18 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPECTRA_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the first figure of a page and leave out the others: drawing takes most of the time of a command."""
+    from spectra.figures.report import comparison, gallery, report
+
+    def first(plates: Any) -> Any:
+        return lambda *tables: islice(plates(*tables), 1)
+
+    for name in ("run_plates", "comparison_plates"):
+        plates = first(getattr(gallery, name))
+        for module in (comparison, gallery, report):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, plates)

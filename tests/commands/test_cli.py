@@ -19,7 +19,9 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+def call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_picture: None
+) -> Call:
     monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SPECTRA_DEBUG", raising=False)
 
@@ -71,7 +73,7 @@ def test_figures_and_report_draw_again_from_the_tables(tmp_path: Path, base: Pat
     code, _, err = call("report", run)
     assert code == 1 and "run `spectra analyze` on the run first" in err
     call("analyze", run)
-    figure = RunLayout(run).analysis.figures / "profile_left.pdf"
+    figure = RunLayout(run).analysis.figures / "trajectory.pdf"
     drawn, page = figure.read_bytes(), RunLayout(run).analysis.report_html.read_text()
     figure.unlink()
     assert call("figures", run)[0] == 0

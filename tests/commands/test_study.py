@@ -55,6 +55,7 @@ def test_what_finished_is_compared_though_others_failed(
     assert err == "spectra: 1 runs failed; call again\n"
 
 
+@pytest.mark.usefixtures("one_picture")
 def test_one_run_that_finished_is_analysed_and_none_is_no_report(
     runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
