@@ -1,6 +1,9 @@
 """Which snapshots get the costly tables, what each of them holds, and that nothing is computed twice."""
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +19,41 @@ DEEP = ("drift", "coordinates", "nulls")
 MATRICES = 6
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_base(tmp_path_factory.mktemp("base"))
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return own_run(tmp_path / "run", small_base(tmp_path / "base"), steps=(0, 2, 4))
+def run(tmp_path: Path, base: Path) -> Path:
+    return own_run(tmp_path / "run", base, steps=(0, 2, 4))
 
 
 def done(run: Path, **options: object) -> Analysis:
     return analyze(run, replace(Options(jobs=1, cache=run.parent / "cache"), **options))
+
+
+@pytest.fixture(scope="module")
+def first(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Analysis]:
+    """Return a function that analyzes a run once per depth; a test that goes on from there takes a copy."""
+
+    @cache
+    def analyzed(depth: str) -> Analysis:
+        return done(own_run(tmp_path_factory.mktemp(depth) / "run", base, steps=(0, 2, 4)), deep=depth)
+
+    return analyzed
+
+
+def copy_of(analysis: Analysis, where: Path) -> Path:
+    """Copy an analyzed run and its cache of bases; return the run."""
+    shutil.copytree(analysis.run.path.parent, where, dirs_exist_ok=True)
+    return where / analysis.run.path.name
+
+
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw few null updates where many are asked for, in tests that look at other tables."""
+    monkeypatch.setattr(depth, "BUDGET", depth._AUTO_NULLS_AN_ENTRY)
 
 
 def steps(tables: Tables) -> dict[str, list[int]]:
@@ -33,8 +64,10 @@ def steps(tables: Tables) -> dict[str, list[int]]:
     ("chosen", "motion", "nulls"),
     [("all", [0, 2, 4], [2, 4]), ("last", [4], [4]), ("none", [], []), ("auto", [0, 2, 4], [4])],
 )
-def test_the_chosen_snapshots(chosen: str, motion: list[int], nulls: list[int], run: Path) -> None:
-    tables = done(run, deep=chosen).tables
+def test_the_chosen_snapshots(
+    chosen: str, motion: list[int], nulls: list[int], first: Callable[[str], Analysis]
+) -> None:
+    tables = first(chosen).tables
     # ΔW of step 0 is zero: what chance would have put in its place is nothing.
     assert steps(tables) == {"drift": motion, "coordinates": motion, "nulls": nulls}
     assert sorted(set(tables.trajectory["step"])) == [0, 2, 4]
@@ -48,16 +81,17 @@ def test_large_matrices_are_moved_at_the_last_snapshot_alone(run: Path, monkeypa
 
 
 @pytest.mark.parametrize("chosen", ["auto", "all", "none"])
-def test_a_second_analysis_computes_nothing(chosen: str, run: Path) -> None:
-    first = done(run, deep=chosen)
-    second = done(run, deep=chosen)
+def test_a_second_analysis_computes_nothing(chosen: str, first: Callable[[str], Analysis], tmp_path: Path) -> None:
+    before = first(chosen)
+    second = done(copy_of(before, tmp_path), deep=chosen)
     assert (second.rows_computed, second.changed) == (0, False)
-    for name in first.tables:
-        assert first.tables[name].equals(second.tables[name]), name
+    for name in before.tables:
+        assert before.tables[name].equals(second.tables[name]), name
 
 
-def test_deeper_adds_and_keeps_what_is_there(run: Path) -> None:
-    shallow = done(run, deep="none").tables
+@pytest.mark.usefixtures("few_draws")
+def test_deeper_adds_and_keeps_what_is_there(first: Callable[[str], Analysis], tmp_path: Path) -> None:
+    shallow, run = first("none").tables, copy_of(first("none"), tmp_path)
     deeper = done(run, deep="last")
     assert deeper.rows_computed == MATRICES
     assert deeper.tables.modules.equals(shallow.modules)
@@ -66,10 +100,12 @@ def test_deeper_adds_and_keeps_what_is_there(run: Path) -> None:
     assert steps(done(run, deep="none").tables) == {name: [4] for name in DEEP}
 
 
-def test_a_new_snapshot_compares_all_with_it_again(run: Path) -> None:
-    before = done(run, deep="last").tables.trajectory
-    base = str(run.parent / "base")
-    write_adapter(run / "snapshots" / "step_000006", lora_config(base), small_factors(scale=6e-3, seed=1))
+@pytest.mark.usefixtures("few_draws")
+def test_a_new_snapshot_compares_all_with_it_again(
+    first: Callable[[str], Analysis], base: Path, tmp_path: Path
+) -> None:
+    before, run = first("last").tables.trajectory, copy_of(first("last"), tmp_path)
+    write_adapter(run / "snapshots" / "step_000006", lora_config(str(base)), small_factors(scale=6e-3, seed=1))
     after = done(run, deep="last")
     assert after.rows_computed == MATRICES  # only the new step is measured
     trajectory = after.tables.trajectory
@@ -79,8 +115,7 @@ def test_a_new_snapshot_compares_all_with_it_again(run: Path) -> None:
     assert (same["cos_final_new"].abs() < 0.9).all()
 
 
-def test_what_half_precision_storage_puts_into_an_update_is_said(tmp_path: Path) -> None:
-    base = small_base(tmp_path / "base")
+def test_what_half_precision_storage_puts_into_an_update_is_said(tmp_path: Path, base: Path) -> None:
     stored = {dtype: tmp_path / str(dtype) / "checkpoint-3" for dtype in (torch.bfloat16, torch.float32)}
     from spectra.weights.storage.tensors import TensorStore
 
@@ -97,10 +132,9 @@ def test_what_half_precision_storage_puts_into_an_update_is_said(tmp_path: Path)
     assert (exact["rounding_fro"].fillna(0) == 0).all()
 
 
-def test_a_run_that_trains_vectors_alone(tmp_path: Path) -> None:
+def test_a_run_that_trains_vectors_alone(tmp_path: Path, base: Path) -> None:
     from spectra.weights.storage.tensors import TensorStore
 
-    base = small_base(tmp_path / "base")
     weights = TensorStore.open_model(base)
     moved = {name: weights[name] + 0.1 for name in weights if weights[name].ndim == 1}
     tables = analyze(
@@ -110,14 +144,14 @@ def test_a_run_that_trains_vectors_alone(tmp_path: Path) -> None:
     assert all(tables[name].empty for name in DEEP)
 
 
-def test_equal_shapes_get_different_draws(run: Path) -> None:
-    nulls = done(run, deep="last").tables.nulls
+def test_equal_shapes_get_different_draws(first: Callable[[str], Analysis]) -> None:
+    nulls = first("last").tables.nulls
     drawn = nulls[(nulls["metric"] == "stable_rank") & (nulls["null"] == "gaussian")]
     assert drawn["expected"].nunique() == len(drawn)
 
 
-def test_few_draws_are_replaced_when_many_are_asked_for(run: Path) -> None:
-    few = done(run, deep="auto").tables.nulls
+def test_few_draws_are_replaced_when_many_are_asked_for(first: Callable[[str], Analysis], tmp_path: Path) -> None:
+    few, run = first("auto").tables.nulls, copy_of(first("auto"), tmp_path)
     many = done(run, deep="last").tables.nulls
     assert many["draws"].sum() > 2 * few["draws"].sum()
     # What came from many draws is kept when few would do.
@@ -125,7 +159,8 @@ def test_few_draws_are_replaced_when_many_are_asked_for(run: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["tables/summary.parquet", "verdict.json", "state.json"])
-def test_a_damaged_file_is_made_again(file: str, run: Path) -> None:
+def test_a_damaged_file_is_made_again(file: str, first: Callable[[str], Analysis], tmp_path: Path) -> None:
+    run = copy_of(first("auto"), tmp_path)
     where = done(run).where.root / file
     before = where.read_bytes()
     where.unlink() if file.endswith("parquet") else where.write_text('{"steps": {"4": "x"}, "complete": 3}')
@@ -133,11 +168,12 @@ def test_a_damaged_file_is_made_again(file: str, run: Path) -> None:
     assert where.read_bytes() == before
 
 
-def test_a_snapshot_that_is_not_finite_does_not_double_the_others(run: Path) -> None:
+@pytest.mark.usefixtures("few_draws")
+def test_a_snapshot_that_is_not_finite_does_not_double_the_others(run: Path, base: Path) -> None:
     broken = small_factors(scale=1e-3)
     for b, _ in broken.values():
         b[0, 0] = float("nan")
-    write_adapter(run / "snapshots" / "step_000003", lora_config(str(run.parent / "base")), broken)
+    write_adapter(run / "snapshots" / "step_000003", lora_config(str(base)), broken)
     done(run, deep="none")
     again = done(run, deep="last").tables.trajectory
     assert not again.duplicated(["step", "module"]).any()

@@ -80,6 +80,7 @@ def test_small_steps_add_up_as_in_float32(runs: dict[str, RunLayout], tiny_base:
     assert shares[2] < 0.2
 
 
+@pytest.mark.usefixtures("one_picture")
 def test_the_snapshot_is_the_model_and_every_command_reads_it(
     runs: dict[str, RunLayout], tiny_base: Path, tmp_path: Path
 ) -> None:
