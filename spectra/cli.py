@@ -6,9 +6,6 @@ Nothing heavy is imported at module level: ``spectra --help`` needs no torch.
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
@@ -18,11 +15,15 @@ import typer
 from spectra import __version__
 from spectra.analysis.options import Depth, EngineName, Options
 from spectra.commands.eval import EvalOptions
-from spectra.commands.options import Base, Initial, Out, fields_are_options
+from spectra.commands.options import Base, Origin, Out, fields_are_options
+from spectra.commands.output import AsJson, Output, Quiet
 from spectra.errors import SpectraError, UsageError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from spectra.analysis.analyze import Analysis
+    from spectra.commands.compare import Compared
 
 app = typer.Typer(
     name="spectra",
@@ -38,8 +39,6 @@ Jobs = Annotated[int | None, typer.Option(help="Number of worker processes (defa
 Device = Annotated[str, typer.Option(help="Device to compute on, e.g. cpu or cuda.")]
 Engine = Annotated[EngineName, typer.Option(help="Execution engine.")]
 Deep = Annotated[Depth, typer.Option(help="Snapshots with the expensive tables (drift, coordinates, nulls).")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -56,7 +55,9 @@ def root(
 
 
 @app.command()
+@fields_are_options
 def train(
+    *,
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="Recipe of the run.")],
     overrides: Annotated[
         list[str] | None,
@@ -70,34 +71,32 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete an existing run in --out and start over.")
     ] = False,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    output: Output,
 ) -> None:
     """Train one run with one method. Running the command again resumes."""
     from spectra.commands.train import outcome
     from spectra.commands.train import train as command
 
-    run = command(recipe, overrides=overrides or [], out=out, overwrite=overwrite, quiet=quiet or as_json)
+    run = command(recipe, overrides=overrides or [], out=out, overwrite=overwrite, quiet=output.is_silent)
     if os.environ.get("RANK", "0") != "0":  # of several processes that a launcher started, the first one speaks
         return
-    if as_json:
-        _say_json(outcome(run), as_json)
-    else:
-        _say(f"run: {run}", quiet)
+    output.lines(f"run: {run}")
+    if output.as_json:
+        output.json(outcome(run))
 
 
 @app.command()
+@fields_are_options
 def analyze(
+    *,
     runs: Runs,
-    base: Base = None,
-    initial: Initial = None,
+    origin: Origin,
     out: Out = None,
     jobs: Jobs = None,
     device: Device = "cpu",
     engine: Engine = "local",
     deep: Deep = "auto",
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    output: Output,
 ) -> None:
     """Write tables, verdict, figures and report of each run. Running the command again reuses finished work."""
     from spectra.commands.analyze import analyze as command
@@ -108,17 +107,17 @@ def analyze(
     for name, run in name_runs(runs).items():
         # Several runs under one --out each get a directory of their own there.
         where = out if out is None or len(runs) == 1 else out / name
-        options = replace(_options(base, where, jobs, device, engine), initial=initial, deep=deep)
+        options = replace(_options(origin.base, where, jobs, device, engine), initial=origin.initial, deep=deep)
         try:
-            with _progress(quiet or as_json) as progress:
+            with output.progress() as progress:
                 done = command(run, options, progress=progress)
         except SpectraError as error:  # the others are analysed all the same
             faults.append(error)
             continue
         results.append({"run": str(run), "report": str(done.where.report_html), **done.verdict})
-        _say_analysis(run, done, quiet or as_json)
+        _describe(run, done, output)
     if results:
-        _say_json(results if len(runs) > 1 else results[0], as_json)
+        output.json(results if len(runs) > 1 else results[0])
     for fault in faults[:-1]:
         print(f"spectra: {fault}", file=sys.stderr)
     if faults:
@@ -126,27 +125,27 @@ def analyze(
 
 
 @app.command()
+@fields_are_options
 def compare(
+    *,
     runs: Runs,
     out: Annotated[Path | None, typer.Option(help="Output directory (default: `comparison` next to the runs).")] = None,
     base: Base = None,
     jobs: Jobs = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    output: Output,
 ) -> None:
     """Compare runs: accuracy against trainable fraction, overlaid spectra, paired statistics."""
     from spectra.commands.compare import compare as command
 
     done = command(runs, out=out, options=_options(base, None, jobs, "cpu", "local"))
-    if as_json:
-        _say_json(_records(done.runs), as_json)
-    else:
-        _print_comparison(done.runs, quiet)
-        _say(f"report: {done.report}", quiet)
+    _describe_comparison(done, output)
+    output.json(_records(done.runs))
 
 
 @app.command()
+@fields_are_options
 def study(
+    *,
     recipe: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Study: a grid of recipes.")],
     out: Annotated[Path | None, typer.Option(help="Study directory (default: runs/<study name>).")] = None,
     workers: Annotated[
@@ -156,22 +155,21 @@ def study(
         list[str] | None, typer.Option(metavar="RUN", help="Delete this run and start it over. Repeatable.")
     ] = None,
     engine: Engine = "local",
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    output: Output,
 ) -> None:
     """Train a grid of runs, then compare them. Running the command again trains only unfinished runs."""
     from spectra.commands.study import study as command
 
-    done = command(recipe, out=out, workers=workers, overwrite=overwrite or (), quiet=quiet or as_json)
+    done = command(recipe, out=out, workers=workers, overwrite=overwrite or (), quiet=output.is_silent)
     found: dict[str, Any] = {"runs": [], "report": None, "failed": dict(done.faults)}
     try:
         if done.finished:
-            found |= _show_study(done.finished, _options(None, None, workers, "cpu", engine), quiet or as_json)
+            found |= _show_study(done.finished, _options(None, None, workers, "cpu", engine), output)
     except SpectraError as error:
         if done.error is None:
             raise
         print(f"spectra: {error}", file=sys.stderr)
-    _say_json(found, as_json)
+    output.json(found)
     if done.error is not None:
         raise done.error
 
@@ -181,8 +179,7 @@ def figures(run: Run, quiet: Quiet = False) -> None:
     """Redraw the figures of an analyzed run from its tables."""
     from spectra.commands.draw import figures as command
 
-    for path in command(run):
-        _say(str(path), quiet)
+    Output(quiet).lines(*map(str, command(run)))
 
 
 @app.command()
@@ -190,11 +187,13 @@ def report(run: Run, quiet: Quiet = False) -> None:
     """Rewrite the report page of an analyzed run from its tables."""
     from spectra.commands.draw import report as command
 
-    _say(str(command(run)[0]), quiet)
+    Output(quiet).lines(str(command(run)[0]))
 
 
 @app.command()
+@fields_are_options
 def export(
+    *,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, adapter or full checkpoint.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Output directory; must be new or empty.")],
     step: Annotated[int | None, typer.Option(help="Step of the snapshot to export (default: the last).")] = None,
@@ -202,13 +201,11 @@ def export(
     energy: Annotated[
         float | None, typer.Option(help="Smallest rank that keeps this fraction of ‖ΔW‖², in (0, 1].")
     ] = None,
-    base: Base = None,
-    initial: Initial = None,
+    origin: Origin,
     whole: Annotated[
         bool, typer.Option("--model", help="Write the full model in float32 instead of an adapter.")
     ] = False,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    output: Output,
 ) -> None:
     """Export a snapshot as a plain LoRA adapter for the original base model, or as a full model."""
     from spectra.commands.export import export as command
@@ -217,13 +214,13 @@ def export(
     if whole:
         if rank is not None or energy is not None:
             raise UsageError("--rank and --energy do not go with --model", hint="leave them out")
-        model = export_model(run, out, step=step, base=base, initial=initial)
-        _say_json({"path": str(model)}, as_json)
-        _say(f"model: {model}", quiet or as_json)
+        model = export_model(run, out, step=step, base=origin.base, initial=origin.initial)
+        output.json({"path": str(model)})
+        output.lines(f"model: {model}")
         return
-    done = command(run, out, step=step, rank=rank, energy=energy, base=base, initial=initial)
-    _say_json({**asdict(done), "lost": done.lost}, as_json)
-    _say(done.describe(), quiet or as_json)
+    done = command(run, out, step=step, rank=rank, energy=energy, base=origin.base, initial=origin.initial)
+    output.json({**asdict(done), "lost": done.lost})
+    output.lines(done.describe())
 
 
 @app.command()
@@ -235,34 +232,30 @@ def methods(
     from spectra.commands.methods import lines
     from spectra.commands.methods import methods as command
 
-    found = command(name)
-    if as_json:
-        _say_json(found if name is None else found[0], as_json)
-    elif name is None:
-        _print_table([{**row, "ΔW": row["update"]} for row in found], ("name", "title", "trains", "ΔW", "source"))
+    output, found = Output(as_json=as_json), command(name)
+    output.json(found if name is None else found[0])
+    if name is None:
+        output.table([{**row, "ΔW": row["update"]} for row in found], ("name", "title", "trains", "ΔW", "source"))
     else:
-        for line in lines(found[0]):
-            print(line)
+        output.lines(*lines(found[0]))
 
 
 @app.command(name="eval")
-@fields_are_options(EvalOptions)
+@fields_are_options
 def evaluate(
+    *,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, adapter or full checkpoint.")],
     options: EvalOptions,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    output: Output,
 ) -> None:
     """Sample and verify answers: Avg@k and Pass@k with intervals, on the right base model. Re-running resumes."""
     from spectra.commands.eval import evaluate as command
 
-    with _progress(quiet or as_json, "problems") as progress:
+    with output.progress("problems") as progress:
         done = command(run, options, progress=progress)
-    if as_json:
-        _say_json(done.summaries, as_json)
-    elif not quiet:
-        rows = done.rows()
-        _print_table(rows, tuple(dict.fromkeys(key for row in rows for key in row)))
+    output.json(done.summaries)
+    rows = done.rows()
+    output.table(rows, dict.fromkeys(key for row in rows for key in row))
 
 
 @app.command()
@@ -276,32 +269,28 @@ def metrics(
     from spectra.commands.metrics import lines
     from spectra.commands.metrics import metrics as command
 
-    found = command(name)
-    if as_json:
-        _say_json(found, as_json)
-    elif name is None:
-        _print_table(found, ("name", "table", "formula", "null"))
+    output, found = Output(as_json=as_json), command(name)
+    output.json(found)
+    if name is None:
+        output.table(found, ("name", "table", "formula", "null"))
     else:
-        for metric in found:
-            print("\n".join(lines(metric)))
+        output.lines(*(line for metric in found for line in lines(metric)))
 
 
 @app.command()
+@fields_are_options
 def doctor(
+    *,
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Run directory, adapter or full checkpoint.")],
-    base: Base = None,
-    initial: Initial = None,
+    origin: Origin,
     as_json: AsJson = False,
 ) -> None:
     """Check an adapter or a run: base model, method label, merge drift. Exit code 1 if a check fails."""
     from spectra.commands.doctor import doctor as command
 
-    found = command(path, base=base, initial=initial)
-    if as_json:
-        _say_json(found.as_json(), as_json)
-    else:
-        for line in found.lines():
-            print(line)
+    output, found = Output(as_json=as_json), command(path, base=origin.base, initial=origin.initial)
+    output.json(found.as_json())
+    output.lines(*found.lines())
     if found.faults:
         raise typer.Exit(1)
 
@@ -354,101 +343,39 @@ def _options(base: str | None, out: Path | None, jobs: int | None, device: str, 
     return Options(base=base, out=out, jobs=jobs, device=device, engine=engine)
 
 
-def _show_study(runs: list[Path], options: Options, quiet: bool) -> dict[str, Any]:
-    """Analyse a study's one finished run, or compare several; return it for machines."""
+def _show_study(runs: list[Path], options: Options, output: Output) -> dict[str, Any]:
+    """Analyze a study's one finished run, or compare several; return it for programs."""
     if len(runs) == 1:
         from spectra.commands.analyze import analyze
 
         one = analyze(runs[0], options)
-        _say_analysis(runs[0], one, quiet)
+        _describe(runs[0], one, output)
         return {"runs": [{"run": str(runs[0]), **one.verdict}], "report": str(one.where.report_html)}
     from spectra.commands.compare import compare
 
     several = compare(runs, out=runs[0].parent, options=options)
-    _print_comparison(several.runs, quiet)
-    _say(f"report: {several.report}", quiet)
+    _describe_comparison(several, output)
     return {"runs": _records(several.runs), "report": str(several.report)}
 
 
-def _say_analysis(run: Path, done: "Analysis", quiet: bool) -> None:
-    _say(f"{run}: {done.run.describe()}", quiet)
-    _say(f"  coverage: {done.verdict['coverage']['text']}", quiet)
-    for skip in done.verdict["coverage"]["skipped"]:
-        _say(f"  skipped {skip['module']}: {skip['reason']}", quiet)
-    for ignored in done.verdict["coverage"]["ignored"]:
-        _say(f"  ignored {ignored['snapshot']}: {ignored['reason']}", quiet)
-    _say(f"  {done.reuse()}", quiet)
-    _say(f"  {done.verdict['summary']}", quiet)
-    _say(f"  report: {done.where.report_html}", quiet)
+def _describe(run: Path, done: "Analysis", output: Output) -> None:
+    coverage = done.verdict["coverage"]
+    output.lines(
+        f"{run}: {done.run.describe()}",
+        f"  coverage: {coverage['text']}",
+        *(f"  skipped {skip['module']}: {skip['reason']}" for skip in coverage["skipped"]),
+        *(f"  ignored {ignored['snapshot']}: {ignored['reason']}" for ignored in coverage["ignored"]),
+        f"  {done.reuse()}",
+        f"  {done.verdict['summary']}",
+        f"  report: {done.where.report_html}",
+    )
 
 
-@contextmanager
-def _progress(quiet: bool, unit: str = "modules") -> Iterator[Callable[[int, int, str], None] | None]:
-    """Give a progress bar on a terminal, and a plain line now and then in a log."""
-    if quiet:
-        yield None
-        return
-    if not sys.stderr.isatty():
-        yield _PlainProgress(unit)
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(unit, total=None)
-        yield lambda done, total, module: bar.update(task, completed=done, total=total, description=module)
+def _describe_comparison(done: "Compared", output: Output) -> None:
+    shown = ("run", "method", "learning_rate", "trainable_share", "accuracy_start", "accuracy_end", "relative_fro")
+    output.table(_records(done.runs), (*shown, "lift_left", "lift_right", "verdict"))
+    output.lines(f"report: {done.report}")
 
 
-class _PlainProgress:
-    """Prints how far it is, at most every half minute: what is short says nothing before its end."""
-
-    _PAUSE = 30.0
-
-    def __init__(self, unit: str) -> None:
-        self._unit = unit
-        self._next = time.monotonic() + self._PAUSE
-
-    def __call__(self, done: int, total: int, module: str) -> None:
-        if time.monotonic() >= self._next:
-            print(f"{done}/{total} {self._unit}: {module}", file=sys.stderr, flush=True)
-            self._next = time.monotonic() + self._PAUSE
-
-
-def _say(line: str, quiet: bool) -> None:
-    if not quiet:
-        print(line, flush=True)
-
-
-def _say_json(value: Any, wanted: bool) -> None:
-    if wanted:
-        print(json.dumps(value, indent=2, allow_nan=False, default=str))
-
-
-def _records(frame: Any) -> list[dict[str, Any]]:
+def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     return cast(list[dict[str, Any]], json.loads(frame.to_json(orient="records")))
-
-
-def _print_comparison(frame: Any, quiet: bool) -> None:
-    if not quiet:
-        shown = ("run", "method", "learning_rate", "trainable_share", "accuracy_start", "accuracy_end", "relative_fro")
-        _print_table(_records(frame), (*shown, "lift_left", "lift_right", "verdict"))
-
-
-def _print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
-    # A log has no width: the table then takes what it needs.
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=200, highlight=False)
-    console.print(table, markup=False)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

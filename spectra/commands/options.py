@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, is_dataclass
 from functools import wraps
 from operator import getitem
 from pathlib import Path
@@ -20,39 +21,35 @@ Initial = Annotated[
 Out = Annotated[Path | None, typer.Option(help="Output directory (default: inside the run).")]
 
 
-def fields_are_options(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command one option per field of a dataclass, in place of its parameter ``options``.
+@dataclass(frozen=True)
+class Origin:
+    """What the update of a run is measured against."""
 
-    Parameters
-    ----------
-    options
-        A dataclass. Each annotation is ``Annotated[type, typer.Option(...)]``; a ``Sequence`` is an option that may be
-        repeated.
+    base: Base = None
+    initial: Initial = None
 
-    Returns
-    -------
-    Callable
-        A decorator for the function that typer registers.
+
+def fields_are_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option per field, in place of each parameter that is a dataclass.
+
+    Each field is annotated ``Annotated[type, typer.Option(...)]`` and has a default; a ``Sequence`` is an option that
+    may be repeated. This decorator stands between ``@app.command()`` and the function.
     """
-    fields = inspect.signature(options, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True).parameters
+    kinds = {name: one.annotation for name, one in own.items() if isinstance(one.annotation, type)}
+    made = {name: kind for name, kind in kinds.items() if is_dataclass(kind)}
+    fields = {name: inspect.signature(made[name], eval_str=True).parameters for name in made}
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @wraps(command)
-        def called(**values: Any) -> None:
-            chosen = {name: values.pop(name) for name in fields}
-            command(**values, options=options(**chosen))
+    @wraps(command)
+    def called(**values: Any) -> None:
+        groups = {name: made[name](**{field: values.pop(field) for field in fields[name]}) for name in made}
+        command(**values, **groups)
 
-        parameters = inspect.signature(command, eval_str=True).parameters
-        added = [
-            field.replace(kind=field.KEYWORD_ONLY, annotation=_option(field.annotation)) for field in fields.values()
-        ]
-        own = [one.replace(kind=one.KEYWORD_ONLY) for name, one in parameters.items() if name != "options"]
-        whole = [*own[:1], *added, *own[1:]]
-        called.__signature__ = inspect.Signature(whole)  # type: ignore[attr-defined]
-        called.__annotations__ = {one.name: one.annotation for one in whole}
-        return called
-
-    return decorate
+    flat = [field for name, one in own.items() for field in (fields[name].values() if name in made else [one])]
+    options = [one.replace(kind=one.KEYWORD_ONLY, annotation=_option(one.annotation)) for one in flat]
+    called.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    called.__annotations__ = {one.name: one.annotation for one in options}
+    return called
 
 
 def _option(annotation: Any) -> Any:

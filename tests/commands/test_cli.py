@@ -173,21 +173,9 @@ def test_cache(tmp_path: Path, base: Path, call: Call) -> None:
     assert "0 matrices, 0.0 MB" in call("cache", "--clear")[1]
 
 
-def test_a_long_analysis_in_a_log_says_how_far_it_is(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = iter([0.0, 10.0, 31.0, 31.0, 40.0])
-    monkeypatch.setattr("spectra.cli.time.monotonic", lambda: next(clock))
-    with cli._progress(quiet=False) as progress:
-        assert progress is not None
-        for done in range(1, 4):
-            progress(done, 9, "q_proj")
-    assert capsys.readouterr().err == "2/9 modules: q_proj\n"
-
-
 def test_a_long_evaluation_counts_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
     def slow(run: Path, options: object, progress: Callable[[int, int, str], None]) -> Evaluated:
-        monkeypatch.setattr("spectra.cli.time.monotonic", lambda: math.inf)
+        monkeypatch.setattr("spectra.commands.output.time.monotonic", lambda: math.inf)
         progress(12, 30, "aime24")
         return Evaluated([])
 
