@@ -123,7 +123,7 @@ FAULTS: dict[str, tuple[list[str], int, str]] = {
     "no such type": (["eval", "RUN", "--dtype", "int8"], 2, "'int8' is not one of 'float32', 'bfloat16'"),
     "no number": (["eval", "RUN", "--k", "many"], 2, "'--k'"),
     "no such option": (["analyze", "RUN", "--depth", "all"], 2, "--depth"),
-    "no run": (["analyze"], 2, "Missing argument 'RUN…'; add --help to see the usage"),
+    "no run": (["analyze"], 2, "Missing argument 'RUN'; add --help to see the usage"),
     "no such command": (["analyse", "RUN"], 2, "Did you mean 'analyze'?"),
     "no such device": (["analyze", "RUN", "--device", "abacus"], 2, "choose cpu"),
     "an output that cannot be made": (["analyze", "RUN", "--out", "/proc/nowhere"], 1, "choose another --out"),
