@@ -1,4 +1,4 @@
-"""The Python face: open a run, take its updates and bases, analyse it. Made for notebooks.
+"""The Python interface for notebooks: open a run, read its updates and bases, analyze it.
 
 >>> import spectra
 >>> run = spectra.open("outputs/my-trl-run")  # doctest: +SKIP
@@ -50,12 +50,12 @@ class SingularBasis:
 
 
 class Run:
-    """A run directory, opened.
+    """An opened run directory.
 
     Parameters
     ----------
     path
-        A run directory: ours, an HF Trainer or TRL one, one adapter, or one full checkpoint.
+        A run directory (of spectra, the HF Trainer or TRL), an adapter, or a full checkpoint.
     base
         Base model to use instead of the one that the run names.
     """
@@ -66,7 +66,7 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """The directory."""
+        """Path of the run directory."""
         return self.directory.path
 
     @property
@@ -76,12 +76,12 @@ class Run:
 
     @property
     def method(self) -> str:
-        """What the run trains."""
+        """Name of the training method."""
         return self._plan.method
 
     @property
     def modules(self) -> list[str]:
-        """Names of the changed matrices and vectors, at the last snapshot."""
+        """Names of the matrices and vectors that the last snapshot changes."""
         return sorted(self._plan.modules[self.steps[-1]])
 
     def update(self, module: str, step: int | None = None) -> Operator:
@@ -92,18 +92,21 @@ class Run:
         module
             Name of the base parameter without ``.weight``.
         step
-            A snapshot's step; None is the last.
+            Step of the snapshot; None is the last.
 
         Raises
         ------
         UsageError
-            If there is no such step, or the snapshot does not change such a matrix.
+            If there is no such step, or the snapshot does not change that matrix.
         """
         snapshot = self._snapshot(step)
         updates = self._updates(snapshot)
         if module not in updates.matrices:
             some = next(iter(sorted(updates.matrices)), "none")
-            raise UsageError(f"step {snapshot.step} changes no matrix {module!r}", hint=f"one that it changes: {some}")
+            raise UsageError(
+                f"step {snapshot.step} does not change a matrix named {module!r}",
+                hint=f"for example, it changes {some}",
+            )
         return updates.matrices[module](self.weight(module))
 
     def weight(self, module: str) -> Tensor:
@@ -120,7 +123,7 @@ class Run:
         return self._base[name].to(torch.float64)
 
     def basis(self, module: str) -> SingularBasis:
-        """Return the singular basis of a base matrix, from the cache where it is there."""
+        """Return the singular basis of a base matrix, from the cache if it is there."""
         weight = self.weight(module)
         stored = self._base[parameter_name(module, self._base.files) or module]
         basis, _ = BasisCache(cache_dir() / "bases").get(digest(stored), weight)
@@ -128,7 +131,7 @@ class Run:
         return SingularBasis(basis.sigma, basis.left(weight, rows).T, basis.right(weight, columns).T)
 
     def analyze(self, options: Options | None = None) -> Tables:
-        """Return the tables, measuring what is not on disk yet."""
+        """Return the tables; rows that are not on disk yet are computed."""
         options = options or Options()
         return analyze(self.path, replace(options, base=options.base or self._base_name)).tables
 
@@ -138,7 +141,7 @@ class Run:
     def _repr_html_(self) -> str:
         facts = {
             "run": str(self.path),
-            "recognised as": self.directory.describe(),
+            "recognized as": self.directory.describe(),
             "method": self.method,
             "base": str(self._plan.base),
             "modules": str(len(self.modules)),
@@ -151,7 +154,7 @@ class Run:
         from spectra.runs.atomic import read_json
 
         where = self.directory.analysis.verdict
-        return str(read_json(where)["summary"]) if where.exists() else "not analysed yet: run.analyze()"
+        return str(read_json(where)["summary"]) if where.exists() else "not analyzed yet: call run.analyze()"
 
     @cached_property
     def _plan(self) -> Plan:
@@ -178,13 +181,13 @@ def open(path: "str | os.PathLike[str]", base: str | None = None) -> Run:
     Parameters
     ----------
     path
-        A run directory: ours, an HF Trainer or TRL one, one adapter, or one full checkpoint.
+        A run directory (of spectra, the HF Trainer or TRL), an adapter, or a full checkpoint.
     base
-        Base model to use instead of the one that the run names: a directory or a hub id.
+        Base model to use instead of the one that the run names: a directory or a Hub id.
 
     Raises
     ------
     SpectraError
-        If nothing is recognised there.
+        If ``path`` contains nothing that spectra recognizes.
     """
     return Run(Path(path), base)

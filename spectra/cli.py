@@ -78,7 +78,7 @@ def train(
     from spectra.commands.train import train as command
 
     run = command(recipe, overrides=overrides or [], out=out, overwrite=overwrite, quiet=output.is_silent)
-    if os.environ.get("RANK", "0") != "0":  # of several processes that a launcher started, the first one speaks
+    if os.environ.get("RANK", "0") != "0":  # only rank 0 of a multi-process launch prints
         return
     output.lines(f"run: {run}")
     if output.as_json:
@@ -111,7 +111,7 @@ def analyze(
         try:
             with output.progress() as progress:
                 done = command(run, options, progress=progress)
-        except SpectraError as error:  # the others are analysed all the same
+        except SpectraError as error:  # continue with the other runs
             faults.append(error)
             continue
         results.append({"run": str(run), "report": str(done.where.report_html), **done.verdict})
@@ -213,7 +213,7 @@ def export(
 
     if whole:
         if rank is not None or energy is not None:
-            raise UsageError("--rank and --energy do not go with --model", hint="leave them out")
+            raise UsageError("--rank and --energy cannot be combined with --model", hint="omit them")
         model = export_model(run, out, step=step, base=origin.base, initial=origin.initial)
         output.json({"path": str(model)})
         output.lines(f"model: {model}")
@@ -309,16 +309,16 @@ def cache(
 
 
 def main() -> None:
-    """Run the command line; exit codes: 0 done, 1 the run or data is faulty, 2 wrong usage."""
+    """Run the command line. Exit codes: 0 success, 1 faulty run or data, 2 wrong usage."""
     try:
         code = app(standalone_mode=False)
     except SpectraError as error:
         _fail(error)
     except typer.TyperException as error:  # an option or a value that typer does not know
         _fail(_as_usage_error(error))
-    except OSError as error:  # a full disk, a directory that may not be written
+    except OSError as error:  # disk full, no write permission
         where = error.filename or "a file"
-        _fail(SpectraError(error.strerror or str(error), where=where, hint="choose another --out, or make room"))
+        _fail(SpectraError(error.strerror or str(error), where=where, hint="choose another --out, or free disk space"))
     sys.exit(code)
 
 

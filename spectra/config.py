@@ -1,7 +1,6 @@
-"""Strict configuration: YAML into a pydantic model, where every fault names its file, line and key, and the hint.
+"""Strict configuration: load YAML into a pydantic model; every error names file, line and key, and gives a hint.
 
-A recipe that says something spectra does not know is an error, never a silent default: a misspelt learning rate must
-not train for an hour.
+An unknown key in a recipe is an error, never a silent default: a misspelled learning rate must not train for an hour.
 """
 
 import difflib
@@ -21,7 +20,7 @@ from spectra.errors import RecipeError
 Key = tuple[str | int, ...]
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # of what becomes a directory name
-_IN_WORDS = {NAME_PATTERN: "letters, digits, '.', '_' and '-', beginning with a letter or a digit"}
+_IN_WORDS = {NAME_PATTERN: "letters, digits, '.', '_' and '-', starting with a letter or a digit"}
 
 
 class Section(BaseModel):
@@ -31,14 +30,14 @@ class Section(BaseModel):
 
 
 class KeyFault(ValueError):
-    """A fault of one key that only shows beside others; raise it in a pydantic validator.
+    """An invalid key that only shows in combination with others; raise it in a pydantic validator.
 
     Parameters
     ----------
     key
-        The key at fault, relative to the section whose validator raises.
+        The invalid key, relative to the section whose validator raises.
     message
-        What is wrong and what to do.
+        What is wrong and how to fix it.
     """
 
     def __init__(self, key: str, message: str) -> None:
@@ -51,7 +50,7 @@ SectionT = TypeVar("SectionT", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Document:
-    """Plain values as they were written, and where each of them stands.
+    """Plain values as written, and the place where each of them was set.
 
     Attributes
     ----------
@@ -60,7 +59,7 @@ class Document:
     places
         For each key path, the ``file:line`` or the override that set it.
     origin
-        The file, for faults that have no line.
+        The file, for errors without a line.
     """
 
     value: dict[str, Any]
@@ -74,17 +73,19 @@ class Document:
         Raises
         ------
         RecipeError
-            If it is missing, not YAML, not a mapping, or says a key twice.
+            If it is missing, not YAML, not a mapping, or repeats a key.
         """
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"cannot be read ({error})", where=path, hint="give the path of a YAML recipe") from error
+            raise RecipeError(
+                f"cannot read the file ({error})", where=path, hint="pass the path of a YAML recipe"
+            ) from error
         return cls.parse(text, str(path))
 
     @classmethod
     def parse(cls, text: str, origin: str) -> "Document":
-        """Read YAML text; ``origin`` is what errors call it. Raises as :meth:`read` does."""
+        """Parse YAML text; errors refer to it as ``origin``. Raises the same errors as :meth:`read`."""
         loader = _Loader(text)
         try:
             node = loader.get_single_node()
@@ -92,37 +93,39 @@ class Document:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
             where = origin if mark is None else f"{origin}:{mark.line + 1}"
-            raise RecipeError(f"is not YAML ({error.problem})", where=where, hint="mend the syntax") from error
+            raise RecipeError(f"invalid YAML ({error.problem})", where=where, hint="fix the syntax") from error
         except yaml.YAMLError as error:
-            raise RecipeError(f"is not YAML ({error})", where=origin, hint="mend the syntax") from error
+            raise RecipeError(f"invalid YAML ({error})", where=origin, hint="fix the syntax") from error
         finally:
             loader.dispose()
         if not isinstance(value, dict):
-            raise RecipeError("holds no mapping of keys to values", where=origin, hint="write `key: value` lines")
+            raise RecipeError("the top level must be a mapping", where=origin, hint="write `key: value` lines")
         return cls(value, dict(_places(node, origin)), origin)
 
     def at(self, *key: str) -> "Document":
-        """Return the part under ``key`` as a document of its own; empty where nothing stands."""
+        """Return the section under ``key`` as a document of its own; empty if there is none."""
         value: Any = self.value
         for name in key:
             value = value.get(name) if isinstance(value, dict) else None
         if value is not None and not isinstance(value, dict):
             where = self.place(key)
-            raise RecipeError(f"{'.'.join(key)} is {value!r}, not a mapping", where=where, hint="write keys under it")
+            raise RecipeError(
+                f"{'.'.join(key)} must be a mapping, got {value!r}", where=where, hint="write keys under it"
+            )
         places = {path[len(key) :]: place for path, place in self.places.items() if path[: len(key)] == key}
         return Document(value or {}, places, self.origin)
 
     def merged(self, other: "Document") -> "Document":
-        """Return this document with ``other`` laid over it, section by section."""
+        """Return this document updated with ``other``, section by section."""
         return Document(_merge(self.value, other.value), {**self.places, **other.places}, self.origin)
 
     def overridden(self, overrides: Sequence[str]) -> "Document":
-        """Return this document with ``a.b=value`` overrides laid over it; values are YAML.
+        """Return this document updated with ``a.b=value`` overrides; values are YAML.
 
         Raises
         ------
         RecipeError
-            If an override is not of that form.
+            If an override does not have that form.
         """
         document = self
         for override in overrides:
@@ -130,7 +133,7 @@ class Document:
         return document
 
     def place(self, key: Key) -> str:
-        """Return where ``key``, or the nearest section around it, was written."""
+        """Return where ``key``, or the innermost section that contains it, was written."""
         for length in range(len(key), 0, -1):
             if key[:length] in self.places:
                 return self.places[key[:length]]
@@ -138,7 +141,7 @@ class Document:
 
 
 def load(model: type[SectionT], path: Path, overrides: Sequence[str] = ()) -> SectionT:
-    """Read a YAML file and ``a.b=value`` overrides into ``model``.
+    """Load a YAML file and ``a.b=value`` overrides into ``model``.
 
     Raises
     ------
@@ -149,18 +152,18 @@ def load(model: type[SectionT], path: Path, overrides: Sequence[str] = ()) -> Se
 
 
 def build(model: type[SectionT], document: Document) -> SectionT:
-    """Check a document against ``model``; raises :class:`RecipeError` naming the first fault."""
+    """Validate a document against ``model``; raises :class:`RecipeError` for the first invalid key."""
     try:
         return model.model_validate(document.value)
     except ValidationError as error:
         faults = error.errors()
-        # A misspelt key often leaves another one missing: the misspelling is the fault to report.
+        # A misspelled key often leaves another one missing: report the misspelling.
         fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
         raise _recipe_error(model, document, fault) from error
 
 
 def dump(section: BaseModel) -> str:
-    r"""Return complete YAML, defaults included, that loads back equal.
+    r"""Return complete YAML, defaults included, that loads back to an equal section.
 
     >>> class Learning(Section):
     ...     rate: float = 1e-3
@@ -197,7 +200,7 @@ def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
 
 
 def nearest(name: str, allowed: Sequence[str]) -> str | None:
-    """Return the allowed name that looks most like ``name``, or None.
+    """Return the allowed name that is most similar to ``name``, or None.
 
     >>> nearest("learning_rat", ["learning_rate", "betas"])
     'learning_rate'
@@ -207,7 +210,7 @@ def nearest(name: str, allowed: Sequence[str]) -> str | None:
 
 
 def cache_dir() -> Path:
-    """Return where spectra caches: ``$SPECTRA_CACHE``, or the user's cache directory."""
+    """Return the cache directory: ``$SPECTRA_CACHE``, or the user's cache directory."""
     chosen = os.environ.get("SPECTRA_CACHE")
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("spectra"))
 
@@ -221,10 +224,10 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is not text: quote it", key_node.start_mark
+                    None, None, f"key {key!r} is not a string: quote it", key_node.start_mark
                 )
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is said twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
@@ -262,7 +265,7 @@ def _override(text: str) -> Document:
     dotted, separator, written = text.partition("=")
     names = dotted.strip().split(".")
     if not separator or not all(names):
-        raise RecipeError(f"{text!r} is not an override", where="--set", hint="write --set section.key=value")
+        raise RecipeError(f"{text!r} is not a valid override", where="--set", hint="write --set section.key=value")
     document = Document.parse(f"value: {written}", f"--set {text}")
     value = document.value["value"]
     for name in reversed(names):
@@ -281,7 +284,7 @@ def _recipe_error(model: type[BaseModel], document: Document, fault: Any) -> Rec
     if fault["type"] == "extra_forbidden":
         return RecipeError(f"unknown key {dotted!r}", where=where, hint=_suggestion(model, key))
     if fault["type"] == "missing":
-        return RecipeError(f"key {dotted!r} is missing", where=where, hint="add it")
+        return RecipeError(f"missing key {dotted!r}", where=where, hint="add it")
     if isinstance(cause, ValueError):
         return RecipeError(f"{dotted}: {cause}" if dotted else str(cause), where=where)
     expected = _IN_WORDS.get(fault.get("ctx", {}).get("pattern"), fault["msg"].removeprefix("Input should be "))

@@ -1,23 +1,24 @@
 """Errors that a user can act on.
 
-Each says what is wrong, where, and what to do, in one line. The command line prints that line and exits with
-``exit_code``; nothing else in the library prints or exits. Every child is also the standard error that it refines.
+Each states in one line what is wrong, where, and how to fix it. The command line prints that line and exits with
+``exit_code``; nothing else in the library prints or exits. Every subclass is also the standard exception that it
+refines.
 """
 
 from pathlib import Path
 
 
 class SpectraError(Exception):
-    """Base of all errors that spectra raises on purpose.
+    """Base class of all errors that spectra raises on purpose.
 
     Parameters
     ----------
     what
-        What is wrong, without a full stop.
+        What is wrong, without a period.
     where
         The file, directory, module or key concerned.
     hint
-        What the user can do about it.
+        How to fix it.
     """
 
     exit_code = 1
@@ -41,37 +42,37 @@ class UsageError(SpectraError, ValueError):
 
 
 class RecipeError(SpectraError, ValueError):
-    """A recipe has an unknown key or a value that is out of range."""
+    """A recipe has an unknown key or an invalid value."""
 
     exit_code = 2
 
 
 class RunNotFoundError(SpectraError, FileNotFoundError):
-    """A path does not exist, or holds nothing that spectra recognises as a run."""
+    """A path does not exist or contains nothing that spectra recognizes as a run."""
 
 
 class RunExistsError(SpectraError, FileExistsError):
-    """Training would write into a run that holds something else."""
+    """Training would write into a directory that contains a different run."""
 
 
 class CorruptFileError(SpectraError, ValueError):
-    """A file exists, and its content is not what its name promises."""
+    """A file exists, but its content does not match its name."""
 
 
 class BaseModelError(SpectraError, ValueError):
-    """The base weights are missing, unknown, or not the ones that the update was made on."""
+    """The base weights are missing, unknown, or not those that the run was trained on."""
 
 
 class MissingInitialError(SpectraError, ValueError):
-    """A method that moves the base at initialisation was saved without its step-0 adapter."""
+    """A method whose initialization changes the base weights was saved without its step-0 adapter."""
 
 
 class UnsupportedMethodError(SpectraError, NotImplementedError):
-    """The update exists, and spectra cannot read it exactly: refusing beats guessing."""
+    """spectra cannot read the update exactly, and refuses to guess."""
 
 
 class MissingDependencyError(SpectraError, ImportError):
-    """An optional package is needed for this command."""
+    """An optional package that is needed is not installed."""
 
 
 class DivergedError(SpectraError, ArithmeticError):
@@ -79,8 +80,8 @@ class DivergedError(SpectraError, ArithmeticError):
 
 
 class StudyError(SpectraError, RuntimeError):
-    """Some runs of a study failed; the others are done."""
+    """Some runs of a study failed; the others finished."""
 
 
 class EngineError(SpectraError, RuntimeError):
-    """The processes that compute failed, and not the data."""
+    """A worker process failed; the data are not at fault."""

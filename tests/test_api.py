@@ -31,7 +31,7 @@ def test_updates_and_bases(run: spectra.Run) -> None:
 
 def test_tables_and_faces(run: spectra.Run) -> None:
     assert (run.steps, run.method, len(run.modules)) == ([0, 2, 4], "lora", 6)
-    assert "not analysed yet" in run._repr_html_()
+    assert "not analyzed yet" in run._repr_html_()
     tables = run.analyze()
     assert len(tables.modules) == 18
     assert "3 snapshots" in repr(run)
@@ -43,7 +43,7 @@ def test_tables_and_faces(run: spectra.Run) -> None:
 def test_what_is_not_there_is_said(run: spectra.Run) -> None:
     with pytest.raises(UsageError, match=r"no snapshot of step 3; steps: \[0, 2, 4\]"):
         run.update(MODULE, step=3)
-    with pytest.raises(UsageError, match="changes no matrix 'x'; one that it changes: model.layers.0"):
+    with pytest.raises(UsageError, match="does not change a matrix named 'x'; for example, it changes model.layers.0"):
         run.update("x")
     with pytest.raises(UsageError, match="the base has no parameter 'x'"):
         run.weight("x")

@@ -1,1 +1,1 @@
-"""One plain function a verb; each imports its wing inside the function."""
+"""One plain function per command; each imports its wing inside the function."""

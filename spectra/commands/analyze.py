@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def analyze(
     run: Path, options: "Options | None" = None, *, progress: Callable[[int, int, str], None] | None = None
 ) -> "Analysis":
-    """Analyse one run and draw its report; called again, it reuses what is there.
+    """Analyze one run and write its report; finished work is reused.
 
     Parameters
     ----------

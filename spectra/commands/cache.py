@@ -1,4 +1,4 @@
-"""``spectra cache``: the decomposed bases that every run on a base shares."""
+"""``spectra cache``: decomposed base matrices, shared by all runs on the same base model."""
 
 import shutil
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class CacheContents:
-    """What the cache holds.
+    """Contents of the cache.
 
     Attributes
     ----------
     directory
-        Where it is.
+        Path of the cache.
     matrices
-        Decomposed base matrices.
+        Number of decomposed base matrices.
     size
-        Bytes.
+        Size in bytes.
     """
 
     directory: Path
@@ -25,7 +25,7 @@ class CacheContents:
 
 
 def cache(*, clear: bool = False) -> CacheContents:
-    """Return what the cache of decomposed bases holds, after emptying it if asked: every entry can be made again."""
+    """Return the contents of the cache of decomposed bases; ``clear`` deletes them first (recomputed on demand)."""
     from spectra.config import cache_dir
 
     directory = cache_dir() / "bases"

@@ -1,4 +1,4 @@
-"""``spectra compare``: methods side by side."""
+"""``spectra compare``: runs and methods side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from spectra.analysis.analyze import Options
     from spectra.analysis.compare import Comparison
 
-# Of each method over seeds, what the page shows; the table on disk has every metric of the summary.
+# Metrics per method over seeds that the page shows; the table on disk has every metric of the summary.
 _SHOWN = (
     *("accuracy_end", "reward_end", "relative_fro", "effective_rank"),
     *("left_principal_lift", "right_principal_lift"),
@@ -22,14 +22,14 @@ _SHOWN = (
 
 @dataclass(frozen=True)
 class Compared:
-    """What a comparison made.
+    """Result of a comparison.
 
     Attributes
     ----------
     runs, differences, pairs, methods
         See :class:`spectra.analysis.compare.Comparison`.
     report
-        The page.
+        Path of the report page.
     """
 
     runs: pd.DataFrame
@@ -40,16 +40,16 @@ class Compared:
 
 
 def compare(runs: Sequence[Path], *, out: Path | None = None, options: "Options | None" = None) -> Compared:
-    """Analyse each run (reusing what is there), compare them, and write one page.
+    """Analyze each run (reusing finished work), compare them, and write one report page.
 
     Parameters
     ----------
     runs
         Two or more runs.
     out
-        Where the page, its figures and tables go; ``comparison`` beside the runs if None.
+        Directory of the page, its figures and tables; ``comparison`` next to the runs if None.
     options
-        How to analyse.
+        How to analyze.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def compare(runs: Sequence[Path], *, out: Path | None = None, options: "Options 
     from spectra.figures import RunReport, draw_comparison, write_comparison_report
 
     if len(runs) < 2:
-        raise UsageError("compare needs two runs or more", hint="name them: spectra compare RUN RUN …")
+        raise UsageError("compare needs at least two runs", hint="pass them all: spectra compare RUN RUN …")
     analyses = {name: analyze(path, options) for name, path in name_runs(runs).items()}
     where = out if out is not None else default_out(runs)
     cache = options.cache if options is not None and options.cache is not None else cache_dir()
@@ -88,7 +88,7 @@ def _write(done: "Comparison", where: Path) -> None:
 
 
 def _further(done: "Comparison") -> dict[str, pd.DataFrame]:
-    """Return the tables of the page by title; those without a row are left out."""
+    """Return the non-empty tables of the page, by title."""
     shown = {
         "Paired differences of accuracy on the same problems": done.differences,
         "Updates against each other: means over matrices with 95 % intervals over layers": done.pairs_summary,
@@ -98,16 +98,16 @@ def _further(done: "Comparison") -> dict[str, pd.DataFrame]:
 
 
 def _over_seeds(methods: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the page; none where no method has two seeds, since the runs' own numbers stand above."""
+    """Return the rows of the page; none if no method has two seeds: the page already lists each run."""
     shown = methods[methods["metric"].isin(_SHOWN)]
     return shown if shown["lo"].notna().any() else shown.iloc[:0]
 
 
 def name_runs(runs: Sequence[Path]) -> dict[str, Path]:
-    """Return short distinct names: the last part of each path, with as many parents as it takes."""
+    """Return short unique names: the last part of each path, with as many parents as needed."""
     resolved = [path.resolve() for path in runs]
     if len(set(resolved)) != len(resolved):
-        raise UsageError("the same run is named twice", hint="name each run once")
+        raise UsageError("the same run is given twice", hint="pass each run once")
     for depth in range(1, max(len(path.parts) for path in resolved) + 1):
         names = ["/".join(path.parts[-depth:]) for path in resolved]
         if len(set(names)) == len(names):
@@ -116,6 +116,6 @@ def name_runs(runs: Sequence[Path]) -> dict[str, Path]:
 
 
 def default_out(runs: Sequence[Path]) -> Path:
-    """Return ``comparison`` beside the runs, or in the working directory where they lie apart."""
+    """Return ``comparison`` next to the runs, or in the working directory if their parents differ."""
     parents = {path.resolve().parent for path in runs}
     return (runs[0].parent if len(parents) == 1 else Path()) / "comparison"

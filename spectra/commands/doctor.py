@@ -1,4 +1,4 @@
-"""``spectra doctor``: bookkeeping checks of an adapter, a run or a checkpoint, without a full analysis."""
+"""``spectra doctor``: check the files of an adapter, a run or a checkpoint, without a full analysis."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,14 +8,14 @@ if TYPE_CHECKING:
 
 
 def doctor(path: Path, base: str | None = None, initial: Path | None = None) -> "Diagnosis":
-    """Examine a path; print ``lines()`` or ``as_json()`` of what is returned, and exit with its ``exit_code``.
+    """Check a path. The result has ``lines()`` to print, ``as_json()`` and ``exit_code``.
 
     Parameters
     ----------
     path
         A run directory, an adapter, or a full checkpoint.
     base
-        Base model; None takes the one that the run names.
+        Base model; None uses the one that the run names.
     initial
         Step-0 adapter or residual base, for methods that move the base.
 
@@ -28,7 +28,7 @@ def doctor(path: Path, base: str | None = None, initial: Path | None = None) -> 
     from spectra.errors import UsageError
 
     if path.is_file():
-        raise UsageError("is a file", where=path, hint="give the directory that holds it")
+        raise UsageError("is a file", where=path, hint="pass the directory that contains it")
     if not path.is_dir():
-        raise UsageError("no such directory", where=path, hint="give the directory of a run, adapter or checkpoint")
+        raise UsageError("no such directory", where=path, hint="pass the directory of a run, adapter or checkpoint")
     return examine(path, base, initial)

@@ -1,4 +1,4 @@
-"""``spectra figures`` and ``spectra report``: draw again from the tables. Needs no torch."""
+"""``spectra figures`` and ``spectra report``: redraw from the tables. Needs no torch."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,17 +10,17 @@ from spectra.runs.tables import Tables
 
 
 def figures(path: Path) -> list[Path]:
-    """Draw the figures of an analysed run again.
+    """Redraw the figures of an analyzed run.
 
     Parameters
     ----------
     path
-        The run, or the directory that ``analyze --out`` wrote.
+        The run, or the output directory of ``analyze --out``.
 
     Raises
     ------
     RunNotFoundError
-        If the run is not analysed.
+        If the run has not been analyzed.
     """
     from spectra.figures import draw_all
 
@@ -28,24 +28,24 @@ def figures(path: Path) -> list[Path]:
 
 
 def report(path: Path) -> list[Path]:
-    """Write the report page of an analysed run again, with its figures.
+    """Rewrite the report page of an analyzed run, with its figures.
 
     Parameters
     ----------
     path
-        The run, or the directory that ``analyze --out`` wrote.
+        The run, or the output directory of ``analyze --out``.
 
     Raises
     ------
     RunNotFoundError
-        If the run is not analysed.
+        If the run has not been analyzed.
     """
     tables, verdict, where = _analyzed(path)
     return draw(tables, verdict, verdict.get("facts", {}), where)
 
 
 def draw(tables: Tables, verdict: Mapping[str, Any], facts: Mapping[str, str], where: AnalysisLayout) -> list[Path]:
-    """Draw the figures and write the page."""
+    """Draw the figures and write the report page."""
     from spectra.figures import draw_all, write_report
 
     drawn = draw_all(tables, verdict, where)

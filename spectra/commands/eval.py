@@ -1,4 +1,4 @@
-"""``spectra eval``: Avg@k and Pass@k of snapshots on benchmarks, with intervals, on the right base."""
+"""``spectra eval``: Avg@k and Pass@k of snapshots on benchmarks, with intervals, on the right base model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 HELDOUT = "heldout"
 STUDY = "study"
-# As the study evaluated: temperature 0.7, top-p 0.9, and room for a long thought.
+# Settings of the study: temperature 0.7, top-p 0.9, and room for long reasoning.
 STUDY_TOKENS = 31744
 
 
@@ -25,9 +25,10 @@ STUDY_TOKENS = 31744
 class EvalOptions:
     """How to evaluate; ``spectra eval`` has an option for each field.
 
-    Nothing in ``benchmarks`` is ``heldout``, or the name of ``data``. ``max_tokens`` None is 31744, and for ``heldout``
-    the run's own. ``style`` None is ``boxed``, and for ``heldout`` the task's own. What generates (``generator``,
-    ``dtype``, ``device``, ``batch_size``, ``memory``) is :class:`spectra.training.evaluation.evaluate.Engine`.
+    Empty ``benchmarks`` means ``heldout``, or the name of ``data``. ``max_tokens`` None means 31744, and for
+    ``heldout`` the limit of the run. ``style`` None means ``boxed``, and for ``heldout`` the format of the task. For
+    ``generator``, ``dtype``, ``device``, ``batch_size`` and ``memory`` see
+    :class:`spectra.training.evaluation.evaluate.Engine`.
     """
 
     benchmarks: Annotated[
@@ -67,21 +68,21 @@ class EvalOptions:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What an evaluation made.
+    """Result of an evaluation.
 
     Attributes
     ----------
     summaries
-        One a snapshot and benchmark, as in the files ``evals/<benchmark>/step_XXXXXX.json``.
+        One per snapshot and benchmark, as in the files ``evals/<benchmark>/step_XXXXXX.json``.
     averages
-        By step, the mean over benchmarks with its interval, where there are several.
+        For each step, the mean over benchmarks with its interval, if there are several.
     """
 
     summaries: Sequence[Mapping[str, Any]]
     averages: Mapping[int, Mapping[str, float | None]] = field(default_factory=dict)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row a snapshot and benchmark for a table, shares in percent; the mean over benchmarks comes last."""
+        """Return one row per snapshot and benchmark, fractions in percent; the mean over benchmarks comes last."""
         rows = [_row(summary) for summary in self.summaries]
         return rows + [{"step": step, "benchmark": "mean", **_shares(one)} for step, one in self.averages.items()]
 
@@ -89,7 +90,7 @@ class Evaluated:
 def evaluate(
     run: Path, options: EvalOptions | None = None, *, progress: Callable[[int, int, str], None] | None = None
 ) -> Evaluated:
-    """Evaluate snapshots of a run; called again with the same words, it finishes what was killed.
+    """Evaluate snapshots of a run; calling it again with the same arguments resumes.
 
     Parameters
     ----------
@@ -98,12 +99,12 @@ def evaluate(
     options
         How to evaluate.
     progress
-        Told how far it is: problems done, problems in all, benchmark.
+        Called as progress(problems done, problems in total, benchmark).
 
     Raises
     ------
     UsageError
-        If the options do not go together, or name what is not there.
+        If options conflict, or name something that does not exist.
     SpectraError
         If the run, its base, its update or the problems cannot be read.
     """
@@ -133,7 +134,7 @@ def _requests(model: "EvaluatedModel", options: EvalOptions) -> list["Request"]:
     names = list(options.benchmarks)
     if options.data is not None:
         if len(names) > 1:
-            raise UsageError("--data is one benchmark", hint="give it one name with --benchmark")
+            raise UsageError("--data is a single benchmark", hint="pass at most one name with --benchmark")
         return [_own_data(options.data, names[0] if names else Path(options.data).stem, options)]
     wanted = dict.fromkeys(
         part for name in names or [HELDOUT] for part in (benchmarks.STUDY if name == STUDY else [name])
@@ -152,13 +153,13 @@ def _own_data(data: str, name: str, options: EvalOptions) -> "Request":
 
     source = Source(data, split=options.split, prompt=options.prompt, answer=options.answer)
     if source.kind == "file" and not Path(data).expanduser().is_file():
-        raise UsageError("--data is not there", where=data, hint="give a file, a directory or a hub id")
+        raise UsageError("--data not found", where=data, hint="pass a file, a directory or a Hub id")
     try:
         return _request(name, source, options, 4)
     except CorruptFileError as error:
-        # The source speaks to those who write recipes.
-        words = {"task.prompt": "--prompt-column", "task.answer": "--answer-column"}
-        hint = reduce(lambda text, key: text.replace(key, words[key]), words, error.hint or "")
+        # The error names recipe keys; name the options instead.
+        options_by_key = {"task.prompt": "--prompt-column", "task.answer": "--answer-column"}
+        hint = reduce(lambda text, key: text.replace(key, options_by_key[key]), options_by_key, error.hint or "")
         raise CorruptFileError(error.what, where=error.where, hint=hint) from error
 
 
@@ -179,15 +180,21 @@ def _heldout(model: "EvaluatedModel", options: EvalOptions) -> "Request":
 
     recipe = model.recipe
     if recipe is None:
-        hint = "name a benchmark with --benchmark, or give --data"
-        raise UsageError("only a run of spectra has held-out problems of its own", where=model.run.path, hint=hint)
+        hint = "name a benchmark with --benchmark, or pass --data"
+        raise UsageError(
+            "held-out problems are only known for runs trained by spectra", where=model.run.path, hint=hint
+        )
     task = recipe.task
     if options.style is not None and task.data is None and options.style != "none":
-        raise UsageError(f"{task.name} has prompts of its own", hint="leave --format out")
+        raise UsageError(f"{task.name} has a fixed prompt format", hint="omit --format")
     style = options.style or task.format
     problems = all_heldout_problems(task.model_copy(update={"format": style}))
     if not problems:
-        raise UsageError("the run's task has no held-out problems", where=model.run.path, hint="name a benchmark")
+        raise UsageError(
+            "the task of this run has no held-out problems",
+            where=model.run.path,
+            hint="name a benchmark with --benchmark",
+        )
     sampling = _sampling(options, recipe.evaluation.samples, recipe.algorithm.max_completion_length)
     return Request(f"{task.name}-{HELDOUT}", task.heldout or task.name, _first(problems, options), style, sampling)
 
@@ -209,7 +216,8 @@ def _first(problems: list[Any], options: EvalOptions) -> list[Any]:
         return problems
     if not 1 <= options.problems <= len(problems):
         raise UsageError(
-            f"--problems {options.problems}, and there are {len(problems)}", hint="ask for as many or fewer"
+            f"--problems must be between 1 and {len(problems)}, got {options.problems}",
+            hint="choose a number in that range",
         )
     return problems[: options.problems]
 
@@ -220,7 +228,7 @@ def _directory(name: str) -> str:
     from spectra.config import NAME_PATTERN
 
     if re.match(NAME_PATTERN, name) is None:
-        raise UsageError(f"{name!r} is no name of a directory", hint="name the benchmark with --benchmark")
+        raise UsageError(f"{name!r} is not a valid directory name", hint="name the benchmark with --benchmark")
     return name
 
 

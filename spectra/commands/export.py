@@ -1,4 +1,4 @@
-"""``spectra export``: a snapshot as a plain LoRA adapter on the original base, or as a whole model."""
+"""``spectra export``: a snapshot as a plain LoRA adapter for the original base model, or as a full model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,29 +21,30 @@ def export(
     base: str | None = None,
     initial: Path | None = None,
 ) -> "Exported":
-    """Write a snapshot as a plain LoRA adapter that peft loads on the original base.
+    """Write a snapshot as a plain LoRA adapter that peft loads on the original base model.
 
     Parameters
     ----------
     run
         A run directory, an adapter, or a full checkpoint.
     out
-        Directory of the adapter; new or empty.
+        Output directory; must be new or empty.
     step
-        The snapshot's step; None is the last.
+        Step of the snapshot; None is the last.
     rank
-        At most this rank for each matrix; None keeps all of ΔW.
+        Maximum rank per matrix; None keeps all of ΔW.
     energy
-        The smallest rank that holds this share of ‖ΔW‖²_F, in (0, 1].
+        Keep the smallest rank that holds this fraction of ‖ΔW‖²_F, in (0, 1].
     base
-        Base model to use and to name, instead of the one that the run names.
+        Base model to use and to name in the adapter, instead of the one that the run names.
     initial
-        Step-0 adapter or residual base of a method that moves the base, where the run does not hold it.
+        Step-0 adapter or residual base of a method whose initialization changes the base, if the run does not
+        contain it.
 
     Raises
     ------
     UsageError
-        If there is no such step, or rank and energy do not make sense.
+        If there is no such step, or rank or energy is out of range.
     SpectraError
         If the run, its base or its update cannot be read exactly, or does not fit a plain LoRA.
     """
@@ -67,7 +68,7 @@ def export(
 def export_model(
     run: Path, out: Path, *, step: int | None = None, base: str | None = None, initial: Path | None = None
 ) -> Path:
-    """Write a snapshot as a whole float32 model that transformers loads; the parameters are those of :func:`export`."""
+    """Write a snapshot as a full float32 model that transformers loads; parameters as in :func:`export`."""
     import torch
 
     from spectra.runs.directory import open_run
@@ -87,11 +88,11 @@ def export_model(
 
 def _check(rank: int | None, energy: float | None) -> None:
     if rank is not None and energy is not None:
-        raise UsageError("--rank and --energy exclude each other", hint="give one of them")
+        raise UsageError("--rank and --energy cannot be combined", hint="pass one of them")
     if rank is not None and rank < 1:
-        raise UsageError(f"--rank {rank} is no rank", hint="give at least 1")
+        raise UsageError(f"--rank must be at least 1, got {rank}", hint="pass a larger rank")
     if energy is not None and not 0 < energy <= 1:
-        raise UsageError(f"--energy {energy} is no share", hint="give a number above 0 and up to 1")
+        raise UsageError(f"--energy must be in (0, 1], got {energy}", hint="pass a fraction such as 0.99")
 
 
 def _snapshot(opened: "RunDirectory", step: int | None) -> "Snapshot":

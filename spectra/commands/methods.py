@@ -1,18 +1,18 @@
-"""``spectra methods``: what spectra trains, with each method's ΔW."""
+"""``spectra methods``: the methods that spectra trains, each with its ΔW."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 
 def methods(name: str | None = None) -> list[dict[str, Any]]:
-    """Return every trainable method, or the one of that name, as plain values.
+    """Return every trainable method, or the one with that name, as plain values.
 
-    Counts and shares of trainable weights are of the base that ships with spectra, with each method's defaults.
+    Trainable weights are counted on the base model that ships with spectra, with the defaults of each method.
 
     Raises
     ------
     UsageError
-        If there is no such method; names the nearest, or says why spectra does not train it.
+        If there is no such method; the hint names the nearest, or why spectra does not train it.
     """
     from spectra.config import KeyFault
     from spectra.errors import UsageError
@@ -27,7 +27,7 @@ def methods(name: str | None = None) -> list[dict[str, Any]]:
 
 
 def lines(method: Mapping[str, Any]) -> Iterator[str]:
-    """Yield one method of :func:`methods` as lines to print; empty entries are left out."""
+    """Yield the lines to print for one method of :func:`methods`; empty entries are left out."""
     for key, value in method.items():
         if key == "notes":
             yield from (f"note: {note}" for note in value)
@@ -36,7 +36,7 @@ def lines(method: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    """Return a value as a person writes it: yes or no, names after each other, settings as ``name = value``.
+    """Return a value as readable text: yes or no, names in a row, settings as ``name = value``.
 
     >>> _text({"r": 8, "share": False, "tinit": None, "target_modules": ["q_proj", "v_proj"]})
     'r = 8, share = no, tinit = none, target_modules = q_proj v_proj'

@@ -1,4 +1,4 @@
-"""``spectra metrics``: every metric with its definition, its null, and what other tools call it."""
+"""``spectra metrics``: every metric with its definition, its null, and its names in other tools."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -6,35 +6,36 @@ from typing import Any
 
 
 def metrics(name: str | None = None) -> list[dict[str, Any]]:
-    """Return every metric, or those of one name, as plain values.
+    """Return every metric, or those with one name, as plain values.
 
     Parameters
     ----------
     name
-        A column, ``table.column``, or another tool's name such as ``matrix_rank``; None is all.
+        A column, ``table.column``, or a name used by another tool such as ``matrix_rank``; None returns all.
 
     Returns
     -------
     list[dict[str, Any]]
-        One entry a metric, with the fields of :class:`spectra.runs.catalogue.Metric`; ``aliases`` maps each other name
-        to the tool that has it and how it differs. A name that several tables have gives several.
+        One entry per metric, with the fields of :class:`spectra.runs.catalogue.Metric`; ``aliases`` maps each
+        other name to the tool that uses it and how it differs. A name that occurs in several tables returns several
+        entries.
 
     Raises
     ------
     UsageError
-        If nothing has that name; names the nearest.
+        If no metric has that name; the hint names the nearest.
     """
     from spectra.errors import UsageError
     from spectra.runs.catalogue import METRICS, find
 
     found = METRICS if name is None else find(name)
     if not found:
-        raise UsageError(f"no metric is called {name!r}", where="spectra metrics", hint=_nearest(str(name)))
+        raise UsageError(f"no metric named {name!r}", where="spectra metrics", hint=_nearest(str(name)))
     return [{**asdict(metric), "aliases": {alias.name: alias.where for alias in metric.aliases}} for metric in found]
 
 
 def lines(metric: Mapping[str, Any]) -> Iterator[str]:
-    """Yield one metric of :func:`metrics` as lines to print."""
+    """Yield the lines to print for one metric of :func:`metrics`."""
     yield f"{metric['table']}.{metric['name']}: {metric['title']}"
     for field in ("formula", "range", "unit"):
         yield f"  {field}: {metric[field]}"

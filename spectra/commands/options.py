@@ -1,4 +1,4 @@
-"""Options that several commands share, and commands whose options are the fields of a dataclass."""
+"""Options shared by several commands, and a decorator that turns the fields of a dataclass into options."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ def fields_are_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _option(annotation: Any) -> Any:
-    """Return an annotation as typer knows it: it has lists, and no other sequences."""
+    """Return an annotation that typer supports: of the sequences, it supports only lists."""
     value, *rest = get_args(annotation)
     if get_origin(value) is not Sequence:
         return annotation

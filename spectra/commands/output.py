@@ -74,7 +74,7 @@ class Output:
 
 
 class _PlainProgress:
-    """Prints how far it is, at most every half minute: what is short says nothing before its end."""
+    """Prints progress at most every 30 seconds, so that a short command prints none."""
 
     _PAUSE = 30.0
 

@@ -1,4 +1,4 @@
-"""``spectra study``: a grid of runs."""
+"""``spectra study``: train a grid of runs."""
 
 import os
 import time
@@ -11,7 +11,7 @@ from spectra.errors import UsageError
 if TYPE_CHECKING:
     from spectra.training.studies.study import Trained
 
-# A launcher stops all processes as soon as one has ended: the one that says why must be it.
+# A launcher kills all processes when the first one exits: rank 0, which prints the error, must be that one.
 _SPEAKING_SECONDS = 2.0
 
 
@@ -23,32 +23,32 @@ def study(
     overwrite: Collection[str] = (),
     quiet: bool = False,
 ) -> "Trained":
-    """Train every run of a study; called again, it trains what is not finished.
+    """Train every run of a study; calling it again trains only unfinished runs.
 
     Parameters
     ----------
     path
         YAML file.
     out
-        Directory of the study; ``runs/<study name>`` if None.
+        Study directory; ``runs/<study name>`` if None.
     workers
-        Runs at once; the study's own number if None.
+        Number of runs at the same time; None uses the number in the study.
     overwrite
-        Names of runs to start again.
+        Names of runs to delete and start over.
     quiet
-        Report nothing.
+        Print nothing.
 
     Returns
     -------
     Trained
-        The directories of finished runs, and what went wrong with the others.
+        The directories of finished runs, and the errors of the others.
 
     Raises
     ------
     RecipeError
-        For a fault in the file.
+        If the file is invalid.
     UsageError
-        If a launcher started this, or the study has no run of a name to overwrite.
+        If a launcher started this process, or ``overwrite`` names a run that the study does not have.
     """
     _refuse_launcher()
     from spectra.training.loop.progress import log_reporter
@@ -65,7 +65,7 @@ def _refuse_launcher() -> None:
     if os.environ.get("RANK", "0") != "0":
         time.sleep(_SPEAKING_SECONDS)
         raise SystemExit(UsageError.exit_code)
-    hint = "call it once, without a launcher, and say launch: {config: FILE} in the study"
+    hint = "run it once without a launcher, and set launch: {config: FILE} in the study"
     raise UsageError(
-        f"a launcher started {count} processes of spectra study, which launches its runs itself", hint=hint
+        f"spectra study launches its runs itself, but a launcher started {count} processes of it", hint=hint
     )

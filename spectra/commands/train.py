@@ -1,4 +1,4 @@
-"""``spectra train``: one run from a recipe."""
+"""``spectra train``: train one run from a recipe."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ def train(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Path:
-    """Train one run; called again, it resumes or leaves alone.
+    """Train one run; calling it again resumes, or skips a finished run.
 
     Parameters
     ----------
@@ -25,9 +25,9 @@ def train(
     out
         Run directory; ``runs/<recipe name>`` if None.
     overwrite
-        Start again where a run is.
+        Delete an existing run in ``out`` and start over.
     quiet
-        Report nothing.
+        Print nothing.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def train(
     Raises
     ------
     SpectraError
-        See :func:`spectra.training.loop.run.train`; the recipe's faults are :class:`spectra.errors.RecipeError`.
+        See :func:`spectra.training.loop.run.train`; an invalid recipe raises :class:`spectra.errors.RecipeError`.
     """
     from spectra.config import Document, build
     from spectra.errors import RecipeError
@@ -46,13 +46,13 @@ def train(
 
     document = Document.read(recipe)
     if "runs" in document.value:
-        raise RecipeError("is a study", where=recipe, hint="use `spectra study`")
+        raise RecipeError("this is a study, not a recipe", where=recipe, hint="use `spectra study`")
     loaded = build(Recipe, document.overridden(overrides))
     return train_run(loaded, out or Path("runs") / loaded.name, overwrite=overwrite, quiet=quiet)
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """Return what a finished run came to, for machines: its directory, its recipe's main words, and its last numbers.
+    """Return the result of a finished run for --json: directory, method, algorithm, seed, steps and last metrics.
 
     Raises
     ------

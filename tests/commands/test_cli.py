@@ -106,9 +106,9 @@ def test_compare(tmp_path: Path, base: Path, call: Call) -> None:
     code, out, _ = call("compare", a, b, "--json", "--out", tmp_path / "other")
     assert [row["run"] for row in json.loads(out)] == ["a", "b"]
     code, _, err = call("compare", a)
-    assert code == 2 and "needs two runs or more" in err
+    assert code == 2 and "needs at least two runs" in err
     code, _, err = call("compare", a, a)
-    assert code == 2 and "named twice" in err
+    assert code == 2 and "given twice" in err
 
 
 FAULTS: dict[str, tuple[list[str], int, str]] = {

@@ -33,7 +33,7 @@ def test_lines_say_definition_zero_and_chance() -> None:
 
 @pytest.mark.parametrize(("wrong", "nearest"), [("stable_ranks", "stable_rank"), ("frac_reward_zero", "frac_reward")])
 def test_an_unknown_name_names_the_nearest(wrong: str, nearest: str) -> None:
-    with pytest.raises(UsageError, match=f"no metric is called '{wrong}'; did you mean '{nearest}"):
+    with pytest.raises(UsageError, match=f"no metric named '{wrong}'; did you mean '{nearest}"):
         metrics(wrong)
 
 

@@ -73,7 +73,7 @@ def test_under_a_launcher_it_is_refused_in_one_line(
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    with pytest.raises(UsageError, match="a launcher started 2 processes of spectra study"):
+    with pytest.raises(UsageError, match="spectra study launches its runs itself, but a launcher started 2 processes"):
         study.study(Path("s.yaml"))
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(study, "_SPEAKING_SECONDS", 0.0)

@@ -47,7 +47,7 @@ def test_a_faulty_override_never_reaches_the_run(called: dict[str, Any], tmp_pat
 
 
 def test_a_study_is_told_from_a_recipe(called: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"r\.yaml: is a study; use `spectra study`"):
+    with pytest.raises(RecipeError, match=r"r\.yaml: this is a study, not a recipe; use `spectra study`"):
         train(recipe(tmp_path, "name: s\nruns: {a: }\n"))
     assert called == {}
 

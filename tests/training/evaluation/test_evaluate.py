@@ -199,10 +199,10 @@ def test_benchmarks_have_the_study_s_sampling_unless_told_otherwise(run: Path, m
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (EvalOptions(data="a.jsonl", benchmarks=("a", "b")), "--data is one benchmark"),
+        (EvalOptions(data="a.jsonl", benchmarks=("a", "b")), "--data is a single benchmark"),
         (EvalOptions(benchmarks=("aime2024",)), "did you mean 'aime24'"),
-        (EvalOptions(problems=999), "--problems 999, and there are 256"),
-        (EvalOptions(style="think"), "carry_addition has prompts of its own"),
+        (EvalOptions(problems=999), "--problems must be between 1 and 256, got 999"),
+        (EvalOptions(style="think"), "carry_addition has a fixed prompt format"),
         (EvalOptions(steps=(9,)), "no snapshot of step 9"),
         (EvalOptions(k=0), "cannot draw 0 samples"),
         (EvalOptions(batch_size=0), "--batch-size is 0; give 1 or more"),
@@ -212,7 +212,7 @@ def test_benchmarks_have_the_study_s_sampling_unless_told_otherwise(run: Path, m
         (EvalOptions(device="cuda:99"), r"--device cuda:99 cannot be used \(.*choose cpu, or cuda where it is"),
         (EvalOptions(device="banana"), r"--device banana cannot be used \(.*choose cpu"),
         (EvalOptions(device="meta"), "--device meta cannot be used"),
-        (EvalOptions(data="nope.jsonl"), "nope.jsonl: --data is not there; give a file, a directory or a hub id"),
+        (EvalOptions(data="nope.jsonl"), "nope.jsonl: --data not found; pass a file, a directory or a Hub id"),
     ],
 )
 def test_options_that_do_not_go_together(run: Path, options: EvalOptions, message: str) -> None:

@@ -218,11 +218,11 @@ def test_a_base_beside_the_run_is_found_and_named(llama: Path, tmp_path: Path) -
 
 def test_what_cannot_be_exported(llama: Path, tmp_path: Path) -> None:
     run = make_run(llama, tmp_path)
-    with pytest.raises(UsageError, match="exclude each other"):
+    with pytest.raises(UsageError, match="cannot be combined"):
         export(run, tmp_path / "out", rank=2, energy=0.5)
-    with pytest.raises(UsageError, match="--rank 0"):
+    with pytest.raises(UsageError, match="--rank must be at least 1, got 0"):
         export(run, tmp_path / "out", rank=0)
-    with pytest.raises(UsageError, match="--energy 1.5"):
+    with pytest.raises(UsageError, match=r"--energy must be in \(0, 1\], got 1.5"):
         export(run, tmp_path / "out", energy=1.5)
     with pytest.raises(UsageError, match=r"no snapshot of step 3; steps: \[0, 5\]"):
         export(run, tmp_path / "out", step=3)
