@@ -164,7 +164,7 @@ def test_a_bad_name_says_what_is_allowed(tmp_path: Path) -> None:
     class Named(Section):
         name: str = Field(pattern=config.NAME_PATTERN)
 
-    with pytest.raises(RecipeError, match="name is 'a b'; it should be letters, digits, '.', '_' and '-', beginning"):
+    with pytest.raises(RecipeError, match="name is 'a b'; it should be letters, digits, '.', '_' and '-', starting"):
         load(Named, write(tmp_path, "name: a b"))
 
 
