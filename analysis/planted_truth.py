@@ -2,7 +2,7 @@
 
     python analysis/planted_truth.py --runs 1200 --seed 1000000 --report reports/planted.md
 
-Each run is written as a real run directory and analysed with ``spectra.analysis.analyze``, as ``spectra analyze`` does.
+Each run is written as a real run directory and analyzed with ``spectra.analysis.analyze``, as ``spectra analyze`` does.
 Run number i has the seed ``--seed`` + i and the truth number i modulo the number of truths. Runs planted near the
 thresholds follow after them, and are reported by themselves: there the right verdict is a matter of convention. With
 ``--results FILE`` each result is kept as it comes, and a call that was stopped goes on.
@@ -59,7 +59,7 @@ class Result:
 
 
 def judge_one(work: tuple[int, Truth, bool]) -> Result:
-    """Plant one run, analyse it, and keep what is counted."""
+    """Plant one run, analyze it, and keep what is counted."""
     from spectra.analysis.analyze import analyze
     from spectra.analysis.options import Depth, Options
     from spectra.analysis.verdict.judge import judge
@@ -232,7 +232,7 @@ def report(clear: Sequence[Result], near: Sequence[Result], command: str) -> str
     text = [
         "# Planted truth: how often the verdict is right",
         "",
-        f"Made by `{command}`. {count} runs with a known truth were written to disk and analysed from there; "
+        f"Made by `{command}`. {count} runs with a known truth were written to disk and analyzed from there; "
         f"{right} got the verdict of their truth, {share(right, count)}. Seeds {seeds}; thresholds and the generator "
         f"were tuned on seeds {TUNED} only. Intervals are Wilson's at 95 %.",
         "",
@@ -311,7 +311,7 @@ NEAR = (
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
-    """Plant, analyse, count, report."""
+    """Plant, analyze, count, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1200)
     parser.add_argument("--near", type=int, default=160)

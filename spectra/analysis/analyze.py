@@ -1,4 +1,4 @@
-"""Analyse a run: plan, measure what is missing, write tables and verdict."""
+"""Analyze a run: plan, measure what is missing, write tables and verdict."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from spectra.analysis.pipeline.engine import choose_jobs, run_tasks
 from spectra.analysis.pipeline.plan import Plan, content_keys, make_plan
 from spectra.analysis.pipeline.row_store import RowStore
 from spectra.analysis.tables.matrix import Work
-from spectra.analysis.tables.summary import summarise
+from spectra.analysis.tables.summary import summarize
 from spectra.analysis.verdict.findings import record
 from spectra.analysis.verdict.judge import judge
 from spectra.config import cache_dir
@@ -42,7 +42,7 @@ class Analysis:
     Attributes
     ----------
     run
-        The run as recognised.
+        The run as recognized.
     where
         Where results are.
     tables
@@ -84,14 +84,14 @@ class Analysis:
 
 
 def analyze(path: Path, options: Options | None = None, progress: Progress | None = None) -> Analysis:
-    """Analyse a run directory, incrementally: what is on disk for the same content is reused.
+    """Analyze a run directory, incrementally: what is on disk for the same content is reused.
 
     Parameters
     ----------
     path
         A run directory: ours, an HF Trainer or TRL one, one adapter, or one full checkpoint.
     options
-        How to analyse.
+        How to analyze.
     progress
         Called when a module is finished.
 
@@ -104,7 +104,7 @@ def analyze(path: Path, options: Options | None = None, progress: Progress | Non
     run = open_run(path)
     where = run.analysis if options.out is None else AnalysisLayout(options.out)
     plan = make_plan(run, options.base, options.initial)
-    with exclusive(where.lock, "analysing into this directory"):
+    with exclusive(where.lock, "analyzing into this directory"):
         return _analyze(plan, where, options, progress)
 
 
@@ -145,13 +145,13 @@ def _analyze(plan: Plan, where: AnalysisLayout, options: Options, progress: Prog
 
 
 def coverage(plan: Plan) -> dict[str, Any]:
-    """Return what was analysed and what was not, with each reason."""
-    analysed = len(plan.matrices)
-    vectors = len({module for modules in plan.modules.values() for module in modules}) - analysed
-    total = analysed + len(plan.skipped)
-    text = f"{analysed}/{total} matrices, {len(plan.skipped)} skipped"
+    """Return what was analyzed and what was not, with each reason."""
+    analyzed = len(plan.matrices)
+    vectors = len({module for modules in plan.modules.values() for module in modules}) - analyzed
+    total = analyzed + len(plan.skipped)
+    text = f"{analyzed}/{total} matrices, {len(plan.skipped)} skipped"
     return {
-        "analysed": analysed,
+        "analysed": analyzed,
         "total": total,
         "vectors": vectors,
         "skipped": [{"module": module, "reason": reason} for module, reason in sorted(plan.skipped.items())],
@@ -190,7 +190,7 @@ def _finish(plan: Plan, deep: DeepSteps, store: RowStore, where: AnalysisLayout)
     where.report_html.unlink(missing_ok=True)
     frames = store.finish(deep.complete(plan))
     tables = Tables(**frames, series=conform("series", plan.run.series()))
-    tables = replace(tables, summary=conform("summary", summarise(tables)))
+    tables = replace(tables, summary=conform("summary", summarize(tables)))
     for name in ("series", "summary"):
         write_table(tables[name], where.table(name))
     return tables
@@ -217,7 +217,7 @@ def _written(where: AnalysisLayout) -> dict[str, Any] | None:
 def _facts(plan: Plan) -> dict[str, str]:
     run = plan.run
     base = run.base_name if run.base_name is not None else str(plan.base)
-    facts = {"run": str(run.path), "recognised as": run.describe(), "base": base, "method": plan.method}
+    facts = {"run": str(run.path), "recognized as": run.describe(), "base": base, "method": plan.method}
     if plan.start is not None:
         facts["start"] = plan.start.origin
     share = plan.trainable_parameters / plan.total_parameters

@@ -13,7 +13,7 @@ import pandas as pd
 
 from spectra.analysis import curves
 from spectra.analysis.analyze import Analysis
-from spectra.analysis.pairs import compare_updates, summarise_pairs
+from spectra.analysis.pairs import compare_updates, summarize_pairs
 from spectra.analysis.verdict.alignment_vs_chance import locate, matrices_at, start_of
 from spectra.runs.evaluations import evaluations, problem_scores
 from spectra.statistics.intervals import Paired, paired, seed_interval, wilson
@@ -49,7 +49,7 @@ class Comparison:
 
 
 def compare(analyses: Mapping[str, Analysis], cache: Path | None = None) -> Comparison:
-    """Compare analysed runs, by the name that each shall have.
+    """Compare analyzed runs, by the name that each shall have.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def compare(analyses: Mapping[str, Analysis], cache: Path | None = None) -> Comp
         row["benchmark"] = benchmark
     runs = pd.DataFrame(rows)
     updates = compare_updates({name: analysis.plan for name, analysis in analyses.items()}, cache)
-    summary = summarise_pairs(updates.pairs, {name: _at_start(analysis) for name, analysis in analyses.items()})
+    summary = summarize_pairs(updates.pairs, {name: _at_start(analysis) for name, analysis in analyses.items()})
     over_seeds = methods(analyses, runs)
     notes = (*updates.notes, *_seed_notes(over_seeds))
     return Comparison(runs, _differences(scores), updates.pairs, summary, over_seeds, notes)

@@ -1,4 +1,4 @@
-"""How to analyse a run. Imports nothing heavy, so that the command line can name the choices without torch."""
+"""How to analyze a run. Imports nothing heavy, so that the command line can name the choices without torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ EngineName = Literal["local", "ray"]
 
 @dataclass(frozen=True)
 class Options:
-    """How to analyse.
+    """How to analyze.
 
     Attributes
     ----------

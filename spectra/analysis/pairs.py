@@ -147,7 +147,7 @@ def compare_updates(plans: Mapping[str, Plan], cache: Path | None) -> ComparedUp
     Parameters
     ----------
     plans
-        The runs by name, as analysed.
+        The runs by name, as analyzed.
     cache
         Directory of decomposed bases; None keeps nothing.
     """
@@ -194,7 +194,7 @@ def _module_rows(module: str, runs: Mapping[str, Updates], store: TensorStore, c
     return pair_rows(made, BaseCoordinates(weight, basis))
 
 
-def summarise_pairs(pairs: pd.DataFrame, at_start: Mapping[str, frozenset[str]]) -> pd.DataFrame:
+def summarize_pairs(pairs: pd.DataFrame, at_start: Mapping[str, frozenset[str]]) -> pd.DataFrame:
     """Return, for each pair of runs and metric, the mean over modules with a 95 % interval over layers.
 
     Parameters
@@ -202,7 +202,7 @@ def summarise_pairs(pairs: pd.DataFrame, at_start: Mapping[str, frozenset[str]])
     pairs
         Rows of :func:`compare_updates`.
     at_start
-        For each run, the sides that are still where it began: what two such runs share there is their initialisation.
+        For each run, the sides that are still where it began: what two such runs share there is their initialization.
 
     Returns
     -------

@@ -68,7 +68,7 @@ def share_rows(tables: Tables, fraction: float = FRACTION, step: int | None = No
     rows = with_shapes(tables, "projection", step)
     if rows.empty:
         return rows.assign(sd=pd.Series(dtype="float64"))
-    rows = rows[rows["fraction"] == analysed_fraction(tables, fraction)].dropna(subset=["lift"])
+    rows = rows[rows["fraction"] == analyzed_fraction(tables, fraction)].dropna(subset=["lift"])
     return rows.assign(sd=[null_of(row).sd for row in rows.itertuples()])
 
 
@@ -98,7 +98,7 @@ def isotropic_rhos(rows: pd.DataFrame) -> "pd.Series[float]":
     return pd.Series([isotropic_rho(int(o), int(i)) for o, i in shapes], index=rows.index, dtype="float64")
 
 
-def analysed_fraction(tables: Tables, fraction: float = FRACTION) -> float:
+def analyzed_fraction(tables: Tables, fraction: float = FRACTION) -> float:
     """Return the analysed fraction nearest to ``fraction``; ``fraction`` itself where nothing was projected."""
     analysed = tables.projection["fraction"].unique()
     return float(analysed[np.abs(analysed - fraction).argmin()]) if len(analysed) else fraction

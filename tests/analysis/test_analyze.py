@@ -1,4 +1,4 @@
-"""A whole analysis: recognised, measured, stored, reused, judged; and what a kill or a fault leaves."""
+"""A whole analysis: recognized, measured, stored, reused, judged; and what a kill or a fault leaves."""
 
 import json
 import shutil
@@ -132,7 +132,7 @@ def test_a_report_of_other_numbers_does_not_outlive_them(tmp_path: Path, base: P
 
 def test_two_analyses_of_one_directory_exclude_each_other(tmp_path: Path, base: Path) -> None:
     run = own_run(tmp_path / "run", base)
-    with exclusive(RunLayout(run).analysis.lock, "analysing"), pytest.raises(RunExistsError, match="another process"):
+    with exclusive(RunLayout(run).analysis.lock, "analyzing"), pytest.raises(RunExistsError, match="another process"):
         run_analysis(run, tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_bases_whose_numbers_are_not_weights_are_refused(tmp_path: Path, base: P
     tensors = load_file(base / "model.safetensors")
     run = write_adapter(tmp_path / "run", lora_config("b"), small_factors())
     fp8 = write_model(tmp_path / "fp8", {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()})
-    with pytest.raises(BaseModelError, match="float8_e4m3fn, which is quantised or scaled; give the full-precision"):
+    with pytest.raises(BaseModelError, match="float8_e4m3fn, which is quantized or scaled; give the full-precision"):
         run_analysis(run, tmp_path, base=str(fp8))
     tensors["model.layers.0.self_attn.q_proj.weight"][0, 0] = torch.nan
     broken = write_model(tmp_path / "broken", tensors)

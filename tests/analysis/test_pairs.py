@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from spectra.analysis.pairs import COLUMNS, compare_updates, pair_rows, summarise_pairs
+from spectra.analysis.pairs import COLUMNS, compare_updates, pair_rows, summarize_pairs
 from spectra.analysis.pipeline.plan import make_plan
 from spectra.analysis.tables.coordinates import BaseCoordinates
 from spectra.linalg.decompositions.basis import decompose
@@ -172,10 +172,10 @@ def test_a_summary_has_intervals_over_layers_and_says_what_is_the_start() -> Non
         for kind in "qk"
     ]
     sides = {"a": frozenset({"right"}), "b": frozenset({"left", "right"})}
-    found = summarise_pairs(pd.DataFrame(rows), sides).set_index("metric")
+    found = summarize_pairs(pd.DataFrame(rows), sides).set_index("metric")
     assert list(found.index) == ["cosine", "subspace_left", "subspace_right"]
     assert found.loc["cosine", "lo"] < 0.3 < found.loc["cosine", "hi"]
     assert found.loc["cosine", "matrices"] == 8 and found.loc["subspace_left", "expected"] == pytest.approx(0.1)
     assert found["note"].tolist()[1] == ""
     assert found.loc["subspace_right", "note"].startswith("the right side of both is still at its start")
-    assert summarise_pairs(pd.DataFrame(columns=list(COLUMNS)), {}).empty
+    assert summarize_pairs(pd.DataFrame(columns=list(COLUMNS)), {}).empty

@@ -47,7 +47,7 @@ class Case:
     path
         What the user named.
     run
-        The run, as recognised.
+        The run, as recognized.
     snapshot
         Its newest snapshot that can be read.
     adapter
@@ -55,7 +55,7 @@ class Case:
     base_dir, base
         The base model.
     start
-        What initialisation took out of the base, for methods that move it.
+        What initialization took out of the base, for methods that move it.
     changes
         What the adapter changes.
     obstacles

@@ -106,7 +106,7 @@ def _adapter_or_full(case: Case) -> list[Check]:
         return []
     says = f"{declared.source} says {declared.method}, and the snapshots are whole weights"
     return [
-        Check(NAME, "note", fact("method", says), "analyse the adapter where there is one: whole weights are rounded")
+        Check(NAME, "note", fact("method", says), "analyze the adapter where there is one: whole weights are rounded")
     ]
 
 

@@ -18,14 +18,14 @@ class Diagnosis:
     ----------
     path
         What was examined.
-    recognised
+    recognized
         What it is, in words.
     checks
         Every finding, in the order of the families.
     """
 
     path: Path
-    recognised: str
+    recognized: str
     checks: tuple[Check, ...]
 
     @property
@@ -45,7 +45,7 @@ class Diagnosis:
 
     def lines(self) -> Iterator[str]:
         """Yield one line a check, faults first: status, name, what, measured against threshold, what to do."""
-        yield f"{self.path}: {self.recognised}"
+        yield f"{self.path}: {self.recognized}"
         for status in _ORDER:
             yield from (line(check) for check in self.checks if check.status == status)
         count = len(self.faults)
@@ -55,7 +55,7 @@ class Diagnosis:
         """Return plain values: no NaN, no infinity."""
         return {
             "path": str(self.path),
-            "recognised": self.recognised,
+            "recognised": self.recognized,
             "verdict": self.verdict,
             "faults": len(self.faults),
             "checks": [record(check) for check in self.checks],

@@ -59,8 +59,8 @@ def examine(path: Path, base: str | Path | None = None, initial: Path | None = N
         raise RunNotFoundError("no such directory", where=path, hint="give the directory of a run")
     case = open_case(path, None if base is None else str(base), initial)
     checks = [found for name, family in FAMILIES for found in _checked(name, family, case)]
-    recognised = "not recognised" if case.run is None else case.run.describe()
-    return Diagnosis(path, recognised, tuple(checks))
+    recognized = "not recognized" if case.run is None else case.run.describe()
+    return Diagnosis(path, recognized, tuple(checks))
 
 
 def bookkeeping(path: Path, base: str | Path | None = None, initial: Path | None = None) -> list[Check]:

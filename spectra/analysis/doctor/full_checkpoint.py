@@ -129,7 +129,7 @@ def _fault(case: Case, found: Block, added: bool, size: float) -> Check:
 def _drawn_again(case: Case, share: float, size: float) -> Check:
     says = (
         f"the checkpoint differs from its base by {size:.2g}·‖W‖, and that is W times a symmetric matrix (symmetric "
-        f"share {share:.2f}, chance 0.5), as where the randomised SVD of a start was drawn again: an adapter of "
+        f"share {share:.2f}, chance 0.5), as where the randomized SVD of a start was drawn again: an adapter of "
         "pissa_niter_N was merged on another start than its own"
     )
     action = "merge the adapter with the start that it was trained from: W − s·B₀A₀ with the A₀ and B₀ of its step 0"

@@ -101,7 +101,7 @@ def _relative_update(case: Case) -> float | None:
 
 
 def _moved_by_start(case: Case, module: str, weight: Tensor) -> Tensor:
-    """Return what initialisation took out of a base weight; 0 where nothing."""
+    """Return what initialization took out of a base weight; 0 where nothing."""
     if case.start is None or case.adapter is None or "lora_A" not in case.adapter.parts.get(module, {}):
         return torch.zeros_like(weight)
     return case.start.removed(module, weight).dense()

@@ -178,7 +178,7 @@ def _merge(place: Path, snapshot: Snapshot, errors: list[Error]) -> Check:
     if rounding <= 0.1 * update:
         return ok(NAME, says, rounding, 0.1 * update)
     says += f", which is {rounding / update:.2g} times the update" if update > 0 else ""
-    action = "analyse the adapter, not the merged weights: their differences from the base are rounding"
+    action = "analyze the adapter, not the merged weights: their differences from the base are rounding"
     return Check(NAME, "note", fact("rounding", says, rounding, 0.1 * update), action, where=str(place))
 
 
@@ -206,7 +206,7 @@ def _different(place: Path, errors: list[Error], what: Kind) -> Check:
             "wrong_base",
         ),
         "drawn_again": (
-            "differs from W + ΔW by W times a symmetric matrix, as where the randomised SVD of its start was drawn "
+            "differs from W + ΔW by W times a symmetric matrix, as where the randomized SVD of its start was drawn "
             "again",
             "merge this adapter on the frozen weights that it was trained with, and evaluate again",
             "wrong_base",

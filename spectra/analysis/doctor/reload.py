@@ -10,7 +10,7 @@ pissa          decomposes W again: right, up to rounding            s·B₀A₀ 
 pissa_niter_N  a new random decomposition: s(B₀A₀ − B₀'A₀') off      s·B₀A₀ too much
 olora          decomposes W again: right, up to rounding            s·B₀A₀ too much
 corda          refuses to load: the activations are not there       s·B₀A₀ too much
-loftq          quantises W again                                    s·B₀A₀ too much
+loftq          quantizes W again                                    s·B₀A₀ too much
 lora_ga        does not move the base: s·B₀A₀ too much              s·B₀A₀ too much
 MiLoRA         does not know of it: s·B₀A₀ too much                 s·B₀A₀ too much
 =============  ===================================================  ==============================================
@@ -58,7 +58,7 @@ class Reload:
     added
         Where s·BA is added to W and the start is ignored: ‖s·B₀A₀‖.
     peft
-        Where ``PeftModel.from_pretrained`` initialises again on the base in its stored dtype, loads, and merges; NaN
+        Where ``PeftModel.from_pretrained`` initializes again on the base in its stored dtype, loads, and merges; NaN
         where it does not load at all.
     half
         The same on the base in bfloat16.
@@ -147,7 +147,7 @@ def predict(case: Case, init: str) -> Iterator[Reload]:
     case
         An adapter with its base.
     init
-        The initialisation: ``pissa``, ``pissa_niter_4``, ``olora``, ``corda``, ``milora`` …
+        The initialization: ``pissa``, ``pissa_niter_4``, ``olora``, ``corda``, ``milora`` …
 
     Raises
     ------
@@ -214,7 +214,7 @@ class _Load:
 
 
 def taken(weight: Tensor, rank: int, init: str, seed: int) -> Operator:
-    """Return s·B₀A₀ as an initialisation takes it out of a base weight, O × I in float64.
+    """Return s·B₀A₀ as an initialization takes it out of a base weight, O × I in float64.
 
     ``pissa_niter_N`` draws from a random stream of its own, seeded with ``seed``, what peft draws from the global one.
 
@@ -257,11 +257,11 @@ def _judged(case: Case, family: str, found: list[Reload]) -> list[Check]:
             "wrong_base",
             str(case.path),
         )
-        return [missing, *_reinitialised(case, found)]
+        return [missing, *_reinitialized(case, found)]
     note = Check(
         NAME, "note", fact("added_error", f"{says}; its start is at hand ({case.start.origin})", added), _EXPORT
     )
-    return [note, *_reinitialised(case, found)]
+    return [note, *_reinitialized(case, found)]
 
 
 def _limit(found: list[Reload]) -> float:
@@ -269,7 +269,7 @@ def _limit(found: list[Reload]) -> float:
     return LIMIT * median(updates) if updates else _FALLBACK
 
 
-def _reinitialised(case: Case, found: list[Reload]) -> list[Check]:
+def _reinitialized(case: Case, found: list[Reload]) -> list[Check]:
     """Say what ``PeftModel.from_pretrained`` on the pristine base gives."""
     errors = [one.peft for one in found if one.peft == one.peft]
     if not errors:

@@ -30,7 +30,7 @@ class Plan:
     Attributes
     ----------
     run
-        The run as recognised.
+        The run as recognized.
     base
         Directory of the base model.
     modules
@@ -38,11 +38,11 @@ class Plan:
     matrices
         How many of all modules are matrices; the rest are vectors.
     skipped
-        What is not analysed, with the reason.
+        What is not analyzed, with the reason.
     method
         The run's method.
     start
-        What initialisation took out of the base, for methods that move it.
+        What initialization took out of the base, for methods that move it.
     trainable_parameters, total_parameters
         Numbers that train, and numbers in the base.
     sizes
@@ -97,7 +97,7 @@ def make_plan(run: RunDirectory, base: str | None, initial: Path | None = None) 
     Parameters
     ----------
     run
-        The run as recognised.
+        The run as recognized.
     base
         The base that the user named, or None to take the run's own.
     initial

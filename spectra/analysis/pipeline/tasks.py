@@ -41,7 +41,7 @@ class ModuleTask:
     work
         What of it is missing in the tables.
     start
-        What initialisation took out of the base, for methods that move it.
+        What initialization took out of the base, for methods that move it.
     method
         Method's name as the run gives it; None takes it from the snapshot.
     expected_digest
@@ -155,7 +155,7 @@ def _updates(snapshot: Snapshot, base: Path, start: Start | None) -> Updates:
 def _check_numbers(task: ModuleTask, parameter: str, stored: Tensor) -> None:
     if stored.dtype not in _PLAIN:
         raise BaseModelError(
-            f"{parameter} is stored as {stored.dtype}, which is quantised or scaled",
+            f"{parameter} is stored as {stored.dtype}, which is quantized or scaled",
             where=task.base,
             hint="give the full-precision base with --base",
         )

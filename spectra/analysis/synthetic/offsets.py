@@ -1,4 +1,4 @@
-"""What belongs to the base and stands in ΔW: an initialisation block that was left in, taken out, or drawn again."""
+"""What belongs to the base and stands in ΔW: an initialization block that was left in, taken out, or drawn again."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -55,7 +55,7 @@ def _block(fault: Fault, matrix: Matrix, generator: torch.Generator) -> Factors:
 
 
 def _drawn_again(matrix: Matrix, rank: int, generator: torch.Generator) -> Factors:
-    """Return the difference of two randomised SVDs of four iterations without oversampling, as peft's PiSSA draws."""
+    """Return the difference of two randomized SVDs of four iterations without oversampling, as peft's PiSSA draws."""
     first, second = (_range(matrix, rank, generator) for _ in range(2))
     left = torch.cat([first, -second], dim=1)
     return left, torch.cat([first.T @ matrix.weight, second.T @ matrix.weight])

@@ -11,7 +11,7 @@ import pandas as pd
 from spectra.linalg.nulls.haar_moments import walk_cosine
 from spectra.runs.tables import FLOAT32_ROUNDING, Tables, conform, empty
 from spectra.statistics.intervals import layer_interval
-from spectra.statistics.shares import analysed_fraction, isotropic_rhos
+from spectra.statistics.shares import analyzed_fraction, isotropic_rhos
 
 Row = dict[str, Any]
 _MASKS = ("principal", "low_magnitude", "principal_not_low")
@@ -92,7 +92,7 @@ METRICS: tuple[Metric, ...] = (
 )  # fmt: skip
 
 
-def summarise(tables: Tables) -> pd.DataFrame:
+def summarize(tables: Tables) -> pd.DataFrame:
     """Return table ``summary``: for each step and metric of ``METRICS`` that is known there, its mean over matrices.
 
     A lift is the mean share over the mean of what chance gives, as everywhere. The interval is that of
@@ -162,6 +162,6 @@ def _lifts(tables: Tables, metric: Metric) -> pd.DataFrame:
     side, _, subspace = metric.column.partition("_")
     rows = tables.projection
     rows = rows[(rows["side"] == side) & (rows["subspace"] == subspace)]
-    rows = rows[rows["fraction"] == analysed_fraction(tables)]
+    rows = rows[rows["fraction"] == analyzed_fraction(tables)]
     plain = {"step": rows["step"], "module": rows["module"], "value": rows["lift"], "weight": rows["expected"]}
     return pd.DataFrame(plain).assign(expected=1.0)

@@ -100,13 +100,13 @@ def locate(
     tables
         The run's tables.
     step
-        A step that was analysed.
+        A step that was analyzed.
     side
         ``left``, ``right`` or ``joint``.
     subspace
         ``principal`` or ``minor``.
     fraction
-        Fraction of the base's singular directions; the nearest analysed one is taken.
+        Fraction of the base's singular directions; the nearest analyzed one is taken.
     """
     rows = share_rows(tables, fraction, step)
     rows = rows[(rows["side"] == side) & (rows["subspace"] == subspace)]

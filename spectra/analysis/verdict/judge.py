@@ -96,7 +96,7 @@ def judge(
     tables
         The run's tables; a rule says nothing of those that are empty.
     coverage
-        What was analysed.
+        What was analyzed.
     checks
         What the doctor found in the files.
     only_start

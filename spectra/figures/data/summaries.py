@@ -12,7 +12,7 @@ import pandas as pd
 from spectra.errors import UsageError
 from spectra.runs.tables import Tables
 from spectra.statistics.shares import FRACTION as FRACTION
-from spectra.statistics.shares import analysed_fraction as analysed_fraction
+from spectra.statistics.shares import analyzed_fraction as analyzed_fraction
 from spectra.statistics.shares import mean_share, share_rows
 from spectra.statistics.shares import with_shapes as with_shapes
 

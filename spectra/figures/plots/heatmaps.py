@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from spectra.figures.data.snapshots import DEEP, last_step
 from spectra.figures.data.snapshots import cells as deep_cells
-from spectra.figures.data.summaries import FRACTION, Side, analysed_fraction, grid, resolve_step
+from spectra.figures.data.summaries import FRACTION, Side, analyzed_fraction, grid, resolve_step
 from spectra.figures.style.style import FULL_WIDTH, figure_of, new_axes, percent, say, short, styled
 from spectra.runs.tables import Tables
 
@@ -196,4 +196,4 @@ def _label(tables: Tables, metric: str, side: Side, fraction: float) -> str:
     if not metric.endswith("_lift"):
         return _LABELS.get(metric, metric)
     which = "first" if metric.startswith("principal") else "last"
-    return f"{side} share in\n{which} {percent(analysed_fraction(tables, fraction), 0)} ÷ chance"
+    return f"{side} share in\n{which} {percent(analyzed_fraction(tables, fraction), 0)} ÷ chance"

@@ -10,7 +10,7 @@ from spectra.figures.data.snapshots import interval, rounding_floor
 from spectra.figures.data.summaries import (
     BAND,
     accuracy_columns,
-    analysed_fraction,
+    analyzed_fraction,
     by_step,
     curve,
     lifts,
@@ -122,7 +122,7 @@ def _draw_rank(ax: Axes, tables: Tables) -> None:
 
 
 def _draw_direction(ax: Axes, tables: Tables) -> None:
-    ax.set_ylabel(f"share in first\n{percent(analysed_fraction(tables), 0)} ÷ chance")
+    ax.set_ylabel(f"share in first\n{percent(analyzed_fraction(tables), 0)} ÷ chance")
     means = lifts(tables, ["step"])
     means = means[means["subspace"] == "principal"]
     for side, style in (("left", UPDATE), ("right", UPDATE_RIGHT)):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spectra.figures.data.summaries import FRACTION, analysed_fraction, is_placed, kinds, resolve_step
+from spectra.figures.data.summaries import FRACTION, analyzed_fraction, is_placed, kinds, resolve_step
 from spectra.figures.report.gallery import run_plates
 from spectra.figures.report.page import by_section, environment, pictures
 from spectra.figures.report.takeaways import left_out
@@ -42,7 +42,7 @@ class RunReport:
     @property
     def fraction(self) -> float:
         """Which part of the singular directions counts as principal or minor."""
-        return analysed_fraction(self.tables, FRACTION)
+        return analyzed_fraction(self.tables, FRACTION)
 
     @property
     def placed(self) -> bool:

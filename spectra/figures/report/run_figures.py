@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from spectra.figures.data.summaries import Side, analysed_fraction, grid, is_placed, resolve_step
+from spectra.figures.data.summaries import Side, analyzed_fraction, grid, is_placed, resolve_step
 from spectra.figures.plots.heatmaps import heatmap, height_for
 from spectra.figures.plots.profiles import cumulative, profile
 from spectra.figures.plots.timelines import timeline
@@ -111,7 +111,7 @@ def _cumulative_plate(tables: Tables, side: Side) -> Plate:
 
 
 def _lift_plate(tables: Tables) -> Plate:
-    share = percent(analysed_fraction(tables), 0)
+    share = percent(analyzed_fraction(tables), 0)
     with styled():
         cells = grid(tables, "principal_lift", step=resolve_step(tables, None))
         figure = new_figure(FULL_WIDTH, height_for(cells))

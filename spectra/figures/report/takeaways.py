@@ -16,7 +16,7 @@ from spectra.figures.data.snapshots import (
 from spectra.figures.data.summaries import (
     BAND,
     Side,
-    analysed_fraction,
+    analyzed_fraction,
     by_step,
     is_placed,
     lifts,
@@ -79,7 +79,7 @@ def place(tables: Tables, side: Side) -> str:
     if rows.empty:
         return ""
     lift, z = float(rows["lift"].iloc[0]), float(rows["z"].iloc[0])
-    first = share(analysed_fraction(tables))
+    first = share(analyzed_fraction(tables))
     what = f"The first {first} of the {side} directions hold {number(lift)} × chance (z {number(z)})"
     return f"{what}: what a random direction gives." if abs(z) < BAND else f"{what}."
 

@@ -51,7 +51,7 @@ def test_a_run_that_cannot_be_opened_is_examined_all_the_same(tmp_path: Path) ->
     found = examine(adapter, base)
     assert {"files", "label"} <= set(faults(found))
     assert any("magnitude" in check.evidence.says for check in found.faults)
-    assert found.recognised == "not recognised"
+    assert found.recognized == "not recognized"
 
 
 def test_lines_and_json_say_the_same(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_base_that_is_gone(tmp_path: Path) -> None:
     assert only(run, "base").status == "skipped"
 
 
-def test_a_quantised_directory_is_no_base(tmp_path: Path) -> None:
+def test_a_quantized_directory_is_no_base(tmp_path: Path) -> None:
     packed = {
         name: torch.zeros(tensor.numel() // 2, 1, dtype=torch.uint8) if tensor.ndim == 2 else tensor
         for name, tensor in base_tensors(small_base(tmp_path / "base")).items()
@@ -56,11 +56,11 @@ def test_a_quantised_directory_is_no_base(tmp_path: Path) -> None:
     diagnosis = examine(healthy_adapter(tmp_path / "a", base))
     assert diagnosis.faults == ()
     (check,) = [check for check in diagnosis.checks if check.name == "base"]
-    assert (check.status, "quantised (bitsandbytes)" in check.evidence.says) == ("skipped", True)
+    assert (check.status, "quantized (bitsandbytes)" in check.evidence.says) == ("skipped", True)
     assert not any("float32" in check.evidence.says for check in diagnosis.checks)
 
 
-def test_a_quantised_name_says_which_base_to_give(tmp_path: Path) -> None:
+def test_a_quantized_name_says_which_base_to_give(tmp_path: Path) -> None:
     adapter = healthy_adapter(tmp_path / "a", Path("unsloth/Qwen2.5-7B-bnb-4bit"))
     check = only(adapter, "base")
     assert (check.status, "likely --base unsloth/Qwen2.5-7B" in check.action) == ("skipped", True)

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spectra.analysis.tables.summary import METRICS, summarise
+from spectra.analysis.tables.summary import METRICS, summarize
 from spectra.runs.tables import SCHEMAS, SUMMARY
 from spectra.statistics.intervals import layer_interval
 from tests.analysis.made_tables import matrix_row, tables
@@ -28,7 +28,7 @@ def of(frame: pd.DataFrame, metric: str, step: int = 1) -> pd.Series:
 
 def test_a_metric_is_its_mean_with_an_interval_over_layers() -> None:
     made = tables(modules=modules(1) + modules(2))
-    found = summarise(made)
+    found = summarize(made)
     assert list(found.columns) == list(SUMMARY)
     rows = made.modules[made.modules["step"] == 2]
     # Both matrices outside the blocks are clusters of their own.
@@ -44,7 +44,7 @@ def test_matrices_without_a_direction_count_only_for_size() -> None:
     rows[0] |= {"relative_fro": 1e-9}
     rows[1] |= {"stable_rank": math.nan}
     vector = {**matrix_row(1, 0, 9), "in_features": None, "relative_fro": 5.0}
-    found = summarise(tables(modules=[*rows, vector]))
+    found = summarize(tables(modules=[*rows, vector]))
     assert of(found, "relative_fro")["matrices"] == 10
     assert of(found, "relative_fro")["value"] < 0.011
     assert of(found, "stable_rank")["matrices"] == 8
@@ -61,7 +61,7 @@ def test_a_lift_is_mean_share_over_mean_chance() -> None:
     ]  # fmt: skip
     made = tables(modules=rows, projection=projection)
     tenth = made.projection[made.projection["fraction"] == 0.1]
-    row = of(summarise(made), "left_minor_lift")
+    row = of(summarize(made), "left_minor_lift")
     assert row["value"] == pytest.approx(tenth["share"].mean() / tenth["expected"].mean())
     assert row["expected"] == 1 and row["lo"] < row["value"] < row["hi"]
 
@@ -69,7 +69,7 @@ def test_a_lift_is_mean_share_over_mean_chance() -> None:
 def test_expectations_stand_beside_the_metrics_that_have_one() -> None:
     rows = modules(1) + modules(4)
     key = [{"step": row["step"], "module": row["module"]} for row in rows]
-    found = summarise(
+    found = summarize(
         tables(
             modules=rows,
             trajectory=[k | {"cos_final": 0.9, "linearity": 0.9, "expected_linearity": 0.6} for k in key],
@@ -91,19 +91,19 @@ def test_expectations_stand_beside_the_metrics_that_have_one() -> None:
 
 def test_intervals_stay_in_the_range_of_the_metric() -> None:
     rows = [matrix_row(1, layer, top1_energy=float(layer == 0)) for layer in range(3)]
-    row = of(summarise(tables(modules=rows)), "top1_energy")
+    row = of(summarize(tables(modules=rows)), "top1_energy")
     assert (row["lo"], row["hi"]) == (0, 1)
 
 
 def test_two_layers_have_a_mean_and_no_interval() -> None:
-    row = of(summarise(tables(modules=[matrix_row(1, layer, stable_rank=2.0) for layer in (0, 1)])), "stable_rank")
+    row = of(summarize(tables(modules=[matrix_row(1, layer, stable_rank=2.0) for layer in (0, 1)])), "stable_rank")
     assert row["value"] == 2 and math.isnan(row["lo"]) and math.isnan(row["hi"])
 
 
 def test_no_matrix_no_row() -> None:
-    assert summarise(tables()).empty
+    assert summarize(tables()).empty
     vector = {**matrix_row(1, 0), "in_features": None}
-    assert summarise(tables(modules=[vector])).empty
+    assert summarize(tables(modules=[vector])).empty
 
 
 def test_every_metric_has_its_columns() -> None:

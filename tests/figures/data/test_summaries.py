@@ -52,8 +52,8 @@ def test_zero_updates_are_left_out(lora: Tables, untrained: Tables) -> None:
     assert summaries.lifts(untrained, ["step"]).empty
 
 
-def test_nearest_analysed_fraction_is_taken(lora: Tables) -> None:
-    assert summaries.analysed_fraction(lora, 0.11) == 0.1
+def test_nearest_analyzed_fraction_is_taken(lora: Tables) -> None:
+    assert summaries.analyzed_fraction(lora, 0.11) == 0.1
     assert set(summaries.lifts(lora, ["step"], 0.4)["lift"]) == set(summaries.lifts(lora, ["step"], 0.5)["lift"])
 
 

@@ -16,11 +16,11 @@ from spectra.runs.tables import FLOAT32_ROUNDING, Tables
 
 # Storing a base in bfloat16 moves it by 0.2 %; what is larger before the first step is another base.
 _START_OFFSET = 0.01
-# RLVR moves a matrix by about 0.1 % of its norm, a doubled or re-drawn initialisation by 3 to 30 %.
+# RLVR moves a matrix by about 0.1 % of its norm, a doubled or re-drawn initialization by 3 to 30 %.
 _OFFSET = 0.02
 # Energy inside one block of base directions on both sides: PiSSA that was trained keeps at most half of it there.
 _LOCKED = 0.8
-# One snapshot cannot show that an update stays. What is left of an initialisation fills its block but for training.
+# One snapshot cannot show that an update stays. What is left of an initialization fills its block but for training.
 _SHARP = 0.95
 _LOCKED_FRACTION = 0.2
 _LOCKED_MATRICES = 0.5
@@ -33,9 +33,9 @@ _NEAR_ROUNDING = 3.0
 
 
 def wrong_base(tables: Tables) -> Outcome:
-    """Find a ΔW that holds what belongs to the base: in one initialised block, before training or constant through it.
+    """Find a ΔW that holds what belongs to the base: in one initialized block, before training or constant through it.
 
-    A method that moves the base by its initialisation (PiSSA, MiLoRA) leaves its block in ΔW, twice or not at all, when
+    A method that moves the base by its initialization (PiSSA, MiLoRA) leaves its block in ΔW, twice or not at all, when
     the trained weights meet the pristine base. Training does not do that: it grows, and fills no block exactly. An
     update before training that fills no block is one that training continued, such as that of an SFT adapter.
     """
@@ -50,7 +50,7 @@ def wrong_base(tables: Tables) -> Outcome:
 
 
 def _before_training(tables: Tables, size: float) -> Outcome:
-    """Tell an initialisation that ΔW holds at step 0 from an update that training began with."""
+    """Tell an initialization that ΔW holds at step 0 from an update that training began with."""
     block = _block(tables, 0)
     if block is None or not block.holds(_LOCKED):
         says = (
@@ -108,7 +108,7 @@ class _Block:
         name = self.rows["subspace"].mode().iloc[0]
         return (
             f"with {self.share:.0%} of its energy in one {name} block of the base on both sides (chance "
-            f"{self.expected:.1%}): an initialisation that was left in the weights or taken out twice"
+            f"{self.expected:.1%}): an initialization that was left in the weights or taken out twice"
         )
 
 
