@@ -14,7 +14,7 @@ import pandas as pd
 from spectra.analysis import curves
 from spectra.analysis.analyze import Analysis
 from spectra.analysis.pairs import compare_updates, summarize_pairs
-from spectra.analysis.verdict.alignment_vs_chance import locate, matrices_at, start_of
+from spectra.analysis.verdict.alignment_vs_chance import initial_overlap, locate, matrices_at
 from spectra.runs.evaluations import evaluations, problem_scores
 from spectra.statistics.intervals import Paired, paired, seed_interval, wilson
 
@@ -149,7 +149,7 @@ def _over_seeds(group: pd.DataFrame) -> dict[str, Any]:
 def _at_start(analysis: Analysis) -> frozenset[str]:
     """Return the sides of a run's last update that are still where it began."""
     tables = analysis.tables
-    found = {side: start_of(tables, tables.last_step, side) for side in ("left", "right")}
+    found = {side: initial_overlap(tables, tables.last_step, side) for side in ("left", "right")}
     return frozenset(side for side, start in found.items() if start is not None and start.holds)
 
 

@@ -1,1 +1,1 @@
-"""Tables in, a verdict with its evidence out."""
+"""From the tables of a run to a verdict with its evidence."""

@@ -1,4 +1,4 @@
-"""What the rules of a verdict and the checks of a doctor say: one measured fact each, with what chance would give."""
+"""Evidence of the verdict rules and results of the doctor's checks: measured facts, each with its null."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -27,13 +27,13 @@ class Evidence:
     Attributes
     ----------
     metric
-        What was measured.
+        Name of the metric.
     value, null, threshold
-        The number, what chance or no change would give, and where the verdict turns.
+        The value, its expectation under chance or no change, and the threshold of the verdict.
     first_step
-        First step at which it held.
+        First step at which the fact held.
     says
-        The fact in words.
+        The fact as a sentence.
     """
 
     metric: str
@@ -46,23 +46,23 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Check:
-    """What one bookkeeping check of the doctor found.
+    """Result of one check of the doctor.
 
     Attributes
     ----------
     name
         The check, such as ``wrong_base``.
     status
-        ``fault``: wrong. ``note``: worth knowing. ``ok``: looked at and right. ``skipped``: could not be looked at, and
-        why.
+        ``fault``: wrong. ``note``: worth knowing. ``ok``: checked, no problem. ``skipped``: could not be checked; the
+        evidence says why.
     evidence
         The measured fact.
     action
-        One sentence of what to do; empty where there is nothing to do.
+        One sentence on what to do; empty if there is nothing to do.
     verdict
-        The verdict that a fault of this check gives the run, None where it gives none.
+        The verdict of the run if this check finds a fault, None if the check has no verdict.
     where
-        The file or directory that is concerned; empty for the whole.
+        The file or directory concerned; empty for the whole path.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Check:
 
 
 def plain(evidence: Evidence) -> dict[str, Any]:
-    """Return evidence for JSON, which has neither NaN nor infinity."""
+    """Return evidence as JSON values: NaN and infinity become null."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in asdict(evidence).items()
@@ -82,5 +82,5 @@ def plain(evidence: Evidence) -> dict[str, Any]:
 
 
 def record(check: Check) -> dict[str, Any]:
-    """Return a check for JSON."""
+    """Return a check as JSON values."""
     return {**asdict(check), "evidence": plain(check.evidence)}

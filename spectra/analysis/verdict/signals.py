@@ -1,9 +1,8 @@
-"""Which number of a run broke first: the training log and the weights on one step axis.
+"""Which signal of a run broke first: training log and weights on one step axis.
 
-A signal broke if it left the level of its first window for good, by more than noise explains (noise that remembers is
-allowed for, see :mod:`spectra.analysis.curves`) and by a factor that matters; entropy does so in a healthy
-run too.
-Signals of the log are dated by the middle of the move, so that they can be compared with each other; signals of the
+A signal broke if it left the level of its first window for good, by more than noise explains (autocorrelated noise
+included, see :mod:`spectra.analysis.curves`) and by a relevant factor. Entropy does so in healthy runs, too.
+Signals of the log are dated by the middle of the change, so that they can be compared with each other; signals of the
 weights by the first snapshot that shows them.
 """
 
@@ -19,13 +18,13 @@ from spectra.analysis.verdict.rules.policy import reward_collapsed
 from spectra.analysis.verdict.rules.rank import TOP1, rank_collapsed
 from spectra.runs.tables import Tables
 
-# Of the base's operator norm: a healthy update of ours reached 0.4, in one matrix.
+# Fraction of the base's operator norm. The largest value in our healthy runs was 0.4, in one matrix.
 _LARGE = 0.5
 
 
 @dataclass(frozen=True)
 class Signal:
-    """One number of a run that broke.
+    """A signal of a run that broke.
 
     Attributes
     ----------
@@ -34,7 +33,7 @@ class Signal:
     onset_step
         Step since which it is broken.
     says
-        What happened, in words that can begin a sentence.
+        What happened, as a clause.
     """
 
     name: str
@@ -44,16 +43,16 @@ class Signal:
 
 @dataclass(frozen=True)
 class _Watch:
-    """A curve of the log, and which moves of it count.
+    """A curve of the log, and which changes of it count.
 
     Attributes
     ----------
     name, noun
-        The signal, as its column in the series table, and in words.
+        Column in the series table, and the noun for sentences.
     fell, rose
-        End over start from which a move counts; None where that direction is no bad sign.
+        Ratio of end to start from which a change counts; None if that direction is no bad sign.
     least
-        The absolute move that counts at least, for curves that start at or near zero.
+        Smallest absolute change that counts, for curves that start at or near zero.
     """
 
     name: str
@@ -65,22 +64,22 @@ class _Watch:
 
 _WATCHED = (
     _Watch("entropy", "entropy", fell=0.5, rose=2.0),
-    _Watch("zero_advantage_share", "the share of groups without advantage", rose=1.0, least=0.25),
+    _Watch("zero_advantage_share", "the fraction of groups without advantage", rose=1.0, least=0.25),
     _Watch("completion_length", "the completion length", fell=0.5, rose=2.0),
-    _Watch("clipped_completions", "the share of truncated completions", rose=1.0, least=0.25),
+    _Watch("clipped_completions", "the fraction of truncated completions", rose=1.0, least=0.25),
     _Watch("clip_ratio", "the clip ratio", rose=3.0, least=0.01),
-    _Watch("sampler_mismatch", "the mismatch of sampler and trainer", rose=3.0),
+    _Watch("sampler_mismatch", "the mismatch between sampler and trainer", rose=3.0),
     _Watch("grad_norm", "the gradient norm", rose=5.0),
 )
 
 
 def signals(tables: Tables) -> list[Signal]:
-    """Return what broke, the earliest first.
+    """Return the signals that broke, earliest first.
 
     Parameters
     ----------
     tables
-        The run's tables; of those that are empty nothing is said.
+        The tables of the run; empty ones are skipped.
     """
     reward = _reward(tables)
     until = reward[0].onset_step if reward else None
@@ -90,14 +89,14 @@ def signals(tables: Tables) -> list[Signal]:
 
 
 def first_sign(found: Sequence[Signal], verdict: str) -> str:
-    """Return the sentence that says which signal came first, and by how many steps; empty where only one broke.
+    """Return a sentence on which signal broke first, and by how many steps; empty if fewer than two broke.
 
     Parameters
     ----------
     found
-        The signals, the earliest first.
+        The signals, earliest first.
     verdict
-        The verdict: the distance is to the signal that it rests on; where that came first, to the reward, or the next.
+        The verdict. The distance is to the signal it rests on; if that came first, to the reward, or else to the next.
     """
     if len(found) < 2:
         return ""
@@ -132,7 +131,7 @@ def _reward(tables: Tables) -> list[Signal]:
 
 
 def _broken(watch: _Watch, series: pd.DataFrame, until: int | None) -> Signal | None:
-    """Return how a watched curve broke: up to the end, or up to the fall of the reward, when it may turn back."""
+    """Return how a watched curve broke by the end, or by the fall of the reward, after which it may recover."""
     values = curves.curve(series, watch.name)
     spans = [values]
     if until is not None:
@@ -154,7 +153,7 @@ def _moved(watch: _Watch, values: pd.Series) -> Signal | None:
 
 
 def _update_size(tables: Tables) -> Signal | None:
-    """Return when an update that became large was first seen to run away, or to be large."""
+    """Return when an update that became large was first seen to accelerate, or to be large."""
     rows = matrices(tables)
     level = rows.groupby("step")["relative_spectral"].quantile(0.9)
     began = lasting(level >= _LARGE) if len(level) else None
@@ -180,7 +179,7 @@ def _effective_rank(tables: Tables) -> Signal | None:
 
 
 def _top1_energy(tables: Tables) -> Signal | None:
-    """Return when one direction came to hold nearly everything, in matrices where it did not at first."""
+    """Return when one direction came to hold nearly all energy, in matrices where it did not at first."""
     rows = above_rounding(matrices(tables))
     top = rows[rows["rank_bound"] > 1].groupby("step")["top1_energy"].median()
     began = lasting(top >= TOP1) if len(top) else None

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from spectra.analysis.verdict.alignment_vs_chance import locate, start_of
+from spectra.analysis.verdict.alignment_vs_chance import initial_overlap, locate
 from spectra.runs.tables import Tables
 from tests.analysis.made_tables import matrix_row, tables
 
@@ -28,45 +28,45 @@ def run(*, share: float = 0.1, steps: tuple[int, ...] = (0, 2, 4), **at_start: t
 def test_a_side_at_its_start_is_not_read_as_learning() -> None:
     made = run(right_at_start=(0.99996, 0.99984))
     right = locate(made, 4, "right")
-    assert right is not None and right.at_start
-    assert right.words().endswith(
-        "(z +0.4); this side is still in the space of its start (overlap 0.9998 with step 0): not read as learning"
+    assert right is not None and right.at_initialization
+    assert right.describe().endswith(
+        "(z +0.4); this side has not left its initial subspace (overlap 0.9998 with step 0): not evidence of learning"
     )
     left = locate(made, 4, "left")
-    assert left is not None and left.start is None and "start" not in left.words()
+    assert left is not None and left.initial is None and "initial" not in left.describe()
 
 
 def test_a_side_that_moved_is_read() -> None:
     moved = locate(run(right_at_start=(0.9999, 0.97)), 4, "right")
-    assert moved is not None and not moved.at_start
-    assert moved.start is not None and moved.start.share == 0.97
-    assert "start" not in moved.words()
+    assert moved is not None and not moved.at_initialization
+    assert moved.initial is not None and moved.initial.share == 0.97
+    assert "initial" not in moved.describe()
 
 
 def test_without_step_0_no_start_is_claimed() -> None:
     found = locate(run(steps=(2, 4, 6), right_at_start=(0.9999, 0.9998)), 6, "right")
     assert found is not None
-    assert "has not left the space of the first snapshot (overlap 0.9998 with step 2)" in found.words()
-    assert "of its start" not in found.words()
+    assert "has not left the subspace of the first snapshot (overlap 0.9998 with step 2)" in found.describe()
+    assert "its initial subspace" not in found.describe()
 
 
 def test_a_choice_within_the_start_is_told_from_a_turn() -> None:
     found = locate(run(share=0.3, right_at_start=(0.9999, 0.9998)), 4, "right")
-    assert found is not None and "more than chance" in found.words()
-    assert found.words().endswith("read as a choice within it, not as a turn")
+    assert found is not None and "more than chance" in found.describe()
+    assert found.describe().endswith("selection within the initial subspace, not rotation")
 
 
 def test_a_start_that_is_nearly_everything_says_nothing() -> None:
     made = run(right_at_start=(1.0, 1.0))
     made.trajectory["expected_right_at_start"] = 0.75
     found = locate(made, 4, "right")
-    assert found is not None and not found.at_start
+    assert found is not None and not found.at_initialization
 
 
 def test_no_trajectory_no_start() -> None:
     made = run()
-    assert start_of(made, 4, "right") is None
-    assert start_of(made, 4, "joint") is None
+    assert initial_overlap(made, 4, "right") is None
+    assert initial_overlap(made, 4, "joint") is None
     assert locate(made, 9, "right") is None
     assert locate(made, 4, "right", "minor") is None
 
@@ -76,7 +76,7 @@ def test_no_trajectory_no_start() -> None:
 )
 def test_words_against_chance(share: float, words: str) -> None:
     found = locate(run(share=share), 4, "left")
-    assert found is not None and words in found.words()
+    assert found is not None and words in found.describe()
     assert found.lift == pytest.approx(share * 64 / 6)
 
 
@@ -86,8 +86,8 @@ def test_the_start_is_named_by_the_snapshot_whose_factors_it_is() -> None:
     known = made.trajectory["step"] >= 4
     made.trajectory["right_at_start"] = made.trajectory["step"].where(known) * 0 + 0.9999
     made.modules.loc[made.modules["step"] <= 2, "delta_fro"] = 0.0
-    found = start_of(made, 6, "right")
+    found = initial_overlap(made, 6, "right")
     assert found is not None and found.step == 0
     made.modules.loc[made.modules["step"] == 2, "delta_fro"] = 1.0
-    found = start_of(made, 6, "right")
+    found = initial_overlap(made, 6, "right")
     assert found is not None and found.step == 2

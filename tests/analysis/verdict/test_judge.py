@@ -174,9 +174,9 @@ def test_modules_of_a_faulty_run_are_not_called_healthy_without_more() -> None:
     lost = made(STEPS, effective_rank_energy=lost_rank, top1_energy=lost_energy, series=rising)
     assert module_verdicts(lost) == {("rank_collapsed", "one direction holds over 90% of the energy")}
     assert module_verdicts(made(STEPS, series=rising), (check("fault", "wrong_base"),)) == {
-        ("wrong_base", "as the whole run")
+        ("wrong_base", "same as the whole run")
     }
-    assert module_verdicts(made(STEPS, series=log(reward=FALLEN))) == {("healthy", "no fault of its own")}
+    assert module_verdicts(made(STEPS, series=log(reward=FALLEN))) == {("healthy", "no fault in this matrix")}
     assert {verdict for verdict, _ in module_verdicts(made(STEPS, relative_fro=1e-8))} == {"not_learning"}
 
 
@@ -207,7 +207,7 @@ def test_a_fall_between_the_snapshots_that_show_the_fault_of_the_weights_does_no
     tables = made(STEPS, effective_rank_energy=lost_rank, top1_energy=lost_energy, series=log(reward=between))
     found = judge(tables, {})
     assert found["verdict"] == "rank_collapsed"
-    assert "inside the 10 steps between two snapshots" in found["evidence"][1]["says"]
+    assert "within the 10 steps between two snapshots" in found["evidence"][1]["says"]
 
 
 def test_bookkeeping_comes_before_what_the_curves_say() -> None:

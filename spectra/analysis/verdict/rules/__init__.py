@@ -1,1 +1,1 @@
-"""The rules of a verdict, one file a family: each looks at the tables and says what it measured and what follows."""
+"""The rules of a verdict, one file per family: each reads the tables and returns what it measured."""

@@ -1,7 +1,7 @@
-"""Faults of bookkeeping that show in the tables: ΔW against the wrong base, and frozen weights that moved.
+"""Bookkeeping faults that show in the tables: ΔW against the wrong base, and frozen weights that moved.
 
-The files tell more, and exactly: see ``spectra.analysis.doctor``. These rules are for runs of which only checkpoints
-are left.
+The files show more, and exactly: see ``spectra.analysis.doctor``. These rules serve runs of which only checkpoints are
+left.
 """
 
 from dataclasses import dataclass
@@ -14,30 +14,31 @@ from spectra.analysis.verdict.findings import Evidence
 from spectra.analysis.verdict.rules.outcome import NOTHING, Outcome, lasting, matrices, shares
 from spectra.runs.tables import FLOAT32_ROUNDING, Tables
 
-# Storing a base in bfloat16 moves it by 0.2 %; what is larger before the first step is another base.
+# Storing a base in bfloat16 moves it by 0.2 %; a larger ΔW before the first step means another base.
 _START_OFFSET = 0.01
-# RLVR moves a matrix by about 0.1 % of its norm, a doubled or re-drawn initialization by 3 to 30 %.
+# RLVR moves a matrix by about 0.1 % of its norm; an initialization counted twice or drawn again, by 3 to 30 %.
 _OFFSET = 0.02
 # Energy inside one block of base directions on both sides: PiSSA that was trained keeps at most half of it there.
 _LOCKED = 0.8
-# One snapshot cannot show that an update stays. What is left of an initialization fills its block but for training.
+# One snapshot cannot show that an update is constant. A leftover initialization fills its block, except for training.
 _SHARP = 0.95
 _LOCKED_FRACTION = 0.2
 _LOCKED_MATRICES = 0.5
-# An offset is there from the first snapshot on: its size and its direction stay.
+# An offset is present from the first snapshot on, with constant size and direction.
 _CONSTANT = 1.25
 _SAME_DIRECTION = 0.9
-# The policy that was trained differs from the adapter that was saved by this part of ΔW.
+# The trained policy differs from the saved adapter by at least this fraction of ΔW.
 _DRIFT = 0.1
 _NEAR_ROUNDING = 3.0
 
 
 def wrong_base(tables: Tables) -> Outcome:
-    """Find a ΔW that holds what belongs to the base: in one initialized block, before training or constant through it.
+    """Detect a ΔW that contains part of the base: in one initialized block, before training or constant through it.
 
-    A method that moves the base by its initialization (PiSSA, MiLoRA) leaves its block in ΔW, twice or not at all, when
-    the trained weights meet the pristine base. Training does not do that: it grows, and fills no block exactly. An
-    update before training that fills no block is one that training continued, such as that of an SFT adapter.
+    A method whose initialization changes the base (PiSSA, MiLoRA) leaves its block in ΔW, twice or not at all, when the
+    trained weights are combined with the pristine base. Training does not look like that: its update grows, and fills
+    no block exactly. An update before training that fills no block is one that training continued, such as an SFT
+    adapter.
     """
     rows = matrices(tables)
     steps = sorted(tables.modules["step"].unique())
@@ -50,15 +51,16 @@ def wrong_base(tables: Tables) -> Outcome:
 
 
 def _before_training(tables: Tables, size: float) -> Outcome:
-    """Tell an initialization that ΔW holds at step 0 from an update that training began with."""
+    """Distinguish an initialization inside ΔW at step 0 from an update that training started with."""
     block = _block(tables, 0)
     if block is None or not block.holds(_LOCKED):
         says = (
-            f"at step 0 ‖ΔW‖/‖W‖ is already {size:.2g}, in no one block of the base: training began from an update, "
-            "such as an adapter that it continues, or from another base; shares and ranks are those of both together"
+            f"at step 0 ‖ΔW‖/‖W‖ is already {size:.2g}, not within one block of the base: training began from an "
+            "update, such as an adapter that it continues, or from another base; fractions and ranks describe both "
+            "together"
         )
         return Outcome((Evidence("relative_fro", size, 0.0, _START_OFFSET, 0, says),))
-    says = f"at step 0 ‖ΔW‖/‖W‖ is already {size:.2g}, {block.words()}"
+    says = f"at step 0 ‖ΔW‖/‖W‖ is already {size:.2g}, {block.describe()}"
     return Outcome((Evidence("joint_share", block.share, block.expected, _LOCKED, 0, says),), "wrong_base", 0, 0)
 
 
@@ -72,23 +74,25 @@ def _offset(tables: Tables, rows: pd.DataFrame, sizes: pd.Series) -> Outcome:
         return _single(size, block)
     if not _is_constant(tables, rows, first, last):
         return NOTHING
-    says = f"‖ΔW‖/‖W‖ is {size:.2g} at the first snapshot (step {first}) and hardly changes after it, {block.words()}"
+    says = (
+        f"‖ΔW‖/‖W‖ is {size:.2g} at the first snapshot (step {first}) and hardly changes after it, {block.describe()}"
+    )
     fact = Evidence("joint_share", block.share, block.expected, _LOCKED, first, says)
     return Outcome((fact,), "wrong_base", first, first)
 
 
 def _single(size: float, block: "_Block") -> Outcome:
-    """Judge the only snapshot with an update: a fault where the block holds nearly all of it, else worth knowing."""
+    """Judge the only snapshot with an update: a fault if the block holds nearly all of it, else a note."""
     sharp = block.holds(_SHARP)
-    says = f"‖ΔW‖/‖W‖ is {size:.2g} in the only snapshot, {block.words()}"
-    says += "" if sharp else "; an update that was trained into that block looks the same"
+    says = f"‖ΔW‖/‖W‖ is {size:.2g} in the only snapshot, {block.describe()}"
+    says += "" if sharp else "; an update trained into that block would look the same"
     fact = Evidence("joint_share", block.share, block.expected, _SHARP, None, says)
     return Outcome((fact,), "wrong_base" if sharp else None)
 
 
 @dataclass(frozen=True)
 class _Block:
-    """For each matrix, the row of the subspace up to a fifth that holds most of ΔW on both sides."""
+    """Per matrix, the row of the subspace of at most a fifth that holds most of ΔW on both sides."""
 
     rows: pd.DataFrame
 
@@ -101,19 +105,19 @@ class _Block:
         return float(self.rows["expected"].median())
 
     def holds(self, share: float) -> bool:
-        """Return whether it holds so much in enough of the matrices."""
+        """Return whether it holds at least this fraction in enough matrices."""
         return float((self.rows["share"] >= share).mean()) >= _LOCKED_MATRICES
 
-    def words(self) -> str:
+    def describe(self) -> str:
         name = self.rows["subspace"].mode().iloc[0]
         return (
             f"with {self.share:.0%} of its energy in one {name} block of the base on both sides (chance "
-            f"{self.expected:.1%}): an initialization that was left in the weights or taken out twice"
+            f"{self.expected:.1%}): an initialization that was left in the weights, or subtracted twice"
         )
 
 
 def _is_constant(tables: Tables, rows: pd.DataFrame, first: int, last: int) -> bool:
-    """Return whether ΔW kept size and direction between two snapshots."""
+    """Return whether ΔW kept its size and direction between two snapshots."""
     ends = rows[rows["step"].isin((first, last))].pivot(index="module", columns="step", values="delta_fro").dropna()
     growth = float((ends[last] / ends[first]).median()) if len(ends) else np.nan
     if not 1 / _CONSTANT <= growth <= _CONSTANT:
@@ -129,7 +133,7 @@ def _block(tables: Tables, step: int) -> _Block | None:
 
 
 def merge_drift(tables: Tables) -> Outcome:
-    """Compare how far frozen weights moved, as the trainer logged it, with how far training moved the policy."""
+    """Compare how far the frozen weights moved, as logged by the trainer, with the size of the saved update."""
     drift = curves.curve(tables.series, "frozen_drift")
     moved = _relative_update(tables)
     if drift.empty or moved.empty:
@@ -138,9 +142,7 @@ def merge_drift(tables: Tables) -> Outcome:
     ratio = pd.Series(drift.to_numpy() / moved.to_numpy()[nearest], index=drift.index)
     began = lasting((ratio >= _DRIFT) & (drift > FLOAT32_ROUNDING))
     value = float(ratio.iloc[-1])
-    says = (
-        f"the frozen weights moved by {drift.iloc[-1]:.2g} of their norm, {value:.2g} times the update that was saved"
-    )
+    says = f"the frozen weights moved by {drift.iloc[-1]:.2g} of their norm, {value:.2g} times the saved update"
     if began is None:
         return Outcome((Evidence("frozen_drift", value, 0.0, _DRIFT, None, says),))
     onset = int(ratio.index[began])
@@ -148,14 +150,14 @@ def merge_drift(tables: Tables) -> Outcome:
 
 
 def _relative_update(tables: Tables) -> pd.Series:
-    """Return ‖ΔW‖/‖W‖ over all matrices together, by step."""
+    """Return ‖ΔW‖/‖W‖ over all matrices together, per step."""
     rows = matrices(tables)
     sums = (rows[["delta_fro", "weight_fro"]] ** 2).groupby(rows["step"]).sum()
     return (sums["delta_fro"] / sums["weight_fro"]).pow(0.5)
 
 
 def rounding(tables: Tables) -> Outcome:
-    """Warn of a ΔW that is no larger than what storing the weights in half precision puts into it."""
+    """Warn if ΔW is no larger than the rounding error of half-precision storage."""
     rows = matrices(tables)
     rows = rows[(rows["step"] == tables.last_step) & (rows["rounding_fro"] > 0)]
     if rows.empty:

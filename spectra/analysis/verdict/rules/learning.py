@@ -1,4 +1,4 @@
-"""Whether the run learns: did weights move, was there a gradient, did the reward rise."""
+"""Whether the run learns: weights moved, there was a gradient, the reward rose."""
 
 import pandas as pd
 
@@ -7,20 +7,20 @@ from spectra.analysis.verdict.findings import Evidence
 from spectra.analysis.verdict.rules.outcome import NOTHING, Outcome, lasting
 from spectra.runs.tables import FLOAT32_ROUNDING, Tables
 
-# A reward that starts here has nothing left to learn.
+# A reward that starts at this level has nothing left to learn.
 CEILING = 0.95
 RISE = 3.0
 # Logged lines, whatever the steps between them. A rise by 7 standard errors that saturates is missed in 2 % of the logs
-# of 20 lines, in 7 % of 15 and in 29 % of 12: so few lines do not tell a trend from noise that remembers.
+# of 20 lines, in 7 % of 15 and in 29 % of 12: so few lines do not separate a trend from autocorrelated noise.
 LINES_TO_JUDGE = 20
-# A reward whose range is not known: standard deviation, of its largest value, under which it may be at its ceiling.
+# For a reward of unknown range: standard deviation relative to the largest value, below which it may be at its ceiling.
 _PLATEAU_SPREAD = 0.0125
 _NO_GRADIENT = 0.95
 _INVISIBLE = 0.99
 
 
 def still(tables: Tables) -> Outcome:
-    """Find weights that did not move at all."""
+    """Detect weights that did not move at all."""
     largest = _trained(tables.modules).groupby("step")["relative_fro"].max()
     began = lasting(largest <= FLOAT32_ROUNDING)
     if began is None:
@@ -32,13 +32,13 @@ def still(tables: Tables) -> Outcome:
 
 
 def _trained(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows after step 0, at which nothing can have moved; all where there is no other."""
+    """Return the rows after step 0, where nothing can have moved yet; all rows if there are no others."""
     later = rows[rows["step"] > 0]
     return rows if later.empty else later
 
 
 def silent(tables: Tables) -> Outcome:
-    """Measure how many groups gave a gradient."""
+    """Measure the fraction of groups without a gradient."""
     share = curves.curve(tables.series, "zero_advantage_share")
     if share.empty:
         return NOTHING
@@ -55,22 +55,22 @@ def flat(tables: Tables) -> Outcome:
     reward = curves.curve(tables.series, "reward")
     found = curves.change(reward)
     if found is None:
-        says = f"{len(reward)} lines with a reward are logged: too few to say whether it learns"
+        says = f"{len(reward)} lines with a reward are logged: too few to tell whether the run learns"
         return Outcome((Evidence("reward_change", None, 0.0, None, None, says),))
     says = f"reward went from {found.start:.2f} (first window) to {found.end:.2f} (last window), z {found.z:+.1f}"
     if found.lines < LINES_TO_JUDGE:
-        says += f"; {found.lines} logged lines are too few to judge by"
+        says += f"; {found.lines} logged lines are too few to judge"
     elif learns(tables) is None:
-        says += "; it stays at the largest value that was seen, which may be its ceiling: that is not known"
+        says += "; it stays at the largest value seen, which may be its ceiling (unknown)"
     evidence = (Evidence("reward_change", found.end - found.start, 0.0, None, None, says),)
-    # A reward that fell, by however little, must not be told to learn faster.
+    # A run whose reward fell, however little, must not be advised to learn faster.
     return Outcome(evidence, "not_learning") if learns(tables) is False and found.z > -RISE else Outcome(evidence)
 
 
 def learns(tables: Tables) -> bool | None:
-    """Return whether the reward rose, or had nothing left to rise to.
+    """Return whether the reward rose, or was at its maximum already.
 
-    None where too little is logged to say, or where it may be at a ceiling that is not known.
+    None if too little is logged to tell, or if the reward may be at an unknown ceiling.
     """
     reward = curves.curve(tables.series, "reward")
     found = curves.change(reward)
@@ -82,10 +82,10 @@ def learns(tables: Tables) -> bool | None:
 
 
 def at_ceiling(reward: pd.Series, part: pd.Series) -> bool:
-    """Return whether a part of a reward curve is at the most that there is to earn.
+    """Return whether part of a reward curve is at the maximum reward.
 
-    Where the most is not known it is taken to be the largest value that was seen, if the part stays there nearly
-    without spread: batches that are not solved differ in how many answers are right.
+    An unknown maximum is taken to be the largest value seen, if the part stays there nearly without spread: batches
+    that are not solved differ in how many answers are right.
     """
     if part.empty:
         return False
@@ -96,12 +96,12 @@ def at_ceiling(reward: pd.Series, part: pd.Series) -> bool:
 
 
 def is_share(reward: pd.Series) -> bool:
-    """Return whether rewards lie between 0 and 1, so that 1 is known to be the most."""
+    """Return whether rewards lie between 0 and 1, so that the maximum is known to be 1."""
     return not reward.empty and float(reward.min()) >= 0 and float(reward.max()) <= 1
 
 
 def invisible(tables: Tables) -> Outcome:
-    """Mention an update that hardly a bfloat16 weight shows: where the policy is kept in bfloat16 it does not act."""
+    """Report an update that changes hardly any bfloat16 weight: a policy kept in bfloat16 does not see it."""
     rows = tables.coordinates
     if rows.empty:
         return NOTHING
@@ -112,7 +112,7 @@ def invisible(tables: Tables) -> Outcome:
         return NOTHING
     says = (
         f"{unchanged:.1%} of the entries keep their bfloat16 value (noise of the same size: {expected:.1%}): a policy "
-        "that is kept or sent in bfloat16 hardly changes"
+        "stored or sent in bfloat16 hardly changes"
     )
     onset = int(kept.index[lasting(kept >= _INVISIBLE) or 0])
     return Outcome((Evidence("unchanged_bf16", unchanged, expected, _INVISIBLE, onset, says),))

@@ -1,4 +1,4 @@
-"""How large the update is against the base, and since when it ran away."""
+"""Size of the update relative to the base weights, and since when it diverges."""
 
 import math
 
@@ -8,15 +8,15 @@ from spectra.analysis.verdict.findings import Evidence
 from spectra.analysis.verdict.rules.outcome import NOTHING, Outcome, lasting, matrices
 from spectra.runs.tables import Tables
 
-# An update as large as the base in operator norm has replaced the matrix's action on some direction.
+# An update as large as the base in operator norm has replaced the action of the matrix on some direction.
 SPECTRAL_LIMIT = 1.0
 _MATRICES_OVER_LIMIT = 0.1
-# Exponent of ‖ΔW‖ over steps: a random walk grows with 1/2, a constant drift with 1; more is running away.
+# Exponent of ‖ΔW‖ over steps: 1/2 for a random walk, 1 for a constant drift; more counts as diverging.
 _ACCELERATION = 1.5
 
 
 def diverging(tables: Tables) -> Outcome:
-    """Measure the update against the base; as large as the base in a tenth of the matrices is too large."""
+    """Compare the update with the base; as large as the base in a tenth of the matrices counts as diverging."""
     rows = matrices(tables)
     if rows.empty:
         return NOTHING
@@ -36,13 +36,13 @@ def diverging(tables: Tables) -> Outcome:
 
 
 def _date(level: pd.Series, crossed: int) -> tuple[int, int, str]:
-    """Return when the update was first seen to run away, the first step at which it can have begun, and the words."""
+    """Return the onset of divergence, the first step at which it can have begun, and a clause for the sentence."""
     steps = [int(step) for step in level.index]
     began = accelerating(level, crossed)
     if began < crossed:
         words = f"; it has grown faster than linearly since step {steps[began]}"
         return steps[began + 1], steps[began] + 1, words
-    # It grew no faster than before: what is dated is the crossing of the limit, on a straight line between snapshots.
+    # No acceleration: date the crossing of the limit, by linear interpolation between snapshots.
     before, size = (steps[crossed - 1], float(level.iloc[crossed - 1])) if crossed else (0, 0.0)
     share = min(max((SPECTRAL_LIMIT - size) / (float(level.iloc[crossed]) - size), 0.0), 1.0)
     return steps[crossed], before + math.ceil(share * (steps[crossed] - before)), ""
@@ -51,7 +51,7 @@ def _date(level: pd.Series, crossed: int) -> tuple[int, int, str]:
 def accelerating(level: pd.Series, last: int) -> int:
     """Return the position of the snapshot after which a positive size grew faster than linearly up to ``last``.
 
-    It is ``last`` itself where the size did not.
+    ``last`` itself if the size did not.
     """
     position = last
     while position > 0:

@@ -1,4 +1,4 @@
-"""Weights and logs that are no longer numbers: nothing else can be trusted."""
+"""Weights or logs with NaN or infinity: nothing else can be trusted then."""
 
 from spectra.analysis.verdict.findings import Evidence
 from spectra.analysis.verdict.rules.outcome import NOTHING, Outcome
@@ -8,13 +8,13 @@ _LAST_LOGGED = 3
 
 
 def not_finite(tables: Tables) -> Outcome:
-    """Find weights that hold NaN or infinity, or a log that ends in them; a log that recovered is only mentioned."""
+    """Detect NaN or infinity in weights, or at the end of the log; a log that recovered is only noted."""
     broken = tables.modules[tables.modules["delta_fro"].isna()]
     if broken.empty:
         return _log(tables)
     step = int(broken["step"].min())
     count = int(broken[broken["step"] == broken["step"].max()]["module"].nunique())
-    says = f"the update of {count} modules holds NaN or infinity since step {step}"
+    says = f"the update of {count} modules contains NaN or infinity since step {step}"
     return Outcome((Evidence("non_finite_modules", float(count), 0.0, 1.0, step, says),), "diverging", step, step)
 
 
@@ -25,6 +25,8 @@ def _log(tables: Tables) -> Outcome:
     if not broken.any():
         return NOTHING
     step = int(tables.series["step"][broken].iloc[0])
-    says = f"{int(broken.sum())} logged steps have a loss, gradient or reward that is not finite, first step {step}"
+    says = (
+        f"{int(broken.sum())} logged steps have a loss, gradient or reward that is not finite, the first at step {step}"
+    )
     evidence = (Evidence("non_finite_steps", float(broken.sum()), 0.0, None, step, says),)
     return Outcome(evidence, "diverging", step, step) if broken.tail(_LAST_LOGGED).any() else Outcome(evidence)

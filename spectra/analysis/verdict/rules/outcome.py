@@ -1,4 +1,4 @@
-"""What a rule comes to, and the tables as rules read them."""
+"""Outcome of a rule, and the table rows that rules read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from spectra.runs.tables import Tables
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one rule found.
+    """Outcome of one rule.
 
     Attributes
     ----------
     evidence
-        The measured facts; the one that decides comes first.
+        The measured facts; the deciding one comes first.
     verdict
-        The fault, None where the rule sees none.
+        The fault, None if the rule finds none.
     onset
-        Step at which the fault was first seen, None where it cannot be dated.
+        Step at which the fault was first seen, None if it cannot be dated.
     earliest
-        First step at which it can have begun: a fault of the weights began after the last snapshot without it.
+        First step at which it can have begun: for the weights, the step after the last snapshot without the fault.
     """
 
     evidence: tuple[Evidence, ...] = ()
@@ -31,7 +31,7 @@ class Outcome:
     earliest: int | None = None
 
 
-# At this multiple of the rounding floor the noise holds 4 % of the energy, and a rank of 1 reads as 1.3.
+# At this multiple of the rounding floor, noise holds 4 % of the energy, and a rank of 1 measures as 1.3.
 _TIMES_ROUNDING = 5.0
 
 Rule = Callable[[Tables], Outcome]
@@ -40,28 +40,28 @@ NOTHING = Outcome()
 
 
 def matrices(tables: Tables) -> pd.DataFrame:
-    """Return the rows of ``modules`` that are matrices with a finite update which is more than rounding."""
+    """Return the rows of ``modules`` that are matrices with a finite update above rounding."""
     rows = tables.resolved_modules()
     return rows[rows["in_features"].notna() & rows["participation_ratio"].notna()]
 
 
 def shares(tables: Tables, side: str) -> pd.DataFrame:
-    """Return the rows of ``projection`` of one side, of matrices with a resolved update."""
+    """Return the rows of ``projection`` for one side, of matrices with a resolved update."""
     rows = tables.projection[tables.projection["side"] == side]
     return rows.merge(matrices(tables)[["step", "module"]], on=["step", "module"])
 
 
 def above_rounding(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows whose ΔW has the rank that it shows.
+    """Return the rows whose measured rank is that of ΔW.
 
-    Half-precision storage adds noise of full rank. While ΔW is small that noise is its rank, and the growth of ΔW over
-    it would look like a rank that is lost.
+    Half-precision storage adds noise of full rank. While ΔW is small, that noise dominates the measured rank, and the
+    growth of ΔW above it would look like a loss of rank.
     """
     return rows[rows["delta_fro"] >= _TIMES_ROUNDING * rows["rounding_fro"].fillna(0.0)]
 
 
 def lasting(held: pd.Series) -> int | None:
-    """Return the position from which a condition, by step, holds to the end; None where it does not hold at the end.
+    """Return the position from which a condition, by step, holds to the end; None if it does not hold at the end.
 
     >>> lasting(pd.Series([True, False, True, True])), lasting(pd.Series([True, False]))
     (2, None)

@@ -51,7 +51,7 @@ def test_a_rise_in_few_lines_is_never_called_not_learning(lines: int) -> None:
         tables = made(series=log(every=10, reward=noisy(np.linspace(0.2, 0.8, lines), noise=0.03, seed=seed)))
         found = flat(tables)
         assert (learns(tables) is False, found.verdict) == (False, None)
-        assert f"{lines} logged lines are too few to judge by" in found.evidence[0].says
+        assert f"{lines} logged lines are too few to judge" in found.evidence[0].says
 
 
 def test_it_is_lines_that_are_counted_and_not_steps() -> None:

@@ -71,7 +71,7 @@ def test_a_fall_as_flat_curves_have_it_is_mentioned_and_no_collapse() -> None:
     rewards = [noisy([0.5] * 30 + [0.5 - fall] * 30, noise=0.06) for fall in SMALL_FALLS]
     found = [reward_collapsed(made(series=log(reward=reward))) for reward in rewards]
     said = [outcome.evidence[0].says for outcome in found if outcome.evidence and outcome.verdict is None]
-    assert sum("a flat curve falls so far now and then" in says for says in said) >= 2
+    assert sum("flat curves sometimes fall this far by chance" in says for says in said) >= 2
     assert (found[0].verdict, found[-1].verdict) == (None, "reward_collapsed")
 
 
@@ -79,7 +79,7 @@ def test_a_fall_as_flat_curves_have_it_is_mentioned_and_no_collapse() -> None:
 def test_a_fall_in_few_lines_is_mentioned_and_no_collapse(low: float, high: float) -> None:
     found = reward_collapsed(made(series=log(every=10, reward=[high, high - 0.01] * 3 + [low, low + 0.01] * 2 + [low])))
     assert found.verdict is None
-    assert "11 logged lines are too few to judge by" in found.evidence[0].says
+    assert "11 logged lines are too few to judge" in found.evidence[0].says
 
 
 @pytest.mark.parametrize(("most", "verdict"), [(1, None), (2, None), (1.7, None)])
