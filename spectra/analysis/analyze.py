@@ -1,4 +1,4 @@
-"""Analyze a run: plan, measure what is missing, write tables and verdict."""
+"""Analyze a run: plan, compute missing rows, write tables and verdict."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ from spectra.runs.layout import AnalysisLayout
 from spectra.runs.lock import exclusive
 from spectra.runs.tables import SCHEMAS, Tables, conform, read_table, write_table
 
-# A kill loses at most this many seconds of finished rows.
+# A killed analysis loses at most this many seconds of finished rows.
 _FLUSH_SECONDS = 15.0
 
 # Called as progress(done, total, module) when a module is finished.
@@ -37,26 +37,26 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Analysis:
-    """What an analysis made, and how much of it was there already.
+    """Result of an analysis, and how much of it was reused.
 
     Attributes
     ----------
     run
         The run as recognized.
     where
-        Where results are.
+        Directory of the results.
     tables
         The tables.
     verdict
         Content of ``verdict.json``.
     facts
-        What the report names: run, base, method, steps, versions.
+        Facts for the report: run, base, method, steps, versions.
     plan
-        What there was to do.
+        The planned work.
     rows_reused, rows_computed, rows_dropped
-        Module × snapshot pairs whose rows were reused, computed, or dropped since their snapshot changed or is gone.
+        Module × snapshot pairs whose rows were reused, computed, or dropped because their snapshot changed or is gone.
     bases_reused, bases_computed
-        Base decompositions taken from the cache or made.
+        Base decompositions read from the cache, or computed.
     changed
         Whether anything in the tables differs from what was on disk.
     """
@@ -75,7 +75,7 @@ class Analysis:
     changed: bool
 
     def reuse(self) -> str:
-        """Return one line that says what was reused."""
+        """Return one line on what was reused and what was computed."""
         gone = f", {self.rows_dropped} of snapshots that changed or are gone dropped" if self.rows_dropped else ""
         return (
             f"tables: {self.rows_reused} of {self.rows_reused + self.rows_computed} module snapshots reused, "
@@ -84,7 +84,7 @@ class Analysis:
 
 
 def analyze(path: Path, options: Options | None = None, progress: Progress | None = None) -> Analysis:
-    """Analyze a run directory, incrementally: what is on disk for the same content is reused.
+    """Analyze a run directory incrementally: rows on disk for the same content are reused.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def analyze(path: Path, options: Options | None = None, progress: Progress | Non
     Raises
     ------
     SpectraError
-        If the run or its base cannot be read exactly; nothing that was there is lost.
+        If the run or its base cannot be read exactly; existing results are kept.
     """
     options = options or Options()
     run = open_run(path)
@@ -126,7 +126,7 @@ def _analyze(plan: Plan, where: AnalysisLayout, options: Options, progress: Prog
     verdict = judge(tables, coverage(plan), checks, only_start=only_start)
     verdict |= {"checks": [record(check) for check in checks], "facts": facts}
     if changed or _written(where) != verdict:
-        where.report_html.unlink(missing_ok=True)  # a page of other numbers must not outlive them
+        where.report_html.unlink(missing_ok=True)  # never keep a page with outdated numbers
         write_json(where.verdict, verdict)
     return Analysis(
         run=run,
@@ -145,7 +145,7 @@ def _analyze(plan: Plan, where: AnalysisLayout, options: Options, progress: Prog
 
 
 def coverage(plan: Plan) -> dict[str, Any]:
-    """Return what was analyzed and what was not, with each reason."""
+    """Return what was analyzed and what was not, with the reasons."""
     analyzed = len(plan.matrices)
     vectors = len({module for modules in plan.modules.values() for module in modules}) - analyzed
     total = analyzed + len(plan.skipped)
@@ -197,7 +197,7 @@ def _finish(plan: Plan, deep: DeepSteps, store: RowStore, where: AnalysisLayout)
 
 
 def _stale(where: AnalysisLayout, series: pd.DataFrame) -> bool:
-    """Return whether a table that is made from the others or from the log is not there, or is an old one."""
+    """Return whether a table derived from other tables or from the log is missing or outdated."""
     if not all(where.table(name).exists() for name in SCHEMAS):
         return True
     try:
@@ -207,7 +207,7 @@ def _stale(where: AnalysisLayout, series: pd.DataFrame) -> bool:
 
 
 def _written(where: AnalysisLayout) -> dict[str, Any] | None:
-    """Return the verdict on disk, None where there is none that can be read."""
+    """Return the verdict on disk, None if there is no readable one."""
     try:
         return read_json(where.verdict) if where.verdict.exists() else None
     except CorruptFileError:
@@ -219,7 +219,7 @@ def _facts(plan: Plan) -> dict[str, str]:
     base = run.base_name if run.base_name is not None else str(plan.base)
     facts = {"run": str(run.path), "recognized as": run.describe(), "base": base, "method": plan.method}
     if plan.start is not None:
-        facts["start"] = plan.start.origin
+        facts["initialization"] = plan.start.origin
     share = plan.trainable_parameters / plan.total_parameters
     facts["trainable"] = f"{plan.trainable_parameters:,} of {plan.total_parameters:,} parameters ({share:.2%})"
     if run.manifest is not None:

@@ -1,4 +1,4 @@
-"""Several runs side by side: what each reached, paired differences on the same problems, and how the updates relate."""
+"""Compare runs: what each reached, paired differences on the same problems, and how their updates relate."""
 
 import json
 import math
@@ -26,7 +26,7 @@ class Comparison:
     Attributes
     ----------
     runs
-        A row is a run: method, learning rate, size, reward, accuracy with its 95 % interval, size and place of ΔW,
+        A row is a run: method, learning rate, size, reward, accuracy with its 95 % interval, size and alignment of ΔW,
         verdict.
     differences
         A row is a pair of runs × benchmark: difference of accuracy on the same problems, its 95 % interval and z.
@@ -35,9 +35,9 @@ class Comparison:
     pairs_summary
         A row is a pair of runs × metric: its mean over modules with a 95 % interval over layers.
     methods
-        A row is a group of runs that differ in their seed alone × metric: mean with a 95 % interval over seeds.
+        A row is a group of runs that differ only in their seed × metric: mean with a 95 % interval over seeds.
     notes
-        What is not compared, and why.
+        What could not be compared, and why.
     """
 
     runs: pd.DataFrame
@@ -49,14 +49,14 @@ class Comparison:
 
 
 def compare(analyses: Mapping[str, Analysis], cache: Path | None = None) -> Comparison:
-    """Compare analyzed runs, by the name that each shall have.
+    """Compare analyzed runs, given by name.
 
     Parameters
     ----------
     analyses
         The runs.
     cache
-        Directory of decomposed bases; None keeps nothing.
+        Directory of decomposed bases; None disables the cache.
     """
     scores = {name: _scores(analysis) for name, analysis in analyses.items()}
     common = set.intersection(*(set(found) for found in scores.values())) if scores else set()
@@ -66,16 +66,18 @@ def compare(analyses: Mapping[str, Analysis], cache: Path | None = None) -> Comp
         row["benchmark"] = benchmark
     runs = pd.DataFrame(rows)
     updates = compare_updates({name: analysis.plan for name, analysis in analyses.items()}, cache)
-    summary = summarize_pairs(updates.pairs, {name: _at_start(analysis) for name, analysis in analyses.items()})
+    summary = summarize_pairs(
+        updates.pairs, {name: _at_initialization(analysis) for name, analysis in analyses.items()}
+    )
     over_seeds = methods(analyses, runs)
     notes = (*updates.notes, *_seed_notes(over_seeds))
     return Comparison(runs, _differences(scores), updates.pairs, summary, over_seeds, notes)
 
 
 def methods(analyses: Mapping[str, Analysis], runs: pd.DataFrame) -> pd.DataFrame:
-    """Return what runs that differ in their seed alone have in common: mean and 95 % interval over seeds.
+    """Return, for runs that differ only in their seed, mean and 95 % interval of each metric over seeds.
 
-    Runs without a recipe count as alike where method and learning rate are.
+    Runs without a recipe count as replicates if method and learning rate agree.
 
     Parameters
     ----------
@@ -87,9 +89,9 @@ def methods(analyses: Mapping[str, Analysis], runs: pd.DataFrame) -> pd.DataFram
     Returns
     -------
     pd.DataFrame
-        Columns: name (what the runs' names begin with), method, learning_rate, metric (accuracy_end, reward_end and
+        Columns: name (common prefix of the run names), method, learning_rate, metric (accuracy_end, reward_end and
         those of the summary at the last step), runs, mean, lo, hi, note. One seed has no interval, and the note says
-        so; neither have runs of one seed, which are not independent.
+        so; neither do several runs of one seed, which are not independent.
     """
     values = pd.concat([_run_metrics(runs, name, analysis) for name, analysis in analyses.items()])
     keys = ["method", "learning_rate", "metric"]
@@ -101,7 +103,7 @@ def methods(analyses: Mapping[str, Analysis], runs: pd.DataFrame) -> pd.DataFram
 
 
 def _shared_name(names: Iterable[str]) -> str:
-    """Return what names begin with.
+    """Return the common prefix of names, or all names if there is none.
 
     >>> _shared_name(["lora-0", "lora-1"]), _shared_name(["a", "b"])
     ('lora', 'a, b')
@@ -125,7 +127,7 @@ def _run_metrics(runs: pd.DataFrame, name: str, analysis: Analysis) -> pd.DataFr
     values = {metric: row[metric] for metric in ("accuracy_end", "reward_end")}
     values |= dict(zip(last["metric"], last["value"], strict=True))
     manifest = analysis.run.manifest
-    # A run that does not say its seed counts as one of its own.
+    # A run of unknown seed counts as a seed of its own.
     seed = f"run {name}" if manifest is None else f"seed {manifest.seed}"
     identity = {
         "run": name,
@@ -146,17 +148,17 @@ def _over_seeds(group: pd.DataFrame) -> dict[str, Any]:
     return {"runs": len(group), "mean": mean, "lo": lo, "hi": hi, "note": note}
 
 
-def _at_start(analysis: Analysis) -> frozenset[str]:
-    """Return the sides of a run's last update that are still where it began."""
+def _at_initialization(analysis: Analysis) -> frozenset[str]:
+    """Return the sides of the last update of a run that have not left their initial subspace."""
     tables = analysis.tables
     found = {side: initial_overlap(tables, tables.last_step, side) for side in ("left", "right")}
-    return frozenset(side for side, start in found.items() if start is not None and start.holds)
+    return frozenset(side for side, initial in found.items() if initial is not None and initial.holds)
 
 
 def _row(name: str, analysis: Analysis, scores: tuple[pd.Series, pd.Series] | None) -> dict[str, Any]:
     plan, tables = analysis.plan, analysis.tables
     matrices = matrices_at(tables, tables.last_step)
-    # Vectors count only where nothing else trains: they would dilute the matrices.
+    # Vectors count only if nothing else trains: they would dilute the matrices.
     sized = tables.modules[tables.modules["step"] == tables.last_step] if matrices.empty else matrices
     rate = curves.curve(tables.series, "learning_rate")
     return {
@@ -170,7 +172,7 @@ def _row(name: str, analysis: Analysis, scores: tuple[pd.Series, pd.Series] | No
         **_accuracy(scores),
         "relative_fro": float(sized["relative_fro"].median()),
         "effective_rank": float(matrices["effective_rank"].median()),
-        **_place(analysis),
+        **_lifts(analysis),
         "verdict": analysis.verdict["verdict"],
         "onset_step": analysis.verdict["onset_step"],
     }
@@ -183,7 +185,7 @@ def _reward(series: pd.DataFrame) -> dict[str, float]:
 
 
 def _accuracy(scores: tuple[pd.Series, pd.Series] | None) -> dict[str, float]:
-    """Return the accuracy at the first and the last evaluation, with the last one's interval."""
+    """Return the accuracy at the first and the last evaluation, with the interval of the last."""
     if scores is None:
         return dict.fromkeys(("accuracy_start", "accuracy_end", "accuracy_low", "accuracy_high"), math.nan)
     first, last = scores
@@ -196,7 +198,7 @@ def _accuracy(scores: tuple[pd.Series, pd.Series] | None) -> dict[str, float]:
     }
 
 
-def _place(analysis: Analysis) -> dict[str, float]:
+def _lifts(analysis: Analysis) -> dict[str, float]:
     found = {side: locate(analysis.tables, analysis.tables.last_step, side) for side in ("left", "right")}
     lifts = {f"lift_{side}": math.nan if place is None else place.lift for side, place in found.items()}
     return lifts | {f"z_{side}": math.nan if place is None else place.z for side, place in found.items()}

@@ -1,4 +1,4 @@
-"""What a training curve says: did it rise, did it collapse, and since when."""
+"""Changes of a training curve: whether it rose or collapsed, and since when."""
 
 import math
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ _WINDOW_SHARE = 8
 _WINDOW_LEAST = 3
 COLLAPSE_Z = 4.5
 _CLIP = 3.0
-# Longer memory than this is the policy moving, and not the noise of a batch.
+# Stronger autocorrelation than this is a change of the policy, not noise of the batches.
 _MOST_MEMORY = 0.6
-# Standard errors of the memory that are given to the curve: with more, flat curves of AR(0.5) noise look moved (z over
-# 3 in 8 % of them instead of 2.5 %); with none, short curves of white noise lose power.
+# Standard errors subtracted from the estimated autocorrelation: with more, flat curves of AR(0.5) noise look changed
+# (z over 3 in 8 % of them instead of 2.5 %); with none, short curves of white noise lose power.
 _MEMORY_MARGIN = 0.5
 
 Numbers = npt.NDArray[np.float64]
@@ -32,7 +32,7 @@ class Change:
     z
         (end − start) / standard error; the null, no change, is near a standard normal.
     lines
-        Logged lines that the curve has.
+        Number of logged lines.
     """
 
     start: float
@@ -66,7 +66,7 @@ class Collapse:
 
 @dataclass(frozen=True)
 class Shift:
-    """A lasting move away from where a curve began.
+    """A lasting change from the initial level of a curve.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class Shift:
     z
         Difference of the windows' means / standard error.
     onset
-        Middle of the move, see :func:`changepoint`.
+        Middle of the change, see :func:`changepoint`.
     """
 
     start: float
@@ -94,7 +94,7 @@ def window(count: int) -> int:
 
 
 def curve(series: pd.DataFrame, name: str) -> pd.Series:
-    """Return the finite values of one column by step; empty where it was not logged."""
+    """Return the finite values of one column by step; empty if it was not logged."""
     if name not in series.columns:
         return pd.Series(dtype="float64")
     values = series.set_index("step")[name].astype("float64")
@@ -102,7 +102,7 @@ def curve(series: pd.DataFrame, name: str) -> pd.Series:
 
 
 def change(values: pd.Series) -> Change | None:
-    """Return how a curve changed from its first to its last window; None under two windows of lines."""
+    """Return how a curve changed from its first to its last window; None for fewer lines than two windows."""
     size = window(len(values))
     if len(values) < 2 * size:
         return None
@@ -111,9 +111,9 @@ def change(values: pd.Series) -> Change | None:
 
 
 def collapse(values: pd.Series) -> Collapse | None:
-    """Return how a curve fell under half of its best window, None where it did not, or where noise explains it.
+    """Return how a curve fell below half of its best window, None if it did not, or if noise explains it.
 
-    The curve's floor is 0, or its lowest window where that is negative: half of a negative reward would be a rise.
+    The floor of the curve is 0, or its lowest window if that is negative: half of a negative reward would be a rise.
     The fall counts from 4.5 standard errors on: the best window was chosen for being the best. Of simulated flat curves
     of 20 to 200 steps whose noise is half of their level or all of it, at most 1 in 2,000 with white noise and 0.2 to
     1.6 % with AR(0.5) noise looked collapsed.
@@ -133,9 +133,9 @@ def collapse(values: pd.Series) -> Collapse | None:
 
 
 def shift(values: pd.Series) -> Shift | None:
-    """Return how a curve left the level of its first window for good, None where noise explains it.
+    """Return how a curve left the level of its first window for good, None if noise explains it.
 
-    Counts from 4.5 standard errors on. Nothing is said of how large the move is: that is the caller's to judge.
+    Counts from 4.5 standard errors on, whatever the size of the change: the caller judges the size.
     """
     found = change(values)
     if found is None or abs(found.z) < COLLAPSE_Z:
@@ -148,8 +148,8 @@ def shift(values: pd.Series) -> Shift | None:
 def changepoint(values: pd.Series) -> int:
     """Return the first step of the second of the two levels that fit a curve best, by least squares.
 
-    For a jump it is the jump; for a gradual move from one level to another it is the middle of the move. It needs two
-    values.
+    For a jump, that is the jump; for a gradual change from one level to another, its middle. At least two values are
+    needed.
     """
     numbers = values.to_numpy(dtype="float64")
     count = np.arange(1, len(numbers))
@@ -161,7 +161,7 @@ def changepoint(values: pd.Series) -> int:
 
 
 def _z(values: pd.Series, first: pd.Series, last: pd.Series) -> float:
-    """Return the difference of two windows' means in standard errors, allowing for noise that remembers."""
+    """Return the difference of two windows' means in standard errors, corrected for autocorrelated noise."""
     variance, memory = _noise(values.to_numpy())
     difference = float(last.mean() - first.mean())
     if variance == 0:
@@ -173,13 +173,13 @@ def _z(values: pd.Series, first: pd.Series, last: pd.Series) -> float:
 def _noise(values: Numbers) -> tuple[float, float]:
     """Return variance and lag-1 autocorrelation of a curve's noise, from its successive differences.
 
-    A trend hardly enters the differences (von Neumann 1941), and large ones are clipped so that a jump does not pass
-    for noise. For AR(1) noise with autocorrelation ρ their variance is 2σ²(1 − ρ) and their own lag-1 autocorrelation
-    −(1 − ρ)/2; what independent noise would give is the least that is assumed.
+    A trend hardly enters the differences (von Neumann 1941), and large ones are clipped so that a jump does not count
+    as noise. For AR(1) noise with autocorrelation ρ their variance is 2σ²(1 − ρ) and their own lag-1 autocorrelation
+    −(1 − ρ)/2; an autocorrelation below 0 is taken as 0.
     """
     steps = np.diff(values)
     size = 1.4826 * float(np.median(np.abs(steps)))
-    if size == 0:  # constant but for a few steps: nothing tells noise from jumps
+    if size == 0:  # constant except for a few steps: noise and jumps cannot be separated
         return float((steps**2).mean()) / 2, 0.0
     steps = np.clip(steps, -_CLIP * size, _CLIP * size)
     total = float((steps**2).sum())

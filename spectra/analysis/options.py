@@ -1,4 +1,4 @@
-"""How to analyze a run. Imports nothing heavy, so that the command line can name the choices without torch."""
+"""How to analyze a run. Imports nothing heavy, so that the command line can list the choices without torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +17,20 @@ class Options:
     base
         Base model to use instead of the one that the run names.
     initial
-        Step-0 adapter or residual base of a method that moves the base, where the run does not hold it.
+        Step-0 adapter or residual base of a method whose initialization changes the base, if the run does not
+        contain it.
     out
-        Where results go; None is ``RUN/spectra``.
+        Output directory; None is ``RUN/spectra``.
     jobs
-        Processes; None chooses.
+        Number of worker processes; None chooses from the workload.
     device
-        Torch device of the arithmetic.
+        Torch device to compute on.
     engine
         ``local`` or ``ray``.
     cache
         Directory of decomposed bases; None is the user's cache directory.
     deep
-        Which snapshots get the costly tables (drift, coordinates, nulls): ``auto``, ``all``, ``last`` or ``none``.
+        Which snapshots get the expensive tables (drift, coordinates, nulls): ``auto``, ``all``, ``last`` or ``none``.
     """
 
     base: str | None = None

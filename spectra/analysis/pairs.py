@@ -1,4 +1,4 @@
-"""How the updates of several runs on one base relate: cosine, shared directions, entries that both move visibly."""
+"""Relations between the updates of runs on one base: cosine, shared directions, entries that both change visibly."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ from spectra.weights.storage.base import fingerprint
 from spectra.weights.storage.tensors import TensorStore, digest
 from spectra.weights.updates import Updates, open_updates, parameter_name
 
-# Each has its expectation beside it, and z.
+# Each comes with its expectation and z.
 METRICS = ("cosine", "subspace_left", "subspace_right", "jaccard")
 COLUMNS = (
     *("run_a", "run_b", "module"),
@@ -37,7 +37,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class _Seen:
-    """What is kept of one run's update of a module while it is compared with the others'."""
+    """Parts of one run's update of a module that are held while it is compared with the others."""
 
     whole: Factors | None  # the SVD of a factored update
     leading: Factors
@@ -55,23 +55,23 @@ class _Seen:
 
 
 def pair_rows(updates: Mapping[str, Callable[[], Operator]], coordinates: BaseCoordinates | None = None) -> list[Row]:
-    """Return the rows of one module, one a pair of runs whose ΔW are finite.
+    """Return the rows of one module, one per pair of runs with finite ΔW.
 
     - ``cosine`` ⟨ΔW, ΔW'⟩/(‖ΔW‖‖ΔW'‖). For updates of any spectra and random orientation its mean is 0 and its
       variance exactly 1/(O·I).
     - ``subspace_*`` ‖X_KᵀX'_K‖²/K over the first K = min(16, ranks) singular vectors of a side. For random spaces the
       mean is K/d and the variance 2(d − K)²/(d²(d − 1)(d + 2)).
-    - ``jaccard`` |A ∩ B|/|A ∪ B| of the entries that move visibly in bfloat16. ``expected_jaccard`` is that of masks of
-      the same densities placed anywhere; ``expected_jaccard_noise`` that of Gaussian updates of the same norms through
-      the same cast, which meet more often: both show where the weights are small.
+    - ``jaccard`` |A ∩ B|/|A ∪ B| of the entries that change visibly in bfloat16. ``expected_jaccard`` is that of random
+      masks of the same densities; ``expected_jaccard_noise`` that of Gaussian updates of the same norms through the
+      same cast, which overlap more often: both are visible where the weights are small.
 
-    NaN where one of the updates is zero.
+    NaN if one of the updates is zero.
 
     Parameters
     ----------
     updates
-        For each run, a function that makes ΔW; called once for each pair of a run of full rank. Two dense matrices
-        are held.
+        For each run, a function that returns ΔW; for a run of full rank, called once per pair. Two dense matrices are
+        held at a time.
     coordinates
         Entries of the base matrix; None leaves ``jaccard`` NaN.
     """
@@ -127,14 +127,14 @@ def _beside(metric: str, value: float, null: Null) -> Row:
 
 @dataclass(frozen=True)
 class ComparedUpdates:
-    """How runs relate.
+    """Relations between the updates of runs.
 
     Attributes
     ----------
     pairs
         A row is a pair of runs × module: ``COLUMNS``.
     notes
-        Which runs are not compared, and why.
+        Which runs could not be compared, and why.
     """
 
     pairs: pd.DataFrame
@@ -149,12 +149,12 @@ def compare_updates(plans: Mapping[str, Plan], cache: Path | None) -> ComparedUp
     plans
         The runs by name, as analyzed.
     cache
-        Directory of decomposed bases; None keeps nothing.
+        Directory of decomposed bases; None disables the cache.
     """
     groups = _by_base(plans)
     rows = [row for group in groups if len(group) > 1 for row in _group_rows({n: plans[n] for n in group}, cache)]
     notes = [
-        f"{' and '.join(one)} and {' and '.join(other)} have different bases: their updates are not compared"
+        f"{' and '.join(one)} and {' and '.join(other)} have different base models: their updates are not compared"
         for one, other in combinations(groups, 2)
     ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(["run_a", "run_b"], kind="stable", ignore_index=True)
@@ -162,7 +162,7 @@ def compare_updates(plans: Mapping[str, Plan], cache: Path | None) -> ComparedUp
 
 
 def _by_base(plans: Mapping[str, Plan]) -> list[list[str]]:
-    """Return the runs in groups of one base: the same directory, or the same tensors in another."""
+    """Group the runs by base: the same directory, or the same tensors in different directories."""
     groups: dict[Path, list[str]] = {}
     for name, plan in plans.items():
         groups.setdefault(plan.base.resolve(), []).append(name)
@@ -194,15 +194,16 @@ def _module_rows(module: str, runs: Mapping[str, Updates], store: TensorStore, c
     return pair_rows(made, BaseCoordinates(weight, basis))
 
 
-def summarize_pairs(pairs: pd.DataFrame, at_start: Mapping[str, frozenset[str]]) -> pd.DataFrame:
+def summarize_pairs(pairs: pd.DataFrame, at_initialization: Mapping[str, frozenset[str]]) -> pd.DataFrame:
     """Return, for each pair of runs and metric, the mean over modules with a 95 % interval over layers.
 
     Parameters
     ----------
     pairs
         Rows of :func:`compare_updates`.
-    at_start
-        For each run, the sides that are still where it began: what two such runs share there is their initialization.
+    at_initialization
+        For each run, the sides that have not left their initial subspace: two such runs may share their initialization
+        there.
 
     Returns
     -------
@@ -210,7 +211,12 @@ def summarize_pairs(pairs: pd.DataFrame, at_start: Mapping[str, frozenset[str]])
         Columns: run_a, run_b, metric, value, lo, hi, expected, expected_noise (of the Jaccard index), matrices, note.
     """
     rows = [
-        {"run_a": a, "run_b": b, **_mean(group, metric), "note": _note(metric, at_start[str(a)] & at_start[str(b)])}
+        {
+            "run_a": a,
+            "run_b": b,
+            **_mean(group, metric),
+            "note": _note(metric, at_initialization[str(a)] & at_initialization[str(b)]),
+        }
         for (a, b), group in pairs.groupby(["run_a", "run_b"], sort=False)
         for metric in METRICS
         if group[metric].notna().any()
@@ -233,4 +239,7 @@ def _note(metric: str, sides: frozenset[str]) -> str:
     shown = sides if metric == "cosine" else {side for side in sides if metric == f"subspace_{side}"}
     if not shown:
         return ""
-    return f"the {' and '.join(sorted(shown))} side of both is still at its start: they may share it from there"
+    sides_at_start = " and ".join(sorted(shown))
+    return (
+        f"the {sides_at_start} side of both runs has not left its initial subspace: they may share the initialization"
+    )

@@ -164,9 +164,11 @@ def test_processes_give_the_same_tables(tmp_path: Path, base: Path) -> None:
 def test_an_error_in_a_process_arrives_whole(tmp_path: Path, base: Path) -> None:
     run = own_run(tmp_path / "run", base)
     other = small_base(tmp_path / "other", seed=5)
-    with pytest.raises(BaseModelError, match=r"is not the tensor that this run was trained on .*the run's own base"):
+    with pytest.raises(
+        BaseModelError, match=r"is not the tensor that this run was trained on .*the base model of this run"
+    ):
         run_analysis(run, tmp_path, base=str(other), jobs=2)
-    with pytest.raises(UsageError, match="--jobs is 0"):
+    with pytest.raises(UsageError, match="--jobs must be at least 1, got 0"):
         run_analysis(run, tmp_path, jobs=0)
 
 

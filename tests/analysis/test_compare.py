@@ -116,7 +116,7 @@ def test_the_command_writes_every_table_and_shows_them(
     for name in ("pairs", "pairs_summary", "methods", "differences"):
         assert (tmp_path / "tables" / f"{name}.parquet").exists()
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "tables" / "pairs.parquet"), done.pairs)
-    assert "have different bases" in shown["facts"]["not compared"]
+    assert "have different base models" in shown["facts"]["not compared"]
     updates, methods = shown["further"].values()  # nothing was evaluated: no differences of accuracy
     assert set(updates["metric"]) >= {"cosine", "jaccard"}
     assert {"one seed", "2 seeds"} == set(methods["note"])

@@ -158,12 +158,12 @@ def test_runs_on_other_bases_are_not_compared(tmp_path: Path) -> None:
     plans = {name: make_plan(open_run(own_run(tmp_path / name, base)), None) for name, base in bases.items()}
     found = compare_updates(plans, None)
     assert set(zip(found.pairs["run_a"], found.pairs["run_b"], strict=True)) == {("a", "b")}
-    assert found.notes == ("a and b and c have different bases: their updates are not compared",)
+    assert found.notes == ("a and b and c have different base models: their updates are not compared",)
     alone = compare_updates({name: plans[name] for name in ("a", "c")}, None)
     assert alone.pairs.empty and list(alone.pairs.columns) == list(COLUMNS) and len(alone.notes) == 1
 
 
-def test_a_summary_has_intervals_over_layers_and_says_what_is_the_start() -> None:
+def test_a_summary_has_intervals_over_layers_and_says_what_is_the_initialization() -> None:
     rng = np.random.default_rng(0)
     rows = [
         {"run_a": "a", "run_b": "b", "module": f"model.layers.{layer}.{kind}", **dict.fromkeys(COLUMNS[3:], 0.1)}
@@ -177,5 +177,7 @@ def test_a_summary_has_intervals_over_layers_and_says_what_is_the_start() -> Non
     assert found.loc["cosine", "lo"] < 0.3 < found.loc["cosine", "hi"]
     assert found.loc["cosine", "matrices"] == 8 and found.loc["subspace_left", "expected"] == pytest.approx(0.1)
     assert found["note"].tolist()[1] == ""
-    assert found.loc["subspace_right", "note"].startswith("the right side of both is still at its start")
+    assert found.loc["subspace_right", "note"].startswith(
+        "the right side of both runs has not left its initial subspace"
+    )
     assert summarize_pairs(pd.DataFrame(columns=list(COLUMNS)), {}).empty

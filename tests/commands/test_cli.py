@@ -125,9 +125,9 @@ FAULTS: dict[str, tuple[list[str], int, str]] = {
     "no such option": (["analyze", "RUN", "--depth", "all"], 2, "--depth"),
     "no run": (["analyze"], 2, "Missing argument 'RUN'; add --help to see the usage"),
     "no such command": (["analyse", "RUN"], 2, "Did you mean 'analyze'?"),
-    "no such device": (["analyze", "RUN", "--device", "abacus"], 2, "choose cpu"),
+    "no such device": (["analyze", "RUN", "--device", "abacus"], 2, "use cpu"),
     "an output that cannot be made": (["analyze", "RUN", "--out", "/proc/nowhere"], 1, "choose another --out"),
-    "no jobs": (["analyze", "RUN", "--jobs", "0"], 2, "give 1 or more"),
+    "no jobs": (["analyze", "RUN", "--jobs", "0"], 2, "pass a positive number"),
     "no such recipe": (["train", "absent.yaml"], 2, "absent.yaml"),
     "no such method": (["methods", "lorra"], 2, "lora"),
 }

@@ -1,4 +1,4 @@
-"""Singular bases of base matrices, decomposed once and kept by content."""
+"""Cache of the singular bases of base matrices, keyed by content."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +11,18 @@ from torch import Tensor
 from spectra.linalg.decompositions.basis import Basis, decompose
 from spectra.runs.atomic import atomic_path
 
-# Part of every file name: raise it when `decompose` changes what it returns.
+# Part of every path: change it when the result of `decompose` changes.
 ALGORITHM = "tsqr-svd-float64-v2"
 
 
 @dataclass(frozen=True)
 class BasisCache:
-    """A directory of decomposed bases, one safetensors file a matrix, named by the digest of the matrix.
+    """A directory of decomposed bases, one safetensors file per matrix, named by the digest of the matrix.
 
     Attributes
     ----------
     directory
-        Where the files are; None keeps nothing.
+        Directory of the files; None disables the cache.
     """
 
     directory: Path | None
@@ -40,7 +40,7 @@ class BasisCache:
 
 
 def _read(path: Path, weight: Tensor) -> Basis | None:
-    """Return the stored basis, None where the file is broken: it is made again, the base is at hand."""
+    """Return the stored basis, None if the file is corrupt: it is then recomputed."""
     try:
         with safe_open(path, framework="pt", device=str(weight.device)) as file:
             parts = {name: file.get_tensor(name) for name in ("vectors", "sigma", "tail")}

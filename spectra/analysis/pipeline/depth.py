@@ -1,6 +1,6 @@
-"""Which snapshots get the costly tables: motion needs an SVD of W + ΔW, sampled nulls need many.
+"""Choice of the snapshots with the expensive tables: motion needs an SVD of W + ΔW, sampled nulls need many.
 
-Everything else costs products with the update's rank and is measured at every snapshot.
+All other tables only need products with the factors of the update and are computed at every snapshot.
 """
 
 import math
@@ -12,7 +12,7 @@ from spectra.analysis.pipeline.row_store import RowStore
 from spectra.analysis.tables.matrix import Work
 from spectra.analysis.tables.null_draws import BUDGET
 
-# Operations that `auto` spends on sampled nulls: on all matrices, and on each entry of one. Half a minute at most.
+# Operations that `auto` spends on sampled nulls: in total, and per entry of a matrix. Half a minute at most.
 _AUTO_NULLS, _AUTO_NULLS_AN_ENTRY = 3e11, 4e4
 
 # Float64 operations that `auto` spends on the motion of the matrices at every snapshot: half a minute.
@@ -21,7 +21,7 @@ _AUTO_OPERATIONS = 5e11
 
 @dataclass(frozen=True)
 class DeepSteps:
-    """The chosen steps.
+    """The steps with expensive tables.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class DeepSteps:
     nulls
         Steps of ``nulls``.
     thrifty
-        Whether the draws of nulls are few: ``auto`` was asked for.
+        Whether to draw few samples per null, as ``auto`` does.
     """
 
     motion: frozenset[int]
@@ -38,22 +38,22 @@ class DeepSteps:
     thrifty: bool = False
 
     def complete(self, plan: Plan) -> dict[str, set[int]]:
-        """Return, for each table, the steps at which nothing is missing once the work is done."""
+        """Return, for each table, the steps that are complete once the work is done."""
         every = set(plan.modules)
         rows = dict.fromkeys(("modules", "projection", "profile", "spectrum", "map", "trajectory"), every)
         return {**rows, **dict.fromkeys(("drift", "coordinates"), set(self.motion)), "nulls": set(self.nulls)}
 
 
 def deep_steps(plan: Plan, depth: Depth) -> DeepSteps:
-    """Return the steps that get the costly tables.
+    """Return the steps with the expensive tables.
 
     Parameters
     ----------
     plan
         The analysis.
     depth
-        ``all`` snapshots, the ``last``, or ``none``; ``auto`` is the last, with few draws of nulls, and every one for
-        the motion where the matrices are small.
+        ``all`` snapshots, the ``last``, or ``none``. ``auto`` is the last, with few samples per null; small matrices
+        get the motion at every snapshot.
     """
     every = frozenset(plan.modules)
     last = frozenset({max(every)})
@@ -66,11 +66,11 @@ def deep_steps(plan: Plan, depth: Depth) -> DeepSteps:
 
 
 def missing_work(plan: Plan, store: RowStore, deep: DeepSteps) -> dict[str, Work]:
-    """Return what is missing in the tables, for each module."""
+    """Return the missing work for each module."""
     basic = store.missing("modules", plan.pairs)
     motion = store.missing("drift", plan.matrix_pairs(deep.motion))
     nulls = store.missing("nulls", plan.matrix_pairs(deep.nulls))
-    # A module's rows come all at once, and a snapshot that is not finite gives none.
+    # The rows of a module are written together, and a snapshot that is not finite has none.
     known = {module for _, module in store.done("trajectory")}
     whole = {module for _, module in store.missing("trajectory", plan.matrix_pairs(plan.modules))} - known
     modules = {module for pairs in (basic, motion, nulls) for _, module in pairs} | whole

@@ -1,4 +1,4 @@
-"""Digests of weight files, computed once while size and modification time stay the same."""
+"""SHA-256 digests of weight files, recomputed only if size or modification time change."""
 
 import hashlib
 from pathlib import Path
@@ -9,12 +9,12 @@ from spectra.weights.storage.tensors import file_digest
 
 
 class FileDigests:
-    """SHA-256 of files, remembered between calls.
+    """SHA-256 digests of files, stored between calls.
 
     Parameters
     ----------
     path
-        The JSON file that remembers.
+        The JSON file that stores the digests.
     """
 
     def __init__(self, path: Path) -> None:
@@ -22,7 +22,7 @@ class FileDigests:
         try:
             self._known = read_json(path) if path.exists() else {}
         except CorruptFileError:
-            self._known = {}  # only a memory: a broken one is filled again
+            self._known = {}  # only a cache: a corrupt one is rebuilt
 
     def of(self, file: Path) -> str:
         """Return the digest of one file."""
@@ -35,7 +35,7 @@ class FileDigests:
         return str(self._known[name][2])
 
     def save(self) -> None:
-        """Write what is known."""
+        """Write the known digests."""
         write_json(self.path, self._known)
 
 

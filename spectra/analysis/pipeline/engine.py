@@ -1,4 +1,4 @@
-"""Run independent tasks: in this process, by processes of this machine, or by Ray."""
+"""Run independent tasks: in this process, in local worker processes, or on Ray."""
 
 import multiprocessing
 import os
@@ -12,12 +12,12 @@ from spectra.analysis.options import EngineName
 from spectra.analysis.pipeline.tasks import ModuleResult, ModuleTask, run_task
 from spectra.errors import EngineError, MissingDependencyError, UsageError
 
-# Float64 operations under which starting another process (seconds of imports) costs more than it saves.
+# Float64 operations below which another process (seconds of imports) costs more than it saves.
 _WORTH_A_PROCESS = 2e11
 
 
 def choose_jobs(tasks: Sequence[ModuleTask], jobs: int | None) -> int:
-    """Return how many processes to use: what was asked for, or as many cores as the work is worth.
+    """Return the number of worker processes: the requested one, or one that suits the workload.
 
     Raises
     ------
@@ -26,7 +26,7 @@ def choose_jobs(tasks: Sequence[ModuleTask], jobs: int | None) -> int:
     """
     if jobs is not None:
         if jobs < 1:
-            raise UsageError(f"--jobs is {jobs}", hint="give 1 or more")
+            raise UsageError(f"--jobs must be at least 1, got {jobs}", hint="pass a positive number")
         return min(jobs, max(len(tasks), 1))
     # An SVD of an O × I matrix is about 10·O·I·min(O, I) operations; min ≤ √size.
     operations = sum(10 * task.size**1.5 * (1 + len(task.work.steps)) for task in tasks)
@@ -34,19 +34,19 @@ def choose_jobs(tasks: Sequence[ModuleTask], jobs: int | None) -> int:
 
 
 def check_device(device: str) -> None:
-    """Fail in one line where torch cannot compute in float64 on a device.
+    """Raise a one-line error if torch cannot compute in float64 on a device.
 
     Raises
     ------
     UsageError
-        If there is no such device, or it has no float64.
+        If the device does not exist, or does not support float64.
     """
     try:
         torch.zeros(1, dtype=torch.float64, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
-            f"--device {device} cannot be used ({reason})", hint="choose cpu, or cuda where it is"
+            f"--device {device} cannot be used ({reason})", hint="use cpu, or cuda if a GPU is available"
         ) from error
 
 
@@ -56,7 +56,7 @@ def run_tasks(tasks: Sequence[ModuleTask], *, jobs: int, engine: EngineName) -> 
     Raises
     ------
     SpectraError
-        What a task raised; tasks that did not start are cancelled.
+        The error of a task; tasks that did not start are canceled.
     """
     ordered = sorted(tasks, key=lambda task: -task.size)
     if engine == "ray":
@@ -81,8 +81,7 @@ def _run_processes(tasks: Sequence[ModuleTask], jobs: int) -> Iterator[ModuleRes
                 yield future.result()
         except BrokenProcessPool as error:
             raise EngineError(
-                "a worker process died: too little memory, or a script that calls this outside `if __name__ == "
-                "'__main__':`",
+                "a worker process died: out of memory, or a script without the guard `if __name__ == '__main__':`",
                 hint="use --jobs 1 (Options(jobs=1)), or guard the script; finished rows are kept",
             ) from error
         finally:
@@ -90,7 +89,7 @@ def _run_processes(tasks: Sequence[ModuleTask], jobs: int) -> Iterator[ModuleRes
 
 
 def _one_thread() -> None:
-    # A job is a thread: on shared cores BLAS threads spin against each other, and small matrices gain nothing.
+    # One thread per job: BLAS threads on shared cores slow each other down, and small matrices gain nothing.
     torch.set_num_threads(1)
 
 

@@ -1,4 +1,4 @@
-"""What an analysis has to do: which base, which modules at which snapshots, and what is skipped and why."""
+"""Plan of an analysis: the base, the modules at each snapshot, and what is skipped and why."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from spectra.weights.storage.base import find_base
 from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import Updates, open_updates, parameter_name
 
-# Raise it when a number in the tables changes its meaning or its value.
+# Raise it when a value in the tables changes its meaning or its result.
 VERSION = "3"
 
 
@@ -36,17 +36,17 @@ class Plan:
     modules
         For each step, the modules that its snapshot changes.
     matrices
-        How many of all modules are matrices; the rest are vectors.
+        The modules that are matrices; the rest are vectors.
     skipped
-        What is not analyzed, with the reason.
+        Modules that are not analyzed, with the reason.
     method
         The run's method.
     start
-        What initialization took out of the base, for methods that move it.
+        What the initialization subtracted from the base, for methods that do so.
     trainable_parameters, total_parameters
-        Numbers that train, and numbers in the base.
+        Number of trainable parameters, and of parameters in the base.
     sizes
-        Entries of each matrix.
+        Number of entries of each matrix.
     """
 
     run: RunDirectory
@@ -62,15 +62,15 @@ class Plan:
 
     @property
     def pairs(self) -> set[tuple[int, str]]:
-        """Every (step, module) that the tables must hold."""
+        """Every (step, module) pair that the tables must contain."""
         return {(step, module) for step, modules in self.modules.items() for module in modules}
 
     def matrix_pairs(self, steps: Iterable[int]) -> set[tuple[int, str]]:
-        """Return every (step, matrix) of some steps."""
+        """Return every (step, matrix) pair of some steps."""
         return {(step, module) for step in steps for module in self.modules[step] & self.matrices}
 
     def tasks(self, work: Mapping[str, Work], cache: Path | None, device: str) -> list[ModuleTask]:
-        """Return one task a module that has something to do."""
+        """Return one task per module with missing work."""
         store = TensorStore.open_model(self.base)
         return [self._task(module, wanted, store, cache, device) for module, wanted in sorted(work.items()) if wanted]
 
@@ -99,9 +99,10 @@ def make_plan(run: RunDirectory, base: str | None, initial: Path | None = None) 
     run
         The run as recognized.
     base
-        The base that the user named, or None to take the run's own.
+        Base model passed by the user; None uses the one that the run names.
     initial
-        The step-0 adapter or residual base that the user named, for methods that move the base; None looks for it.
+        Step-0 adapter or residual base passed by the user, for methods whose initialization changes the base; None
+        searches for it.
 
     Raises
     ------
@@ -129,7 +130,7 @@ def make_plan(run: RunDirectory, base: str | None, initial: Path | None = None) 
 
 
 def _newest_readable(run: RunDirectory) -> Snapshot:
-    """Return the newest snapshot, or the one before where that is still being written."""
+    """Return the newest snapshot, or the one before if the newest is still being written."""
     newest = run.snapshots[-1]
     if len(run.snapshots) > 1 and newest.kind == "adapter" and (newest.path / ADAPTER_WEIGHTS).exists():
         try:
@@ -140,7 +141,7 @@ def _newest_readable(run: RunDirectory) -> Snapshot:
 
 
 def _open_all(run: RunDirectory, store: TensorStore, start: Start | None) -> tuple[RunDirectory, dict[int, Updates]]:
-    """Open every snapshot; a newest one that cannot be read is left out with the reason: it may be half-written."""
+    """Open every snapshot; an unreadable newest one is skipped with the reason: it may be half-written."""
     opened: dict[int, Updates] = {}
     for snapshot in run.snapshots:
         try:
@@ -154,7 +155,7 @@ def _open_all(run: RunDirectory, store: TensorStore, start: Start | None) -> tup
 
 
 def content_keys(plan: Plan, digests: FileDigests) -> dict[int, str]:
-    """Return, for each step, the key of the content that its rows depend on: weights, base, start and settings."""
+    """Return, for each step, the key of what its rows depend on: weights, base, initialization and settings."""
     base = [digests.of(path) for path in sorted(set(TensorStore.open_model(plan.base).files.values()))]
     start = [] if plan.start is None else [plan.start.origin, *map(digests.of, plan.start.files)]
     settings = [VERSION, ALGORITHM, str(FRACTIONS), str(BINS), *base, *start]

@@ -1,8 +1,8 @@
-"""Finished rows on disk: what was computed from which content, so that nothing is computed twice.
+"""Store of finished rows, keyed by content, so that nothing is computed twice.
 
-``state.json`` names, for each step, the key of the content that its rows were computed from, and the steps at which a
-table is complete: an update of zero leaves some tables without a row. While an analysis runs, results are flushed to
-``parts/``; a killed analysis finds them there. A part and the final tables have the same form.
+``state.json`` has, for each step, the key of the content that its rows were computed from, and the steps at which a
+table is complete: a zero update leaves some tables without rows. A running analysis flushes its results to ``parts/``,
+where the next one finds them after a kill. A part has the same format as the final tables.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from spectra.runs.layout import AnalysisLayout
 from spectra.runs.tables import conform, empty, read_table, write_table
 
 NAMES = ("modules", "projection", "profile", "spectrum", "map", "drift", "coordinates", "nulls", "trajectory")
-# Its rows compare every snapshot with the last one: they hold for this very set of snapshots and no other.
+# Its rows compare every snapshot with the last one, so they are only valid for exactly this set of snapshots.
 _WHOLE_RUN = "trajectory"
 
 Frames = dict[str, pd.DataFrame]
@@ -32,14 +32,14 @@ class RowStore:
     where
         The analysis directory.
     keys
-        For each step that is wanted, the key of its content now. Rows under another key are dropped.
+        For each requested step, the key of its current content. Rows under another key are dropped.
     thrifty
-        Whether few draws of nulls are enough; otherwise rows that came from few are dropped.
+        Whether few samples per null are enough; otherwise rows from few samples are dropped.
 
     Attributes
     ----------
     dropped
-        Module snapshots on disk that are of no use any more.
+        Number of outdated module snapshots on disk.
     """
 
     def __init__(self, where: AnalysisLayout, keys: Mapping[int, str], *, thrifty: bool = True) -> None:
@@ -55,27 +55,27 @@ class RowStore:
             self._take(directory)
 
     def done(self, table: str = "modules") -> set[tuple[int, str]]:
-        """Return the (step, module) pairs that have rows in a table."""
+        """Return the (step, module) pairs with rows in a table."""
         frame = self.frames[table][["step", "module"]].drop_duplicates()
         return set(zip(frame["step"].tolist(), frame["module"].tolist(), strict=True))
 
     def missing(self, table: str, wanted: Iterable[tuple[int, str]]) -> set[tuple[int, str]]:
-        """Return which of the wanted pairs a table does not have yet."""
+        """Return the wanted pairs that a table does not have yet."""
         done = self.done(table)
         return {pair for pair in wanted if pair not in done and pair[0] not in self.complete[table]}
 
     @property
     def has_parts(self) -> bool:
-        """Whether rows wait in parts to be made into the final tables."""
+        """Whether there are parts that are not merged into the final tables yet."""
         return bool(self._parts())
 
     def add(self, rows: Mapping[str, Sequence[Row]]) -> None:
-        """Take the rows of one finished task."""
+        """Add the rows of one finished task."""
         for name, found in rows.items():
             self._new[name] += found
 
     def flush(self) -> None:
-        """Write what was added since the last flush as a part."""
+        """Write the rows added since the last flush as a part."""
         if any(self._new.values()):
             added = self._drain()
             with atomic_directory(self.where.parts / uuid.uuid4().hex[:12]) as temporary:
@@ -83,16 +83,16 @@ class RowStore:
             self._merge(added)
 
     def finish(self, complete: Mapping[str, set[int]]) -> Frames:
-        """Write the final tables in one order, and drop the parts. Return them.
+        """Write the final tables in a fixed order, delete the parts, and return the tables.
 
         Parameters
         ----------
         complete
-            For each table, the steps at which nothing is missing now.
+            For each table, the steps that are now complete.
         """
         self._merge(self._drain())
         self.frames = {name: _ordered(frame) for name, frame in self.frames.items()}
-        # Without a state nobody trusts the tables: a crash in between leaves the parts to start from.
+        # Tables without a state are ignored: after a crash in between, the parts are still there.
         self.where.state.unlink(missing_ok=True)
         self._write(self.where, self.frames, {name: self.complete[name] | complete.get(name, set()) for name in NAMES})
         shutil.rmtree(self.where.parts, ignore_errors=True)
@@ -103,7 +103,7 @@ class RowStore:
         return [AnalysisLayout(path) for path in found if not path.name.startswith(".")]
 
     def _take(self, directory: AnalysisLayout) -> None:
-        """Take the rows of a finished directory whose keys are still those of the content."""
+        """Read the rows of a finished directory whose keys match the current content."""
         try:
             content = read_json(directory.state)
             state = {int(step): key for step, key in content["steps"].items()}
@@ -111,9 +111,9 @@ class RowStore:
             few = set(content["thrifty"])
             frames = {name: read_table(name, directory.table(name)) for name in NAMES}
         except (CorruptFileError, KeyError, AttributeError, ValueError, TypeError):
-            return  # no state, or a broken one: its rows are computed again
+            return  # missing or corrupt state: recompute its rows
         current = {step for step, key in state.items() if self.keys.get(step) == key}
-        # A crash between the final tables and the removal of parts leaves rows in both.
+        # A crash between writing the tables and deleting the parts leaves rows in both.
         fresh = {name: frame[_fresh(frame, current, self.done(name))] for name, frame in frames.items()}
         if state == self.keys:
             self.complete[_WHOLE_RUN] |= complete[_WHOLE_RUN]
@@ -162,7 +162,7 @@ def _frame(name: str, rows: list[Row]) -> pd.DataFrame:
 
 
 def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return rows by step, then by module in the model's order, keeping the order within a module."""
+    """Sort rows by step, then by module in model order, keeping the order within a module."""
     natural = frame["module"].str.replace(r"\d+", lambda match: match[0].zfill(6), regex=True)
     by = frame.assign(_natural=natural).sort_values(["step", "_natural"], kind="stable")
     return by.drop(columns="_natural").reset_index(drop=True)
@@ -170,5 +170,5 @@ def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _fresh(frame: pd.DataFrame, steps: set[int], known: set[tuple[int, str]]) -> "pd.Series[bool]":
     pairs = zip(frame["step"].tolist(), frame["module"].tolist(), strict=True)
-    # Of an empty frame a list without a type would select no columns instead of no rows.
+    # On an empty frame, an untyped list would select no columns instead of no rows.
     return pd.Series([pair[0] in steps and pair not in known for pair in pairs], index=frame.index, dtype=bool)

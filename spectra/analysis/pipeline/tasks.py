@@ -1,7 +1,7 @@
-"""One unit of work: a module of the base, with every snapshot that still needs it.
+"""One unit of work: a module of the base with all snapshots that need it.
 
-The base matrix is read, checked and decomposed once for all of its snapshots. Tasks are plain data, so that processes
-and clusters can run them.
+The base matrix is read, checked and decomposed once for all snapshots. Tasks are plain data, so that processes and
+clusters can run them.
 """
 
 import zlib
@@ -22,7 +22,7 @@ from spectra.weights.readers.offset import Start
 from spectra.weights.storage.tensors import TensorStore, digest
 from spectra.weights.updates import Updates, open_updates, parameter_name
 
-# Dtypes whose numbers are the weights themselves; float8 and integers need a scale that is stored elsewhere.
+# Dtypes whose values are the weights themselves; float8 and integers need a scale that is stored elsewhere.
 _PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -39,19 +39,19 @@ class ModuleTask:
     snapshots
         Every snapshot that changes this module, by step.
     work
-        What of it is missing in the tables.
+        The missing rows of the module.
     start
-        What initialization took out of the base, for methods that move it.
+        What the initialization subtracted from the base, for methods that do so.
     method
-        Method's name as the run gives it; None takes it from the snapshot.
+        Name of the method according to the run; None takes it from the snapshot.
     expected_digest
-        Digest that the base parameter must have; None where the run did not record it.
+        Required digest of the base parameter; None if the run did not record it.
     cache
-        Directory of decomposed bases; None keeps nothing.
+        Directory of decomposed bases; None disables the cache.
     device
-        Where to compute.
+        Device to compute on.
     size
-        Entries of the matrix, for ordering.
+        Number of entries of the matrix, for ordering.
     """
 
     module: str
@@ -68,7 +68,7 @@ class ModuleTask:
 
 @dataclass(frozen=True)
 class ModuleResult:
-    """Rows of each table, complete, and whether the base's decomposition was reused (None: it needed none)."""
+    """Rows of each table, and whether the decomposition of the base matrix was reused (None: not needed)."""
 
     module: str
     rows: Rows
@@ -85,15 +85,15 @@ def run_task(task: ModuleTask) -> ModuleResult:
     """
     store = _base(task.base)
     parameter = parameter_name(task.module, store.files)
-    if parameter is None:  # the plan names only parameters that it saw
+    if parameter is None:  # the plan lists only parameters that exist
         raise BaseModelError(f"has no parameter {task.module}", where=task.base)
     stored = store[parameter]
     found = digest(stored)
-    # The manifest has digests of tensors as they are stored.
+    # The manifest contains digests of the stored tensors.
     _check_identity(task, parameter, digest(store.as_stored()[parameter]) if parameter in store.transposed else found)
     _check_numbers(task, parameter, stored)
     weight = stored.to(task.device, torch.float64)
-    if weight.ndim > 2:  # a convolution is the matrix of its flattened kernels
+    if weight.ndim > 2:  # treat a convolution as the matrix of its flattened kernels
         weight = weight.flatten(1)
     if weight.ndim != 2:
         return ModuleResult(task.module, _vector_rows(task, weight), None)
@@ -127,7 +127,7 @@ def _snapshot(task: ModuleTask, step: int) -> Snapshot:
 
 
 def _key(task: ModuleTask, step: int, method: str) -> dict[str, Any]:
-    """Return the columns that say whose row it is; a table takes those that it has."""
+    """Return the columns that identify a row; each table keeps those that it has."""
     identity = {"layer": layer_of(task.module), "kind": kind_of(task.module), "method": task.method or method}
     return {"step": step, "module": task.module, **identity}
 
@@ -135,10 +135,10 @@ def _key(task: ModuleTask, step: int, method: str) -> dict[str, Any]:
 def _check_identity(task: ModuleTask, parameter: str, found: str) -> None:
     if task.expected_digest is not None and task.expected_digest != found:
         raise BaseModelError(
-            f"{parameter} is not the tensor that this run was trained on (digest {found[:12]}…, the manifest says "
+            f"{parameter} is not the tensor that this run was trained on (digest {found[:12]}…, the manifest has "
             f"{task.expected_digest[:12]}…)",
             where=task.base,
-            hint="give the run's own base with --base",
+            hint="pass the base model of this run with --base",
         )
 
 
@@ -157,13 +157,15 @@ def _check_numbers(task: ModuleTask, parameter: str, stored: Tensor) -> None:
         raise BaseModelError(
             f"{parameter} is stored as {stored.dtype}, which is quantized or scaled",
             where=task.base,
-            hint="give the full-precision base with --base",
+            hint="pass the full-precision base model with --base",
         )
     if not bool(torch.isfinite(stored).all()):
-        raise BaseModelError(f"{parameter} holds NaN or infinity", where=task.base, hint="download the base again")
+        raise BaseModelError(
+            f"{parameter} contains NaN or infinity", where=task.base, hint="download the base model again"
+        )
 
 
 def forget() -> None:
-    """Close what this process keeps open between tasks; files may have changed since."""
+    """Close the files that this process keeps open between tasks; they may have changed."""
     _base.cache_clear()
     _updates.cache_clear()

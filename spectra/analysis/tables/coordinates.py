@@ -1,4 +1,4 @@
-"""Which entries of a matrix moved visibly in bfloat16, where they lie, and what noise of the same norm would show."""
+"""Entries of a matrix that change visibly in bfloat16, their positions, and the null of noise of the same norm."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -34,7 +34,7 @@ MASKS = {
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one pass over an update found.
+    """Counts from one pass over an update.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The row of table ``drift``: how the whole matrix moved."""
+"""The row of table ``drift``: how the singular values and vectors of W changed."""
 
 from jaxtyping import Float64
 from torch import Tensor

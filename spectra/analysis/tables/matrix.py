@@ -1,4 +1,4 @@
-"""All rows of one matrix: what every snapshot gets, what the chosen ones get, and what needs all of them at once."""
+"""All rows of one matrix: basic rows per snapshot, expensive rows of some, and rows that need all snapshots."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,20 +23,20 @@ Rows = dict[str, list[Row]]
 
 @dataclass(frozen=True)
 class Work:
-    """What of one module is missing in the tables.
+    """The missing rows of one module.
 
     Attributes
     ----------
     basic
-        Steps of the tables that every snapshot has.
+        Missing steps of the tables that every snapshot has.
     deep
         Steps of ``drift`` and ``coordinates``.
     nulls
         Steps of ``nulls``.
     trajectory
-        Whether ``trajectory``, over all snapshots, is to be made.
+        Whether ``trajectory``, over all snapshots, is missing.
     null_budget
-        Operations that the draws of ``nulls`` may cost at one step.
+        Operations that sampling ``nulls`` may cost at one step.
     """
 
     basic: frozenset[int] = frozenset()
@@ -56,7 +56,7 @@ class Work:
 
 @dataclass(frozen=True)
 class MatrixWork:
-    """One base matrix, and what is computed once for all of its snapshots.
+    """One base matrix, with what is computed once for all of its snapshots.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class MatrixWork:
         half
             Dtype of a snapshot that stores W + ΔW rounded to 16 bits, None for any other.
         seed
-            Seed of what is drawn, another one for every matrix: the mean over matrices takes them as independent.
+            Seed of the samples, different for every matrix: the mean over matrices assumes independent samples.
         """
         rows: Rows = {}
         if step in work.basic:
@@ -102,7 +102,7 @@ class MatrixWork:
         return rows
 
     def trajectory(self, functions: Mapping[int, Callable[[Tensor], Operator]]) -> list[Row]:
-        """Return the rows of ``trajectory``, one a snapshot."""
+        """Return the rows of ``trajectory``, one per snapshot."""
         return trajectory_rows({step: partial(function, self.weight) for step, function in functions.items()})
 
     @cached_property

@@ -1,8 +1,8 @@
-"""The rows of table ``nulls``: metrics against updates that chance could have put in this one's place.
+"""The rows of table ``nulls``: metrics of ΔW against those of random updates of the same size.
 
-A metric is compared with the families that destroy what it measures: the shape of the spectrum with families that do
-not keep it; where entries lie with all that move them; how the base's spectrum and its leading spaces move with random
-orientations. Where a null has a closed form nothing is drawn, and ``draws`` is 0.
+Each metric is compared with the families that destroy what it measures: the shape of the spectrum with families that
+do not keep it; positions of entries with all families that move them; motion of the base's spectrum and leading
+subspaces with random orientations. A null in closed form needs no samples: its ``draws`` is 0.
 """
 
 import math
@@ -52,8 +52,8 @@ _GRAM_CONDITION = 1e5
 
 
 @dataclass(frozen=True)
-class _Case:
-    """One matrix and its update, and the seed of what is drawn for it."""
+class _Sampled:
+    """One matrix and its update, with the seed of its samples."""
 
     weight: Tensor
     basis: Basis
@@ -108,7 +108,7 @@ def null_rows(
     budget
         Operations that draws may cost, see :data:`BUDGET`.
     """
-    case = _Case(weight, basis, Original(update, update.svdvals()), coordinates, seed)
+    case = _Sampled(weight, basis, Original(update, update.svdvals()), coordinates, seed)
     if not case.original.norm > 0:
         return []
     return [*_shape_rows(case, budget), *_coordinate_rows(case, budget), *_motion_rows(case, budget)]
@@ -120,7 +120,7 @@ def _draws(part: float, cost: float) -> int:
     return 0 if paid < 2 else min(MOST, max(FEWEST, int(paid)))
 
 
-def _shape_rows(case: _Case, budget: float) -> list[Row]:
+def _shape_rows(case: _Sampled, budget: float) -> list[Row]:
     (rows, columns), original = case.original.shape, case.original
     q = min(rows, columns)
     value = _shape(original.sigma)
@@ -146,7 +146,7 @@ def _shape_rows(case: _Case, budget: float) -> list[Row]:
     ]
 
 
-def _coordinate_rows(case: _Case, budget: float) -> list[Row]:
+def _coordinate_rows(case: _Sampled, budget: float) -> list[Row]:
     coordinates, original = case.coordinates, case.original
     value = coordinates.metrics(original.dense)
     out: list[Row] = []
@@ -162,7 +162,7 @@ def _coordinate_rows(case: _Case, budget: float) -> list[Row]:
     ]
 
 
-def _motion_rows(case: _Case, budget: float) -> list[Row]:
+def _motion_rows(case: _Sampled, budget: float) -> list[Row]:
     original = case.original
     rows, columns = original.shape
     cost = 500.0 * rows * columns + 1.5 * rows * columns * min(rows, columns) + _angle_cost(rows, columns)
@@ -199,7 +199,7 @@ def _dense_sigma(matrix: Tensor) -> Tensor:
     return values
 
 
-def _motion(case: _Case, delta: Tensor) -> Metrics:
+def _motion(case: _Sampled, delta: Tensor) -> Metrics:
     """Return what W + ΔW shows; definitions are those of :class:`spectra.linalg.measures.motion.Motion`."""
     moved = case.wide + (delta if case.basis.small_is_left else delta.T)
     sigma, small = _small_side(moved, case.basis.sigma)
@@ -229,7 +229,7 @@ def _small_side(moved: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     return values, vectors[:, : min(max(ANGLE_DIMENSIONS), spectrum.numerical_rank(values, *moved.shape))]
 
 
-def _angles(case: _Case, small: Tensor, long: Tensor) -> Metrics:
+def _angles(case: _Sampled, small: Tensor, long: Tensor) -> Metrics:
     """Return the angles between leading spaces; NaN for what spans both sides, or exceeds the rank of W or of W'."""
     rank = min(small.shape[1], spectrum.numerical_rank(case.basis.sigma, *case.basis.shape))
     out = dict.fromkeys(_ANGLES, math.nan)

@@ -1,4 +1,4 @@
-"""Every number of one matrix at one snapshot, each share beside its null."""
+"""All metrics of one matrix at one snapshot, each share with its null."""
 
 import math
 import re
@@ -52,7 +52,7 @@ class Measurement:
 
 
 def layer_of(module: str) -> int | None:
-    """Return the block that a module belongs to, None outside the blocks.
+    """Return the layer index of a module, None outside the layers.
 
     >>> layer_of("model.layers.3.self_attn.q_proj"), layer_of("lm_head")
     (3, None)
@@ -62,7 +62,7 @@ def layer_of(module: str) -> int | None:
 
 
 def kind_of(module: str) -> str:
-    """Return what a module is among its block's modules.
+    """Return the module type, such as ``q_proj``.
 
     >>> kind_of("model.layers.3.self_attn.q_proj"), kind_of("model.layers.3.self_attn.q_proj.bias")
     ('q_proj', 'q_proj.bias')
@@ -81,7 +81,7 @@ def measure_matrix(weight: Float64[Tensor, "o i"], basis: Basis, update: Operato
     basis
         Its singular basis.
     update
-        ΔW. Where it holds NaN or infinity, its norms are NaN and the other tables get no row.
+        ΔW. If it contains NaN or infinity, its norms are NaN and the other tables get no row.
     """
     if not update.is_finite():
         return Measurement([_not_finite_row(basis, update)])

@@ -1,4 +1,4 @@
-"""The run as a whole: each metric's mean over matrices, with an interval over layers and what chance gives."""
+"""Summary of a run: the mean of each metric over matrices, with an interval over layers and its null."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -19,23 +19,23 @@ _SIDES = ("left", "right")
 
 
 @dataclass(frozen=True)
-class Metric:
-    """One number of a table that is averaged over matrices.
+class Averaged:
+    """A metric of a table that is averaged over matrices.
 
     Attributes
     ----------
     name
-        Its name in the summary.
+        Name in the summary.
     table
-        Where its values are.
+        Table of its values.
     column
-        Their column.
+        Column of its values.
     expected
-        What chance gives: a column, or a function of the rows; None where the metric has no null.
+        Its null: a column, or a function of the rows; None if the metric has no null.
     most, least
         The range of the metric.
     of_zero
-        Whether it means something where ΔW = 0, or is nothing but rounding.
+        Whether it is defined for ΔW = 0, or for an update within rounding.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Metric:
     of_zero: bool = False
 
 
-def _modules(*columns: str, **settings: Any) -> Iterator[Metric]:
-    return (Metric(column, "modules", column, **settings) for column in columns)
+def _modules(*columns: str, **settings: Any) -> Iterator[Averaged]:
+    return (Averaged(column, "modules", column, **settings) for column in columns)
 
 
 def _walk_cosine(rows: pd.DataFrame) -> pd.Series:
@@ -65,35 +65,35 @@ def _enrichment(mask: str) -> Callable[[pd.DataFrame], pd.Series]:
     return lambda rows: rows[f"expected_overlap_{mask}"] / rows[f"density_{mask}"]
 
 
-METRICS: tuple[Metric, ...] = (
+METRICS: tuple[Averaged, ...] = (
     *_modules("relative_fro", "relative_spectral", of_zero=True),
     *_modules("stable_rank", "effective_rank", "effective_rank_energy", "participation_ratio", "nuclear_ratio"),
     *_modules("top1_energy", "outside_left", "outside_right", most=1.0),
-    *(Metric(f"centroid_{side}", "modules", f"centroid_{side}", "expected_centroid", most=1.0) for side in _SIDES),
-    Metric("diagonal_share", "modules", "diagonal_share", "expected_diagonal_share", most=1.0),
-    *(Metric(f"{side}_{subspace}_lift", "lifts", f"{side}_{subspace}", _one)
+    *(Averaged(f"centroid_{side}", "modules", f"centroid_{side}", "expected_centroid", most=1.0) for side in _SIDES),
+    Averaged("diagonal_share", "modules", "diagonal_share", "expected_diagonal_share", most=1.0),
+    *(Averaged(f"{side}_{subspace}_lift", "lifts", f"{side}_{subspace}", _one)
       for side in (*_SIDES, "joint") for subspace in ("principal", "minor")),
-    Metric("nss", "drift", "nss", of_zero=True),
-    Metric("rho_sigma", "drift", "rho_sigma", isotropic_rhos, most=1.0),
-    Metric("kappa_spec", "drift", "kappa_spec", _one),
-    Metric("angle_max_k16", "drift", "angle_max_k16", most=90.0, of_zero=True),
-    Metric("intruders", "drift", "intruders", most=10.0, of_zero=True),
-    Metric("intruder_energy", "drift", "intruder_energy", most=1.0, of_zero=True),
-    Metric("unchanged_bf16", "coordinates", "unchanged_bf16", "expected_unchanged_bf16", most=1.0, of_zero=True),
-    *(Metric(f"overlap_{m}", "coordinates", f"overlap_{m}", f"expected_overlap_{m}", most=1.0) for m in _MASKS),
-    *(Metric(f"enrichment_{m}", "coordinates", f"enrichment_{m}", _enrichment(m)) for m in _MASKS),
-    *(Metric(f"{g}_gini", "coordinates", f"{g}_gini", f"expected_{g}_gini", most=1.0) for g in ("row", "column")),
-    Metric("cos_final", "trajectory", "cos_final", _walk_cosine, most=1.0, least=-1.0),
-    *(Metric(f"subspace_final_{s}", "trajectory", f"subspace_final_{s}", f"expected_subspace_{s}", most=1.0)
+    Averaged("nss", "drift", "nss", of_zero=True),
+    Averaged("rho_sigma", "drift", "rho_sigma", isotropic_rhos, most=1.0),
+    Averaged("kappa_spec", "drift", "kappa_spec", _one),
+    Averaged("angle_max_k16", "drift", "angle_max_k16", most=90.0, of_zero=True),
+    Averaged("intruders", "drift", "intruders", most=10.0, of_zero=True),
+    Averaged("intruder_energy", "drift", "intruder_energy", most=1.0, of_zero=True),
+    Averaged("unchanged_bf16", "coordinates", "unchanged_bf16", "expected_unchanged_bf16", most=1.0, of_zero=True),
+    *(Averaged(f"overlap_{m}", "coordinates", f"overlap_{m}", f"expected_overlap_{m}", most=1.0) for m in _MASKS),
+    *(Averaged(f"enrichment_{m}", "coordinates", f"enrichment_{m}", _enrichment(m)) for m in _MASKS),
+    *(Averaged(f"{g}_gini", "coordinates", f"{g}_gini", f"expected_{g}_gini", most=1.0) for g in ("row", "column")),
+    Averaged("cos_final", "trajectory", "cos_final", _walk_cosine, most=1.0, least=-1.0),
+    *(Averaged(f"subspace_final_{s}", "trajectory", f"subspace_final_{s}", f"expected_subspace_{s}", most=1.0)
       for s in _SIDES),
-    Metric("rank1_cos_final", "trajectory", "rank1_cos_final", most=1.0),
-    Metric("linearity", "trajectory", "linearity", "expected_linearity", most=1.0),
-    *(Metric(f"{s}_at_start", "trajectory", f"{s}_at_start", f"expected_{s}_at_start", most=1.0) for s in _SIDES),
+    Averaged("rank1_cos_final", "trajectory", "rank1_cos_final", most=1.0),
+    Averaged("linearity", "trajectory", "linearity", "expected_linearity", most=1.0),
+    *(Averaged(f"{s}_at_start", "trajectory", f"{s}_at_start", f"expected_{s}_at_start", most=1.0) for s in _SIDES),
 )  # fmt: skip
 
 
 def summarize(tables: Tables) -> pd.DataFrame:
-    """Return table ``summary``: for each step and metric of ``METRICS`` that is known there, its mean over matrices.
+    """Return table ``summary``: the mean over matrices of each metric of ``METRICS`` at each step where it is known.
 
     A lift is the mean share over the mean of what chance gives, as everywhere. The interval is that of
     :func:`spectra.statistics.intervals.layer_interval`, clusters being layers, and every module outside the
@@ -122,7 +122,7 @@ def _clusters(tables: Tables) -> pd.DataFrame:
     )
 
 
-def _metric_rows(tables: Tables, metric: Metric, clusters: pd.DataFrame) -> list[Row]:
+def _metric_rows(tables: Tables, metric: Averaged, clusters: pd.DataFrame) -> list[Row]:
     rows = _values(tables, metric).merge(clusters, on=["step", "module"], validate="many_to_one")
     if not metric.of_zero:
         rows = rows[rows["moved"]]
@@ -132,7 +132,7 @@ def _metric_rows(tables: Tables, metric: Metric, clusters: pd.DataFrame) -> list
     ]
 
 
-def _mean(group: pd.DataFrame, metric: Metric) -> Row:
+def _mean(group: pd.DataFrame, metric: Averaged) -> Row:
     weights = group["weight"].to_numpy(np.float64)
     found = layer_interval(group["value"].to_numpy(np.float64), group["cluster"].tolist(), weights)
     value, lo, hi = found.within(metric.least, metric.most)
@@ -141,8 +141,8 @@ def _mean(group: pd.DataFrame, metric: Metric) -> Row:
     return {"value": value, "lo": lo, "hi": hi, "expected": expected, "matrices": len(group)}
 
 
-def _values(tables: Tables, metric: Metric) -> pd.DataFrame:
-    """Return step, module, value, weight and expected of one metric, one row a matrix."""
+def _values(tables: Tables, metric: Averaged) -> pd.DataFrame:
+    """Return step, module, value, weight and expected of one metric, one row per matrix."""
     if metric.table == "lifts":
         return _lifts(tables, metric)
     known = tables[metric.table]
@@ -157,7 +157,7 @@ def _values(tables: Tables, metric: Metric) -> pd.DataFrame:
     return pd.DataFrame(plain).replace([math.inf, -math.inf], math.nan)
 
 
-def _lifts(tables: Tables, metric: Metric) -> pd.DataFrame:
+def _lifts(tables: Tables, metric: Averaged) -> pd.DataFrame:
     """Return lifts at 10 %, weighted by what chance gives: their mean is the mean share over the mean of chance."""
     side, _, subspace = metric.column.partition("_")
     rows = tables.projection

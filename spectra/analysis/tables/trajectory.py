@@ -1,7 +1,7 @@
-"""How the snapshots of one run relate: each against the last, against the first, and all against a straight line.
+"""Trajectory of the snapshots of one run: each against the last, against the first, and against a straight line.
 
-Updates are made when asked for: two dense matrices are held for the comparisons and three for the line; updates in
-factors whose ranks add up to little are never formed.
+Updates are computed on demand: two dense matrices are held for the comparisons and three for the line. Factored updates
+of small total rank are never formed as dense matrices.
 """
 
 import math
@@ -36,7 +36,7 @@ Updates = Mapping[int, Callable[[], Operator]]
 
 @dataclass(frozen=True)
 class Compact:
-    """One update, as far as comparisons need it.
+    """One update, reduced to what comparisons need.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Compact:
 
     @classmethod
     def of(cls, update: Operator) -> "Compact":
-        """Take an update apart."""
+        """Decompose an update."""
         if is_factored(update):
             whole = nonzero(update.svd())
             return cls(update.shape, first(whole, DIRECTIONS), whole, None)
@@ -79,24 +79,24 @@ class Compact:
 
 
 @dataclass(frozen=True)
-class _Start:
-    """The spaces that a run's factors began with, None where a side has none."""
+class _InitialSpaces:
+    """The subspaces of the initial factors, None for a side without one."""
 
     left: Tensor | None
     right: Tensor | None
 
 
 def trajectory_rows(updates: Updates) -> list[Row]:
-    """Return the rows of ``trajectory`` of one module, one a snapshot whose ΔW is finite, by step.
+    """Return the rows of ``trajectory`` of one module, one per snapshot with finite ΔW, by step.
 
     - ``cos_final``, ``subspace_final_*`` and ``rank1_cos_final`` compare ΔW_t with the last finite snapshot. Their
       null: a random walk has a cosine of √(t/T); random spaces of K directions overlap by K/dim.
     - ``linearity`` is the R² of :func:`spectra.linalg.measures.straightness.straightness` over the snapshots s ≤ t, NaN
       for the first.
-    - ``*_at_start`` is the share ‖V(t)ᵀP₀‖²/R of a side's singular space that lies in the space P₀ of the factors that
-      the run began with; its null is R₀/dim. LoRA's A is random and moves little early on: a right side near 1 shows
-      the random start, and not learning. P₀ is that of the first snapshot that has any, whose own row is NaN; so is a
-      side that starts at zero (LoRA's B where step 0 is saved), and every update of full rank.
+    - ``*_at_start`` is the share ‖V(t)ᵀP₀‖²/R of a side's singular space that lies in the space P₀ of the initial
+      factors of the run; its null is R₀/dim. LoRA's A is random and moves little early on: a right side near 1 shows
+      the random initialization, not learning. P₀ is that of the first snapshot that has any, whose own row is NaN; so
+      is a side that starts at zero (LoRA's B where step 0 is saved), and every update of full rank.
 
     Where ΔW_t = 0 all but ``linearity`` is NaN.
 
@@ -111,13 +111,13 @@ def trajectory_rows(updates: Updates) -> list[Row]:
     known = _factored(updates)
     last = known[final] if known else Compact.of(updates[final]())
     rows: list[Row] = []
-    start: _Start | None = None
+    start: _InitialSpaces | None = None
     for step in sorted(updates):
         update = updates[step]()
         if update.is_finite():
             now = known[step] if known else Compact.of(update)
             rows.append({"step": step, **_against_last(now, last), **_at_start(now, start)})
-            start = start or _begin(update)
+            start = start or _initial_spaces(update)
     del update, now, last  # dense matrices that the line has no use for
     return _with_linearity(rows, updates, known)
 
@@ -160,13 +160,13 @@ def _rank1_cosine(x: Factors, y: Factors) -> float:
     return abs(float(x.u[:, 0] @ y.u[:, 0])) * abs(float(x.v[:, 0] @ y.v[:, 0]))
 
 
-def _begin(update: Operator) -> _Start | None:
+def _initial_spaces(update: Operator) -> _InitialSpaces | None:
     """Return the spaces of an update's factors, None where it has none, or full rank: its space is the whole space."""
     left, right = factor_spaces(update) if is_factored(update) else (None, None)
-    return None if left is None and right is None else _Start(left, right)
+    return None if left is None and right is None else _InitialSpaces(left, right)
 
 
-def _at_start(now: Compact, start: _Start | None) -> Row:
+def _at_start(now: Compact, start: _InitialSpaces | None) -> Row:
     row: Row = {}
     for side in ("left", "right"):
         space = None if start is None else getattr(start, side)

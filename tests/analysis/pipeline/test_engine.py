@@ -33,7 +33,7 @@ def test_small_work_stays_in_this_process_and_large_work_takes_the_cores(monkeyp
     assert choose_jobs([task(3584 * 18944)] * 3, None) == 3
     assert choose_jobs([], None) == 1
     assert choose_jobs([task(9)] * 3, 2) == 2
-    with pytest.raises(UsageError, match="--jobs is 0"):
+    with pytest.raises(UsageError, match="--jobs must be at least 1, got 0"):
         choose_jobs([task(9)], 0)
 
 
