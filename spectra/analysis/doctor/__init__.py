@@ -1,7 +1,7 @@
-"""The doctor: bookkeeping checks of an adapter, a run or a checkpoint, from the files alone.
+"""The doctor: checks of the files of an adapter, a run or a checkpoint, without a full analysis.
 
-Each module is a family of checks: a function from a :class:`~spectra.analysis.doctor.case.Case` to its findings. None
-needs peft, trl or transformers, and none stops the others.
+Each module is a family of checks: a function from a :class:`~spectra.analysis.doctor.case.Case` to its results. None
+needs peft, trl or transformers, and a failure of one does not stop the others.
 """
 
 from spectra.analysis.doctor.diagnosis import Diagnosis

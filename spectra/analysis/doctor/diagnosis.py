@@ -1,4 +1,4 @@
-"""What the doctor says: checks, as lines for people and as values for programs."""
+"""Result of the doctor: its checks, as lines to print and as JSON values."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ class Diagnosis:
     Attributes
     ----------
     path
-        What was examined.
+        The examined path.
     recognized
-        What it is, in words.
+        Description of what the path contains.
     checks
-        Every finding, in the order of the families.
+        Every check, in the order of the families.
     """
 
     path: Path
@@ -30,7 +30,7 @@ class Diagnosis:
 
     @property
     def faults(self) -> tuple[Check, ...]:
-        """The checks that found something wrong."""
+        """The checks with status ``fault``."""
         return tuple(check for check in self.checks if check.status == "fault")
 
     @property
@@ -40,11 +40,11 @@ class Diagnosis:
 
     @property
     def exit_code(self) -> int:
-        """1 if something is wrong, 0 otherwise."""
+        """1 if there are faults, 0 otherwise."""
         return int(bool(self.faults))
 
     def lines(self) -> Iterator[str]:
-        """Yield one line a check, faults first: status, name, what, measured against threshold, what to do."""
+        """Yield one line per check, faults first: status, name, finding, value and threshold, action."""
         yield f"{self.path}: {self.recognized}"
         for status in _ORDER:
             yield from (line(check) for check in self.checks if check.status == status)
@@ -52,7 +52,7 @@ class Diagnosis:
         yield f"{count} fault{'s' * (count != 1)} in {len(self.checks)} checks"
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values: no NaN, no infinity."""
+        """Return JSON values, without NaN and infinity."""
         return {
             "path": str(self.path),
             "recognised": self.recognized,
@@ -69,9 +69,9 @@ def line(check: Check) -> str:
     'ok      files: 3 snapshots can be read'
     """
     numbers = _numbers(check.evidence)
-    place = f" ({check.where})" if check.where else ""
+    where = f" ({check.where})" if check.where else ""
     action = f" → {check.action}" if check.action else ""
-    return f"{check.status:<8}{check.name}{place}: {check.evidence.says}{numbers}{action}"
+    return f"{check.status:<8}{check.name}{where}: {check.evidence.says}{numbers}{action}"
 
 
 def _numbers(evidence: Evidence) -> str:
@@ -89,15 +89,15 @@ def fact(
     null: float | None = None,
     step: int | None = None,
 ) -> Evidence:
-    """Return a measured fact; what is not given is not known."""
+    """Return a measured fact; None means unknown."""
     return Evidence(metric, value, null, threshold, step, says)
 
 
 def ok(name: str, says: str, value: float | None = None, threshold: float | None = None) -> Check:
-    """Return a check that found nothing wrong."""
+    """Return a check without a problem."""
     return Check(name, "ok", fact(name, says, value, threshold))
 
 
 def skipped(name: str, says: str, action: str = "") -> Check:
-    """Return a check that could not be made, and why."""
+    """Return a check that could not be made, with the reason."""
     return Check(name, "skipped", fact(name, says), action)

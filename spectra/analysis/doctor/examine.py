@@ -1,4 +1,4 @@
-"""Examine a path with every family of checks."""
+"""Run every family of checks on a path."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,16 +39,17 @@ FAMILIES: tuple[tuple[str, Family], ...] = (
 
 
 def examine(path: Path, base: str | Path | None = None, initial: Path | None = None) -> Diagnosis:
-    """Return what every check finds; what one cannot read does not stop the others.
+    """Return the results of all checks; a check that cannot read its files does not stop the others.
 
     Parameters
     ----------
     path
-        A run directory (ours, TRL's, verl's …), an adapter, or a full checkpoint.
+        A run directory (of spectra, TRL, verl, …), an adapter, or a full checkpoint.
     base
-        Base model, directory or hub id; None takes the one that the run names.
+        Base model, directory or Hub id; None uses the one that the run names.
     initial
-        Step-0 adapter or residual base of a method that moves the base, where the run does not hold it.
+        Step-0 adapter or residual base of a method whose initialization changes the base, if the run does not
+        contain it.
 
     Raises
     ------
@@ -64,9 +65,9 @@ def examine(path: Path, base: str | Path | None = None, initial: Path | None = N
 
 
 def bookkeeping(path: Path, base: str | Path | None = None, initial: Path | None = None) -> list[Check]:
-    """Return the findings of :func:`examine` for the verdict of an analysis.
+    """Return the checks of :func:`examine` for the verdict of an analysis.
 
-    Every family costs a sample of matrices at most; nothing is left out.
+    Every family reads at most a sample of the matrices; all families run.
     """
     return list(examine(path, base, initial).checks)
 
@@ -77,6 +78,6 @@ def _checked(name: str, family: Family, case: Case) -> list[Check]:
     except SpectraError as error:
         return [files.fault(name, error)]
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch does not declare it
-        return [skipped(name, "a decomposition failed: the weights hold numbers that are not finite")]
+        return [skipped(name, "a decomposition failed: the weights contain NaN or infinity")]
     except MISREAD as error:
         return [files.fault(name, misread(error, case.path))]

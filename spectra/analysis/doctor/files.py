@@ -1,4 +1,4 @@
-"""Whether the files of the run are there, whole and readable."""
+"""Whether the files of the run exist, are complete and readable."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ NAME = "files"
 
 
 def check(case: Case) -> list[Check]:
-    """Find snapshots that are missing, empty, torn, in the wrong format or without their configuration."""
+    """Find snapshots that are missing, empty, truncated, in the wrong format or without their configuration."""
     found = [*_not_opened(case), *_orphans(case), *_ignored(case), *_torn(case), *_pickled(case)]
     if found or case.run is None:
         return found
-    return [ok(NAME, f"{case.run.describe()}; every file can be read")]
+    return [ok(NAME, f"{case.run.describe()}; all files can be read")]
 
 
 def _not_opened(case: Case) -> list[Check]:
@@ -27,18 +27,18 @@ def _not_opened(case: Case) -> list[Check]:
 
 
 def fault(name: str, error: SpectraError) -> Check:
-    """Return an error that stopped something as a finding, its hint as what to do."""
+    """Return an error as a fault, with its hint as the action."""
     return Check(name, "fault", fact("readable", error.what, 0.0, 1.0), error.hint or "", where=error.where or "")
 
 
 def _orphans(case: Case) -> list[Check]:
-    """Find adapter tensors whose configuration is gone: without it neither scale nor method is known."""
+    """Find adapter tensors without their configuration: scale and method are then unknown."""
     places = [case.path, *_children(case.path), *_children(RunLayout(case.path).snapshots)]
     return [
         Check(
             NAME,
             "fault",
-            fact("adapter_config", f"{ADAPTER_WEIGHTS} lies without {ADAPTER_CONFIG}: rank, scale and method are lost"),
+            fact("adapter_config", f"{ADAPTER_WEIGHTS} without {ADAPTER_CONFIG}: rank, scale and method are lost"),
             f"restore {ADAPTER_CONFIG}; peft's save_pretrained writes both",
             where=str(place),
         )
@@ -52,7 +52,7 @@ def _children(path: Path) -> list[Path]:
 
 
 def _ignored(case: Case) -> list[Check]:
-    """Find snapshots that the reader leaves out."""
+    """Find snapshots that the reader skips."""
     if case.run is None:
         return []
     last = max(case.run.ignored, default="")
@@ -60,13 +60,13 @@ def _ignored(case: Case) -> list[Check]:
     for name, why in case.run.ignored.items():
         what, _, hint = why.partition("; ")
         newest = name == last and what == NOTHING
-        half = "holds nothing readable yet: it may still be being written" if newest else what
+        half = "contains nothing readable yet: it may still be being written" if newest else what
         found.append(Check(NAME, "note" if newest else "fault", fact("readable", half, 0.0, 1.0), hint, where=name))
     return found
 
 
 def _torn(case: Case) -> list[Check]:
-    """Find weight files that end too early; the newest may still be being written."""
+    """Find truncated weight files; the newest may still be being written."""
     if case.run is None:
         return []
     found = []

@@ -1,7 +1,7 @@
-"""Whether a full checkpoint is the base with a singular block of itself added, missing, or drawn again.
+"""Whether a full checkpoint equals its base with a singular block added, missing, or drawn again.
 
-That is what a merged model of PiSSA or MiLoRA is after it was loaded on the wrong base, and it is seen without the
-adapter.
+A merged model of PiSSA or MiLoRA looks like that if it was loaded on the wrong base; the adapter is not needed to see
+it.
 """
 
 import math
@@ -21,10 +21,10 @@ from spectra.weights.updates import Whole, module_name, open_whole
 NAME = "wrong_base"
 _MATRICES = 9
 _LARGEST = 1536
-# ‖W' − W‖/‖W‖ that no RLVR run comes near, and the share of its energy that makes it an adapter's.
+# ‖W' − W‖/‖W‖ far above any RLVR run, and the concentration of its energy that indicates an adapter.
 _LARGE = 0.05
 _LOW_RANK = 0.9
-# A start drawn again is 3 to 30 % of ‖W‖; what is smaller does no harm, and training could have made it.
+# An initialization drawn again is 3 to 30 % of ‖W‖; a smaller offset is harmless, and could come from training.
 _DRAWN_AGAIN = 0.02
 _TABLES = ("embed", "lm_head", "wte", "wpe")
 
@@ -34,14 +34,14 @@ def check(case: Case) -> list[Check]:
     if case.snapshot is None or case.snapshot.kind != "full":
         return []
     if case.base is None:
-        return [skipped(NAME, "no base to compare the checkpoint with", "give it with --base DIR_OR_HUB_ID")]
+        return [skipped(NAME, "no base model to compare the checkpoint with", "pass it with --base DIR_OR_HUB_ID")]
     store, base = open_whole(case.snapshot.path, case.base), case.base.as_stored()
     firsts, lasts, sizes, concentrated, symmetries = [], [], [], [], []
     compared = 0
     for name in _names(base, store):
         weight = base[name].double()
         norm = float(torch.linalg.vector_norm(weight))
-        if not norm > 0:  # a matrix of zeros has no singular directions
+        if not norm > 0:  # a zero matrix has no singular directions
             continue
         change = Dense(store[name].double() - weight)
         size = change.frobenius() / norm
@@ -54,7 +54,13 @@ def check(case: Case) -> list[Check]:
             concentrated.append(_concentrated(change))
             symmetries.append(symmetry(change, weight, basis))
     if not compared:
-        return [skipped(NAME, "no finite matrix of the checkpoint is in the base", "give the base that it came from")]
+        return [
+            skipped(
+                NAME,
+                "no finite matrix of the checkpoint is in the base model",
+                "pass the base model it came from with --base",
+            )
+        ]
     if not sizes:
         return [ok(NAME, f"none of {compared} matrices of the checkpoint differs from its base", 0.0)]
     found = _offset(firsts, lasts)
@@ -72,16 +78,16 @@ def _concentrated(change: Dense) -> float:
 
 
 def _plain(size: float, concentrated: float) -> Check:
-    says = f"the checkpoint differs from its base by {size:.2g}·‖W‖, and not by a singular block of it"
+    says = f"the checkpoint differs from its base by {size:.2g}·‖W‖, but not by a singular block of the base"
     if size < _LARGE or concentrated < _LOW_RANK:
         return ok(NAME, says, size)
-    says += "; that is of low rank, and more than any RLVR update"
-    action = "if an adapter of pissa_niter_N was merged, its load drew another start: examine the adapter too"
+    says += "; the difference has low rank, and is larger than any RLVR update"
+    action = "if a pissa_niter_N adapter was merged, loading it drew a new initialization: check the adapter, too"
     return Check(NAME, "note", fact("offset", says, size, _LARGE), action)
 
 
 def _names(base: TensorStore, store: Whole) -> tuple[str, ...]:
-    """Return the matrices to look at: of the largest family that costs seconds, those that training has moved."""
+    """Return the matrices to compare: an affordable set, preferably of matrices that training changed."""
     known = {
         name: shape
         for name, shape in sorted(base.shapes.items())
@@ -93,7 +99,7 @@ def _names(base: TensorStore, store: Whole) -> tuple[str, ...]:
     chosen = afforded(known, _MATRICES, decompositions=2)  # of W and of ΔW
     if 2 * sum(_differs(name, base, store) for name in chosen) >= len(chosen):
         return chosen
-    # Few matrices train: those are looked for, and the others' zeros tell nothing.
+    # Few matrices train: select those; zero differences tell nothing.
     moved = {name: shape for name, shape in known.items() if _differs(name, base, store)}
     return afforded(moved, _MATRICES, decompositions=2) if moved else chosen
 
@@ -113,13 +119,13 @@ def _offset(firsts: list[Block], lasts: list[Block]) -> tuple[Block, bool] | Non
 
 
 def _fault(case: Case, found: Block, added: bool, size: float) -> Check:
-    what = "has a second time" if added else "lacks"
-    how = "an adapter of PiSSA or MiLoRA was merged on the pristine base" if added else "it is a residual base"
+    what = "contains twice" if added else "lacks"
+    how = "a PiSSA or MiLoRA adapter was merged on the pristine base" if added else "it is a residual base"
     says = (
         f"the checkpoint {what} the {found.end} {found.rank} singular directions of its base (cosine "
         f"{found.cosine:.2f}, {size:.3g}·‖W‖): {how}"
     )
-    action = "merge the adapter on W − s·B₀A₀" if added else "put its adapter on it"
+    action = "merge the adapter on W − s·B₀A₀" if added else "load its adapter on it"
     where = "" if case.snapshot is None else str(case.snapshot.path)
     return Check(
         NAME, "fault", fact("offset", says, found.slope, 1.0 if added else -1.0, 0.0), action, "wrong_base", where
@@ -128,10 +134,10 @@ def _fault(case: Case, found: Block, added: bool, size: float) -> Check:
 
 def _drawn_again(case: Case, share: float, size: float) -> Check:
     says = (
-        f"the checkpoint differs from its base by {size:.2g}·‖W‖, and that is W times a symmetric matrix (symmetric "
-        f"share {share:.2f}, chance 0.5), as where the randomized SVD of a start was drawn again: an adapter of "
-        "pissa_niter_N was merged on another start than its own"
+        f"the checkpoint differs from its base by {size:.2g}·‖W‖, by W times a symmetric matrix (symmetric "
+        f"fraction {share:.2f}, chance 0.5), as if a randomized SVD was drawn again: a pissa_niter_N adapter was "
+        "merged on a different initialization"
     )
-    action = "merge the adapter with the start that it was trained from: W − s·B₀A₀ with the A₀ and B₀ of its step 0"
+    action = "merge the adapter on its own initialization: W − s·B₀A₀ with A₀ and B₀ of its step-0 adapter"
     where = "" if case.snapshot is None else str(case.snapshot.path)
     return Check(NAME, "fault", fact("offset", says, share, SYMMETRIC, 0.5), action, "wrong_base", where)

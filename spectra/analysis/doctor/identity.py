@@ -9,7 +9,7 @@ NAME = "base"
 
 
 def check(case: Case) -> list[Check]:
-    """Compare digests of some base tensors with those of the manifest, and their names."""
+    """Compare the names of the base tensors, and the digests of some, with the manifest."""
     if case.base is None:
         error = case.obstacles.get("base")
         return [] if error is None or case.adapter is None else [skipped(NAME, error.what, error.hint or "")]
@@ -19,17 +19,17 @@ def check(case: Case) -> list[Check]:
     then = manifest.base.fingerprints
     names = set(then) ^ set(case.base)
     if names:
-        says = f"{len(names)} parameters are in only one of the run's base and this one, first {min(names)}"
+        says = f"{len(names)} parameters are in only one of this base model and the one of the run, first {min(names)}"
         return [_wrong(says, len(names) / len(then), case)]
     looked = spread(sorted(then), 2 * SAMPLE)
     stored = case.base.as_stored()
     changed = [name for name in looked if digest(stored[name]) != then[name]]
     if changed:
-        says = f"{len(changed)} of {len(looked)} tensors differ from those that the run began with, first {changed[0]}"
+        says = f"{len(changed)} of {len(looked)} tensors differ from the base model of the run, first {changed[0]}"
         return [_wrong(says, len(changed) / len(looked), case)]
-    return [ok(NAME, f"{len(looked)} of {len(then)} base tensors are those that the run began with")]
+    return [ok(NAME, f"{len(looked)} of {len(then)} base tensors match the base model of the run")]
 
 
 def _wrong(says: str, share: float, case: Case) -> Check:
-    action = "give the base that the run began with, in its own dtype, with --base"
+    action = "pass the base model of the run, in its original dtype, with --base"
     return Check(NAME, "fault", fact("fingerprint", says, share, 0.0, 0.0), action, "wrong_base", str(case.base_dir))

@@ -1,4 +1,4 @@
-"""Whether the adapter's configuration fits its tensors, and whether they are alive."""
+"""Whether the adapter's configuration fits its tensors, and whether the tensors trained."""
 
 import re
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def _count(adapter: Adapter) -> str:
 
 
 def _unread(case: Case) -> list[Check]:
-    """Say what stopped the reader, unless a check of its own says it better."""
+    """Report what stopped the reader, unless another check reports it better."""
     error = case.obstacles.get("changes")
     if error is None or MAGNITUDE in error.what or case.obstacles.get("start") is not None:
         return []
@@ -48,8 +48,8 @@ def _finite(case: Case, adapter: Adapter) -> list[Check]:
     if case.finite:
         return []
     broken = [key for key, tensor in adapter.store.items() if not is_finite(tensor)]
-    says = f"{len(broken)} of {len(adapter.store)} tensors hold NaN or infinity, first {broken[0]}"
-    action = "go back to the last finite snapshot, lower the learning rate tenfold and start again from there"
+    says = f"{len(broken)} of {len(adapter.store)} tensors contain NaN or infinity, first {broken[0]}"
+    action = "restart from the last finite snapshot with a tenth of the learning rate"
     return [Check(NAME, "fault", fact("non_finite", says, float(len(broken)), 0.0), action, "diverging")]
 
 
@@ -59,11 +59,11 @@ def _magnitudes(case: Case, adapter: Adapter) -> list[Check]:
     if declared == bool(holders) and len(holders) in (0, len(adapter.parts)):
         return []
     if declared and not holders:
-        says = "says use_dora, and holds no magnitude vector: it was trained or saved as plain LoRA"
+        says = "says use_dora, but contains no magnitude vector: it was trained or saved as plain LoRA"
     elif declared:
-        says = f"says use_dora, and only {len(holders)} of {len(adapter.parts)} modules hold a magnitude vector"
+        says = f"says use_dora, but only {len(holders)} of {len(adapter.parts)} modules have a magnitude vector"
     else:
-        says = f"holds the magnitude vectors of DoRA in {len(holders)} modules, and does not say use_dora"
+        says = f"contains the magnitude vectors of DoRA in {len(holders)} modules, but does not say use_dora"
     return [Check(NAME, "fault", fact("magnitudes", says, float(len(holders)), float(len(adapter.parts))), _RESTORE)]
 
 
@@ -72,11 +72,11 @@ def _scale(case: Case, adapter: Adapter) -> list[Check]:
     dead = [module for module, value in scales.items() if value == 0]
     if dead:
         says = f"lora_alpha is 0 in {len(dead)} of {len(scales)} modules, so the scale of the update is lost"
-        action = "write the alpha of the training into adapter_config.json (some versions of verl saved 0)"
+        action = "restore the alpha used in training in adapter_config.json (some versions of verl saved 0)"
         return [Check(NAME, "fault", fact("scale", says, 0.0, 0.0), action)]
     if adapter.config.get("use_rslora") and max(scales.values(), default=0.0) > _LARGE_SCALE:
         rank, alpha = rank_and_alpha(adapter.config, max(scales, key=lambda module: scales[module]))
-        says = f"rsLoRA scales by α/√r = {alpha / rank**0.5:.3g}, where LoRA has α/r = {alpha / rank:.3g}"
+        says = f"rsLoRA scales by α/√r = {alpha / rank**0.5:.3g}, LoRA by α/r = {alpha / rank:.3g}"
         action = "choose alpha for α/√r, or divide the learning rate by √r, before comparing with LoRA"
         return [Check(NAME, "note", fact("scale", says, alpha / rank**0.5, _LARGE_SCALE), action)]
     return []
@@ -90,18 +90,21 @@ def _ranks(case: Case, adapter: Adapter) -> list[Check]:
         a, b = adapter.tensor(module, "lora_A"), adapter.tensor(module, "lora_B") if "lora_B" in parts else None
         rank = rank_and_alpha(adapter.config, module)[0]
         if b is not None and a.shape[0] == b.shape[1] and _is_stack(case, adapter, module) and a.shape[0] % rank == 0:
-            continue  # r rows an expert
+            continue  # r rows per expert
         if a.shape[0] != rank or (b is not None and b.ndim == 2 and b.shape[1] != rank):
             wrong.append((module, rank, int(a.shape[0])))
     if not wrong:
         return _patterns(adapter)
     module, rank, actual = wrong[0]
-    says = f"{len(wrong)} modules have another rank than the configuration says, first {module}: {rank}, not {actual}"
+    says = (
+        f"{len(wrong)} modules have a rank that differs from the configuration, first {module}: configured {rank}, "
+        f"found {actual}"
+    )
     return [Check(NAME, "fault", fact("rank", says, float(actual), float(rank)), _RESTORE)]
 
 
 def _is_stack(case: Case, adapter: Adapter, module: str) -> bool:
-    """Return whether a module holds ``target_parameters``: stacked experts, which are no matrix of the base."""
+    """Return whether a module holds ``target_parameters``: stacked experts, which are not a matrix of the base."""
     name = re.sub(r"(\.base_layer)+$", "", module)
     if case.base is not None and f"{name}.weight" in case.base.files:
         return False
@@ -116,7 +119,7 @@ def _incomplete(case: Case, adapter: Adapter) -> list[Check]:
     lacking = "lora_A" if "lora_B" in adapter.parts[broken[0]] else "lora_B"
     count = f"{len(broken)} of {len(adapter.parts)} modules"
     says = f"a factor of B·A is missing in {count}, first {broken[0]}: no {lacking}"
-    action = "save the adapter again: a loader leaves the missing factor at its start without a word"
+    action = "save the adapter again: loaders silently keep the missing factor at its initialization"
     return [Check(NAME, "fault", fact("factors", says, float(len(broken)), 0.0), action)]
 
 
@@ -139,13 +142,15 @@ def _dead(case: Case, adapter: Adapter) -> list[Check]:
     if not dead:
         return []
     share = len(dead) / len(factored)
-    where = f"at step {case.snapshot.step}" if case.trained and case.snapshot is not None else "(its step is not known)"
+    where = f"at step {case.snapshot.step}" if case.trained and case.snapshot is not None else "(step unknown)"
     says = f"B·A is exactly zero in {len(dead)} of {len(factored)} modules {where}, first {dead[0]}"
     if not case.trained:
-        known_start = case.run is not None and case.run.layout not in ("adapter", "checkpoint")
-        action = "" if known_start else "if this is not a start, nothing was trained or saved: look at the trainer"
-        return [Check(NAME, "ok" if known_start else "note", fact("dead_modules", says, share, 1.0), action)]
-    action = "check that the optimizer holds these parameters and that their layers get a gradient"
+        at_step_0 = case.run is not None and case.run.layout not in ("adapter", "checkpoint")
+        action = (
+            "" if at_step_0 else "unless this is the step-0 adapter, nothing was trained or saved: check the trainer"
+        )
+        return [Check(NAME, "ok" if at_step_0 else "note", fact("dead_modules", says, share, 1.0), action)]
+    action = "check that the optimizer has these parameters and that their layers get a gradient"
     status = "fault" if share == 1.0 else "note"
     verdict = "not_learning" if share == 1.0 else None
     return [Check(NAME, status, fact("dead_modules", says, share, 1.0, 0.0), action, verdict)]  # type: ignore[arg-type]

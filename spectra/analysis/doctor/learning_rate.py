@@ -1,8 +1,8 @@
-"""Whether the learning rate is on the scale of the method, and the update large enough to be seen in bfloat16.
+"""Whether the learning rate has the right scale for the method, and the update is visible in bfloat16.
 
-The law is that of "LoRA without regret" (Thinking Machines 2025; ``hyperparam_utils`` of tinker-cookbook), fitted on
-supervised runs: LR = 5·10⁻⁵ · M · (2000/H)^P with M = 10 for LoRA and 1 for full fine-tuning, H the hidden size, P of
-0.0775 for Qwen and of 0.781 for Llama. It is a lead for reinforcement learning, and never a fault here.
+The scaling rule is that of "LoRA without regret" (Thinking Machines 2025; ``hyperparam_utils`` of tinker-cookbook),
+fitted on supervised runs: LR = 5·10⁻⁵ · M · (2000/H)^P with M = 10 for LoRA and 1 for full fine-tuning, H the hidden size, P of
+0.0775 for Qwen and of 0.781 for Llama. For reinforcement learning it is only a guide, never a fault.
 """
 
 from statistics import median
@@ -22,23 +22,23 @@ _AT_2000, _HIDDEN = 5e-5, 2000.0
 _LORA, _FULL = 10.0, 1.0
 # Exponents by the family of the base, as its config.json calls it.
 _EXPONENTS = {"qwen": 0.0775, "llama": 0.781}
-# The law is of supervised runs: a rate within this factor below it is called neither low nor right.
+# The rule comes from supervised runs: a rate within this factor below it is not reported.
 _FAR = 10.0
-# Share of entries that an update changes in bfloat16 below which the deployed model is the base.
+# If an update changes less than this fraction of entries in bfloat16, the deployed model is the base.
 _VISIBLE = 1e-3
 
 
 def check(case: Case) -> list[Check]:
-    """Compare the learning rate with the law, and the update with bfloat16."""
+    """Compare the learning rate with the scaling rule, and the update with bfloat16 resolution."""
     return [*_rate(case), *_visible(case)]
 
 
-def law(hidden: int, family: str, *, full: bool) -> float | None:
-    """Return the learning rate that the law gives, or None for a family that it has no exponent for.
+def scaling_rule(hidden: int, family: str, *, full: bool) -> float | None:
+    """Return the learning rate of the scaling rule, None for a family without a fitted exponent.
 
-    >>> round(law(1536, "qwen2", full=False), 6)
+    >>> round(scaling_rule(1536, "qwen2", full=False), 6)
     0.00051
-    >>> law(1536, "gpt2", full=False) is None
+    >>> scaling_rule(1536, "gpt2", full=False) is None
     True
     """
     exponent = next((value for name, value in _EXPONENTS.items() if family.startswith(name)), None)
@@ -53,21 +53,19 @@ def _rate(case: Case) -> list[Check]:
     hidden, family = config.get("hidden_size"), str(config.get("model_type", ""))
     if not isinstance(hidden, int) or hidden < 1:
         return []
-    expected = law(hidden, family, full=full)
+    expected = scaling_rule(hidden, family, full=full)
     if expected is None:
         return []
-    says = f"the learning rate is {rate:.2g}; the law fitted on supervised runs gives {expected:.2g} for H = {hidden}"
+    says = f"the learning rate is {rate:.2g}; the rule fitted on supervised runs gives {expected:.2g} for H = {hidden}"
     if rate * _FAR >= expected:
         return [ok(NAME, says, rate, expected / _FAR)]
     scales = "" if full or case.adapter is None else _scales(case)
-    action = (
-        f"try {expected / 3:.1g} before ranking methods: far under it they rank by their scale{scales}, not by merit"
-    )
+    action = f"try {expected / 3:.1g} before ranking methods: far below it, the scale{scales} decides the ranking"
     return [Check(NAME, "note", fact("learning_rate", says, rate, expected / _FAR), action)]
 
 
 def _plain_lora(case: Case) -> bool:
-    """Return whether the law is of this method: PiSSA's factors begin as large as the base's top directions."""
+    """Return whether the rule applies: not to PiSSA, whose factors start as large as the base's top directions."""
     return case.config.get("peft_type") == "LORA" and moving_start(case.config) is None
 
 
@@ -77,11 +75,11 @@ def _scales(case: Case) -> str:
 
 
 def _used(case: Case) -> float | None:
-    """Return the largest learning rate of the run: of its recipe, or of its log."""
+    """Return the largest learning rate of the run, from its recipe or its log."""
     optimizer = case.recipe.get("optimizer")
-    said = optimizer.get("learning_rate") if isinstance(optimizer, dict) else None
-    if isinstance(said, int | float) and not isinstance(said, bool):
-        return float(said)
+    rate = optimizer.get("learning_rate") if isinstance(optimizer, dict) else None
+    if isinstance(rate, int | float) and not isinstance(rate, bool):
+        return float(rate)
     logged = case.series["learning_rate"].dropna() if "learning_rate" in case.series else None
     return float(logged.max()) if logged is not None and len(logged) else None
 
@@ -95,10 +93,10 @@ def _visible(case: Case) -> list[Check]:
     except SpectraError:
         return []
     share = median(shares)
-    says = f"the update changes {share:.2%} of the weights' bfloat16 values (median of {len(shares)} matrices)"
+    says = f"the update changes {share:.2%} of the bfloat16 weights (median of {len(shares)} matrices)"
     if share >= _VISIBLE:
         return [ok("visible_in_bf16", says, share, _VISIBLE)]
-    action = "raise the learning rate, or keep and serve the adapter unmerged: merged in bfloat16 it is the base"
+    action = "raise the learning rate, or serve the adapter unmerged: merged in bfloat16 it equals the base model"
     return [Check("visible_in_bf16", "note", fact("visible_in_bf16", says, share, _VISIBLE), action)]
 
 

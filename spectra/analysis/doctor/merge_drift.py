@@ -1,7 +1,7 @@
-"""Whether merging and unmerging moved the frozen weights, and by how much against the update.
+"""Whether merging and unmerging moved the frozen weights, and by how much relative to the update.
 
-Measured where the run logged ``frozen_drift``; predicted otherwise, by doing the run's merges again on a sample of
-entries with the update as it grew.
+Measured if the run logged ``frozen_drift``; otherwise predicted, by repeating the merges of the run on a sample of
+entries with the growing update.
 """
 
 import math
@@ -22,13 +22,13 @@ from spectra.runs.layout import MODEL_CONFIG
 from spectra.weights.updates import open_updates
 
 NAME = "merge_drift"
-# ‖drift‖/‖ΔW‖ above which the policy that was trained is not W + ΔW.
+# ‖drift‖/‖ΔW‖ above which the trained policy is not W + ΔW.
 LIMIT = 0.1
-# Entries of a matrix that the merges are done on again; two such samples agree within a few per cent.
+# Number of entries per matrix on which merges are repeated; two such samples agree within a few percent.
 _ENTRIES = 65_536
 _CYCLES = 4096
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-# What is logged where a sampler of its own gets the weights each step, by the name of its column or how that begins.
+# Columns (or prefixes) in the log of a trainer that sends the weights to a separate sampler each step.
 _SAMPLER = ("sampler_mismatch", "sampling/")
 
 
@@ -41,14 +41,14 @@ class Growth:
     steps
         Ascending; ΔW is 0 at step 0 unless that is among them.
     updates
-        One tensor a step, in float32.
+        One tensor per step, in float32.
     """
 
     steps: tuple[int, ...]
     updates: tuple[Tensor, ...]
 
     def at(self, step: int) -> Tensor:
-        """Return ΔW at a step, on the straight line between the snapshots around it."""
+        """Return ΔW at a step, interpolated linearly between snapshots."""
         for low, high in zip(range(len(self.steps) - 1), range(1, len(self.steps)), strict=True):
             if self.steps[low] <= step <= self.steps[high]:
                 part = (step - self.steps[low]) / (self.steps[high] - self.steps[low])
@@ -73,7 +73,7 @@ def _first_moved(values: list[float], steps: list[int]) -> int | None:
 
 def _measured(case: Case, value: float, first: int | None) -> list[Check]:
     if value == 0.0:
-        return [ok(NAME, "the frozen weights are those that training began with, bit by bit", 0.0, 0.0)]
+        return [ok(NAME, "the frozen weights are bit-identical to those at the start of training", 0.0, 0.0)]
     update = _relative_update(case)
     says = f"the frozen weights moved by {value:.3g} of their norm since step {first}"
     if update is None or not update > 0:
@@ -84,24 +84,24 @@ def _measured(case: Case, value: float, first: int | None) -> list[Check]:
     return [Check(NAME, "fault" if fault else "note", evidence, _HINT, "merge_drift" if fault else None)]
 
 
-_HINT = "keep the base in float32 where weights are merged and unmerged, or merge into a copy"
+_HINT = "keep the base weights in float32 if they are merged and unmerged, or merge into a copy"
 
 
 def _relative_update(case: Case) -> float | None:
-    """Return ‖ΔW‖/‖W_start‖ over some matrices together, as ``frozen_drift`` is taken; None where it cannot be read."""
+    """Return ‖ΔW‖/‖W_0‖ over some matrices together, as for ``frozen_drift``; None if it cannot be read."""
     updates, frozen = 0.0, 0.0
     try:
         for module in case.sample if case.finite else ():
             weight = case.weight(module).double()
             updates += case.update(module).frobenius() ** 2
-            frozen += float(torch.linalg.vector_norm(weight - _moved_by_start(case, module, weight))) ** 2
+            frozen += float(torch.linalg.vector_norm(weight - _removed_by_initialization(case, module, weight))) ** 2
     except SpectraError:
         return None
     return math.sqrt(updates / frozen) if frozen > 0 else None
 
 
-def _moved_by_start(case: Case, module: str, weight: Tensor) -> Tensor:
-    """Return what initialization took out of a base weight; 0 where nothing."""
+def _removed_by_initialization(case: Case, module: str, weight: Tensor) -> Tensor:
+    """Return what the initialization subtracted from a base weight, 0 if nothing."""
     if case.start is None or case.adapter is None or "lora_A" not in case.adapter.parts.get(module, {}):
         return torch.zeros_like(weight)
     return case.start.removed(module, weight).dense()
@@ -111,15 +111,15 @@ def _predicted(case: Case) -> list[Check]:
     if case.changes is None or not case.sample or not case.finite or case.config.get("peft_type") != "LORA":
         return []
     if case.config.get("use_dora"):
-        return [skipped(NAME, "peft merges DoRA by scaling rows, and its drift is not predicted", _MEASURE)]
+        return [skipped(NAME, "peft merges DoRA by scaling rows; its drift is not predicted", _MEASURE)]
     dtype, source = _dtype(case)
     merges = any(str(column).startswith(_SAMPLER) for column in case.series)
     if dtype is None:
-        return [ok(NAME, f"the weights are float32 ({source}): merging and unmerging them leaves 1e-7 of them at most")]
+        return [ok(NAME, f"the weights are float32 ({source}): merging and unmerging changes them by 1e-7 at most")]
     cycles = min(max(case.snapshot.step if case.snapshot else 0, 1), _CYCLES)
     pairs = [pair for module in case.sample if (pair := predict(case, module, dtype, cycles)) is not None]
     if not pairs:
-        return [skipped(NAME, "ΔW is zero in the matrices that were looked at: a drift has nothing to be held against")]
+        return [skipped(NAME, "ΔW is zero in the sampled matrices: there is nothing to compare a drift with")]
     ratio = median(part for part, _ in pairs)
     says = (
         f"{cycles} merges and unmerges in {str(dtype).removeprefix('torch.')} ({source}) would leave "
@@ -128,21 +128,21 @@ def _predicted(case: Case) -> list[Check]:
     if ratio <= LIMIT:
         return [ok(NAME, says, ratio, LIMIT)]
     known = merges and source == "the recipe"
-    says += "" if merges else "; whether this trainer merges is not known"
+    says += "" if merges else "; whether this trainer merges is unknown"
     action = f"{_HINT}; {_MEASURE}"
     evidence = fact("predicted_drift", says, ratio, LIMIT, 0.0)
     return [Check(NAME, "fault" if known else "note", evidence, action, "merge_drift" if known else None)]
 
 
-_MEASURE = "compare the frozen weights of the trainer with the base to know it"
+_MEASURE = "compare the frozen weights of the trainer with the base model to be sure"
 
 
 def _dtype(case: Case) -> tuple[torch.dtype | None, str]:
-    """Return in which half precision the run held its base, None for float32, and what says so."""
+    """Return the half precision of the run's base weights, None for float32, and the source of that information."""
     model = case.recipe.get("model")
-    said = model.get("dtype") if isinstance(model, dict) else None
-    if isinstance(said, str):
-        return _HALF.get(said), "the recipe"
+    name = model.get("dtype") if isinstance(model, dict) else None
+    if isinstance(name, str):
+        return _HALF.get(name), "the recipe"
     file = None if case.base_dir is None else case.base_dir / MODEL_CONFIG
     config = read_json(file) if file is not None and file.exists() else {}
     stored = str(config.get("dtype") or config.get("torch_dtype") or "")
@@ -152,7 +152,7 @@ def _dtype(case: Case) -> tuple[torch.dtype | None, str]:
 
 
 def predict(case: Case, module: str, dtype: torch.dtype, cycles: int) -> tuple[float, float] | None:
-    """Return ‖drift‖/‖ΔW‖ and ‖drift‖/‖W‖ of one matrix, estimated on some of its rows; None where ΔW or W is 0 there.
+    """Return ‖drift‖/‖ΔW‖ and ‖drift‖/‖W‖ of one matrix, estimated on some of its rows; None if ΔW or W is 0 there.
 
     Parameters
     ----------
@@ -161,9 +161,9 @@ def predict(case: Case, module: str, dtype: torch.dtype, cycles: int) -> tuple[f
     module
         The matrix.
     dtype
-        In which the weights are stored while training.
+        Data type of the weights during training.
     cycles
-        Number of merges, one a step.
+        Number of merges, one per step.
     """
     weight = case.weight(module).double()
     rows = sample_rows(weight.shape[0], weight.shape[1])
@@ -171,8 +171,8 @@ def predict(case: Case, module: str, dtype: torch.dtype, cycles: int) -> tuple[f
     size, update = float(frozen.norm()), float(torch.linalg.vector_norm(growth.updates[-1].double()))
     if not (size > 0 and update > 0):
         return None
-    # What is merged is s·BA, onto W − s·B₀A₀.
-    shift = _moved_by_start(case, module, weight)[rows]
+    # The merge adds s·BA to W − s·B₀A₀.
+    shift = _removed_by_initialization(case, module, weight)[rows]
     stored = (frozen - shift).to(dtype)
     moved: Callable[[int], Tensor] = lambda cycle: growth.at(cycle) + shift.float()  # noqa: E731
     after = simulate(stored, moved, dtype, [cycles])[cycles]
@@ -181,7 +181,7 @@ def predict(case: Case, module: str, dtype: torch.dtype, cycles: int) -> tuple[f
 
 
 def sample_rows(rows: int, columns: int) -> Tensor:
-    """Return the indices of evenly spread rows that hold about 65,000 entries."""
+    """Return the indices of evenly spaced rows with about 65,000 entries in total."""
     count = min(rows, max(1, _ENTRIES // columns))
     return torch.arange(count) * rows // count
 

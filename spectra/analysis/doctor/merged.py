@@ -1,8 +1,8 @@
-"""Whether merged checkpoints hold the base plus the update of the adapter beside them.
+"""Whether merged checkpoints equal the base plus the update of the adapter next to them.
 
-A merged model that was made on the wrong base is off by a block of low rank; one whose frozen weights drifted is off by
-noise of full rank above one rounding. Other models lie beside adapters too, a copy of the base or one that was
-fine-tuned before: only one that holds ΔW, or a block of the base twice, is taken for a merge.
+A model merged on the wrong base is off by a block of low rank; one whose frozen weights drifted is off by noise of full
+rank above one rounding. Other models may lie next to an adapter, such as a copy of the base or an earlier fine-tuned
+model: only one that contains ΔW, or a block of the base twice, counts as a merge.
 """
 
 from collections.abc import Iterator
@@ -30,11 +30,11 @@ from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import open_updates, parameter_name
 
 NAME = "merged"
-# ‖error‖ up to this many roundings of the stored dtype is a merge: residual and sum are each rounded once.
+# ‖error‖ up to this many roundings of the stored dtype counts as a merge: residual and sum are each rounded once.
 _ROUNDINGS = 2.0
-# ‖error‖/‖W‖ of a merge in float32 that was done in another order.
+# ‖error‖/‖W‖ of a merge in float32 with another order of operations.
 _FLOAT32 = 1e-6
-# Share of ‖error‖² in 2r triplets above which it is of low rank.
+# Fraction of ‖error‖² in 2r triplets above which the error has low rank.
 _LOW_RANK = 0.9
 _DEPTH = 3
 
@@ -43,14 +43,14 @@ Kind = Literal["merge", "base", "offset", "drawn_again", "low_rank", "noise"]
 
 @dataclass(frozen=True)
 class Error:
-    """How one matrix of a merged checkpoint differs from W + ΔW, in ‖W‖.
+    """Difference of one matrix of a merged checkpoint from W + ΔW, relative to ‖W‖.
 
     Attributes
     ----------
     size
         ‖error‖.
     rounding
-        What rounding W + ΔW to the stored dtype makes.
+        Error of rounding W + ΔW to the stored dtype.
     update
         ‖ΔW‖.
     concentrated
@@ -58,9 +58,9 @@ class Error:
     base
         ‖stored − W‖.
     blocks
-        How the error lies to the first and to the last singular block of W.
+        Overlap of the error with the first and the last singular block of W.
     symmetric
-        How far the error is W times a symmetric matrix: ``spectra.analysis.doctor.offsets.symmetry``.
+        To what degree the error is W times a symmetric matrix: ``spectra.analysis.doctor.offsets.symmetry``.
     """
 
     size: float
@@ -73,23 +73,23 @@ class Error:
 
 
 def check(case: Case) -> list[Check]:
-    """Compare every full checkpoint inside the run's directory with the base plus the newest adapter."""
+    """Compare every full checkpoint inside the run directory with the base plus the newest adapter."""
     if case.adapter is None or case.base is None or case.changes is None or case.snapshot is None or not case.finite:
         return []
     checks = []
-    for place in _places(case):
+    for directory in _full_models(case):
         try:
-            checks.append(_compared(case, place))
+            checks.append(_compared(case, directory))
         except SpectraError as error:
             checks.append(fault(NAME, error))
     return checks
 
 
-def _places(case: Case) -> Iterator[Path]:
-    """Yield the directories of full models below PATH that are neither its base nor its snapshots."""
+def _full_models(case: Case) -> Iterator[Path]:
+    """Yield the directories of full models below the path, except its base and its snapshots."""
     layout = RunLayout(case.path)
-    starts = set() if case.start is None else {file.parent.resolve() for file in case.start.files}
-    skip = {layout.snapshots.resolve(), layout.checkpoints.resolve(), *starts}
+    residuals = set() if case.start is None else {file.parent.resolve() for file in case.start.files}
+    skip = {layout.snapshots.resolve(), layout.checkpoints.resolve(), *residuals}
     skip |= set() if case.base_dir is None else {case.base_dir.resolve()}
     for depth in range(1, _DEPTH + 1):
         for file in sorted(case.path.glob("/".join(["*"] * depth + [MODEL_CONFIG]))):
@@ -110,7 +110,7 @@ def _compared(case: Case, place: Path) -> Check:
             return _merge(place, snapshot, errors)
         first = first or errors
     if not first:
-        return ok(NAME, f"{place.name} holds none of the adapter's matrices")
+        return ok(NAME, f"{place.name} contains none of the adapter's matrices")
     return _different(place, first, kind(first))
 
 
@@ -122,14 +122,14 @@ def _errors(case: Case, snapshot: Snapshot, store: TensorStore) -> Iterator[Erro
         if name is None or module not in updates or store.shapes[name] != case.weight_shape(module):
             continue
         weight, stored = case.weight(module).double(), store[name]
-        if not bool(weight.any()):  # there is nothing to measure a difference in
+        if not bool(weight.any()):  # no scale for a difference
             continue
         change = updates[module](weight).dense()
         yield measure(weight, change, stored, rank_and_alpha(case.config, module)[0])
 
 
 def measure(weight: Tensor, change: Tensor, stored: Tensor, rank: int) -> Error:
-    """Return how a stored matrix differs from W + ΔW.
+    """Return the difference of a stored matrix from W + ΔW.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def measure(weight: Tensor, change: Tensor, stored: Tensor, rank: int) -> Error:
 
 
 def kind(errors: list[Error]) -> Kind:
-    """Say what the differences of some matrices are, by their medians."""
+    """Classify the differences of some matrices by their medians."""
     size, rounding = median(e.size for e in errors), median(e.rounding for e in errors)
     if size <= _ROUNDINGS * rounding + _FLOAT32:
         return "merge"
@@ -178,11 +178,11 @@ def _merge(place: Path, snapshot: Snapshot, errors: list[Error]) -> Check:
     if rounding <= 0.1 * update:
         return ok(NAME, says, rounding, 0.1 * update)
     says += f", which is {rounding / update:.2g} times the update" if update > 0 else ""
-    action = "analyze the adapter, not the merged weights: their differences from the base are rounding"
+    action = "analyze the adapter, not the merged weights: their difference from the base is rounding"
     return Check(NAME, "note", fact("rounding", says, rounding, 0.1 * update), action, where=str(place))
 
 
-def _words(errors: list[Error]) -> str:
+def _block_name(errors: list[Error]) -> str:
     found = _block(errors)
     return "no" if found is None else f"the {found.end} {found.rank}"
 
@@ -199,29 +199,29 @@ def _different(place: Path, errors: list[Error], what: Kind) -> Check:
             "it is another model, or another adapter was merged"
         )
         return Check(NAME, "note", fact("merge_error", says, size, limit, rounding), where=str(place))
-    words: dict[Kind, tuple[str, str, Verdict]] = {
+    findings: dict[Kind, tuple[str, str, Verdict]] = {
         "offset": (
-            f"has {_words(errors)} singular directions of its base a second time: it was merged on the pristine base",
+            f"has {_block_name(errors)} singular directions of its base twice: it was merged on the pristine base",
             "merge on W − s·B₀A₀, or export the equal plain LoRA with `spectra export` and merge that",
             "wrong_base",
         ),
         "drawn_again": (
-            "differs from W + ΔW by W times a symmetric matrix, as where the randomized SVD of its start was drawn "
-            "again",
-            "merge this adapter on the frozen weights that it was trained with, and evaluate again",
+            "differs from W + ΔW by W times a symmetric matrix, as if the randomized SVD of its initialization was "
+            "drawn again",
+            "merge this adapter on the frozen weights it was trained with, and evaluate again",
             "wrong_base",
         ),
         "low_rank": (
-            "differs from W + ΔW by a matrix of low rank: another start, base or adapter was merged",
-            "merge this adapter on the frozen weights that it was trained with, and evaluate again",
+            "differs from W + ΔW by a matrix of low rank: another initialization, base or adapter was merged",
+            "merge this adapter on the frozen weights it was trained with, and evaluate again",
             "wrong_base",
         ),
         "noise": (
-            "differs from W + ΔW by noise of full rank, more than storing it rounds",
-            "merge once, in float32, from the original base; do not use weights that were merged and unmerged in turn",
+            "differs from W + ΔW by noise of full rank, more than rounding explains",
+            "merge once, in float32, from the original base; do not use repeatedly merged and unmerged weights",
             "merge_drift",
         ),
     }
-    says, action, verdict = words[what]
-    text = f"{place.name} {says}; {size:.3g}·‖W‖, where the update is {update:.3g}·‖W‖ and rounding {rounding:.2g}·‖W‖"
+    says, action, verdict = findings[what]
+    text = f"{place.name} {says}; error {size:.3g}·‖W‖, update {update:.3g}·‖W‖, rounding {rounding:.2g}·‖W‖"
     return Check(NAME, "fault", fact("merge_error", text, size, limit, rounding), action, verdict, str(place))

@@ -1,11 +1,12 @@
-"""Parts of the base that stand where an update should be: the first or last singular block of W, added or missing.
+"""Parts of the base inside an update: the first or last singular block of W, added or missing.
 
-An adapter of PiSSA or MiLoRA on the pristine base adds the block that it was made from a second time; a residual base
-without its adapter lacks it. Both are D ≈ c·W_r with W_r the truncated base and c = ±1, and no training makes c so
-large and so exact: an RLVR update has c of some thousandths.
+A PiSSA or MiLoRA adapter on the pristine base adds the block it was made from a second time; a residual base without
+its adapter lacks it. Both are D ≈ c·W_r with W_r the truncated base and c = ±1, and training does not make c so
+large and so exact: an RLVR update has |c| of a few thousandths.
 
-A start that was drawn again (``pissa_niter_N`` when it is loaded) leaves D = (Q₁Q₁ᵀ − Q₂Q₂ᵀ)·W, with Q₁ and Q₂ the two
-drawn ranges, or the same from the right. Where the spectrum is flat, that is no block of W; but WᵀD is symmetric.
+An initialization that was drawn again (``pissa_niter_N`` when it is loaded) leaves D = (Q₁Q₁ᵀ − Q₂Q₂ᵀ)·W, with Q₁ and
+Q₂ the two drawn ranges, or the same from the right. If the spectrum is flat, D is not a block of W, but WᵀD
+is symmetric.
 """
 
 from collections.abc import Iterable
@@ -26,17 +27,17 @@ End = Literal["first", "last"]
 COSINE = 0.3
 # How far c may be from 1: training moves it by ‖ΔW‖/‖W_r‖.
 SLOPE = 0.35
-# Half of all directions are no block to speak of.
+# Largest fraction of directions that counts as a block.
 _LARGEST = 0.25
-# Symmetric share of a start drawn again; of a random D it is 1/2, and a trained update beside it takes its part.
+# Symmetric fraction for an initialization drawn again; 1/2 for a random D, and lower with a trained update on top.
 SYMMETRIC = 0.85
-# Scaled rows, columns or singular values of W are symmetric as well, and are all along W.
+# Scaled rows, columns or singular values of W are symmetric as well, but lie entirely along W.
 _ALONG = 0.5
 
 
 @dataclass(frozen=True)
 class Block:
-    """How a matrix D lies to a singular block of W.
+    """Overlap of a matrix D with a singular block of W.
 
     Attributes
     ----------
@@ -65,7 +66,7 @@ def diagonal(change: Operator, basis: Factors) -> Float64[Tensor, " r"]:
 
 
 def block(change: Operator, basis: Factors, end: End, rank: int | None = None) -> Block:
-    """Return how D lies to the block of that rank, or of the rank with the largest |cosine| where None is given."""
+    """Return the overlap of D with the block of a rank; None selects the rank with the largest |cosine|."""
     inner, sigma = diagonal(change, basis) * basis.s, basis.s**2
     if end == "last":
         inner, sigma = inner.flip(0), sigma.flip(0)
@@ -85,7 +86,7 @@ def block(change: Operator, basis: Factors, end: End, rank: int | None = None) -
 
 
 def agreed(blocks: Iterable[Block], slope: float = 1.0) -> Block | None:
-    """Return the typical block where the matrices agree that it was added (slope 1) or taken (−1), else None."""
+    """Return the median block if the matrices agree that it was added (slope 1) or subtracted (−1), else None."""
     found = list(blocks)
     if not found:
         return None
@@ -97,9 +98,9 @@ def agreed(blocks: Iterable[Block], slope: float = 1.0) -> Block | None:
 
 
 def symmetry(change: Operator, weight: Float64[Tensor, "o i"], basis: Factors) -> float:
-    """Return the symmetric share of ‖WᵀD‖², or of ‖DWᵀ‖² where it is larger: 1 for D = P·W with a symmetric P.
+    """Return the symmetric fraction of ‖WᵀD‖², or of ‖DWᵀ‖² if larger: 1 for D = P·W with symmetric P.
 
-    0.0 where D scales rows, columns or singular values of W: weight decay and magnitudes do that.
+    0.0 if D scales rows, columns or singular values of W, as weight decay and magnitude vectors do.
     """
     dense = change.dense()
     energy = float((dense * dense).sum())

@@ -30,7 +30,7 @@ def test_a_doubled_block(last: bool, end: str, dtype: torch.dtype, base: Path, t
     path = checkpoint(tmp_path, base, factors["trained"], 1.0, dtype)
     check = only(path, "wrong_base", base)
     assert (check.status, check.verdict) == ("fault", "wrong_base")
-    assert f"has a second time the {end} 2 singular directions" in check.evidence.says
+    assert f"contains twice the {end} 2 singular directions" in check.evidence.says
     assert check.evidence.value == pytest.approx(1.0, abs=0.1)
 
 

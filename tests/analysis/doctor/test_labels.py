@@ -32,7 +32,7 @@ def test_a_fitting_adapter(adapter: Path) -> None:
 def test_dora_without_magnitudes(adapter: Path) -> None:
     edit_config(adapter, use_dora=True)
     check = only(adapter, "label")
-    assert (check.status, "holds no magnitude vector" in check.evidence.says) == ("fault", True)
+    assert (check.status, "contains no magnitude vector" in check.evidence.says) == ("fault", True)
 
 
 def test_magnitudes_without_dora(adapter: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spectra.analysis.doctor.learning_rate import law
+from spectra.analysis.doctor.learning_rate import scaling_rule
 from tests.analysis.doctor.faulty_runs import base_tensors, base_with_config, only, seen
 from tests.builders import lora_config, own_run, small_base, small_factors, trainer_run, write_adapter, write_model
 
@@ -20,10 +20,10 @@ def with_rate(tmp_path: Path, rate: float, **settings: object) -> Path:
 
 
 def test_the_law_by_hand() -> None:
-    assert law(1536, "qwen2", full=False) == pytest.approx(5.1e-4, rel=0.01)
-    assert law(1536, "qwen2", full=True) == pytest.approx(5.1e-5, rel=0.01)
-    assert law(2000, "llama", full=False) == pytest.approx(5e-4)
-    assert law(4096, "llama", full=False) == pytest.approx(5e-4 * (2000 / 4096) ** 0.781)
+    assert scaling_rule(1536, "qwen2", full=False) == pytest.approx(5.1e-4, rel=0.01)
+    assert scaling_rule(1536, "qwen2", full=True) == pytest.approx(5.1e-5, rel=0.01)
+    assert scaling_rule(2000, "llama", full=False) == pytest.approx(5e-4)
+    assert scaling_rule(4096, "llama", full=False) == pytest.approx(5e-4 * (2000 / 4096) ** 0.781)
 
 
 def test_a_rate_far_under_the_law(tmp_path: Path) -> None:

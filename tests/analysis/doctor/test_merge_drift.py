@@ -70,7 +70,7 @@ def test_the_dtype_of_a_foreign_run_is_that_of_its_base(tmp_path: Path) -> None:
     check = only(run, "merge_drift")
     assert check.status == "note"
     assert "600 merges and unmerges in bfloat16 (as the base is stored)" in check.evidence.says
-    assert "whether this trainer merges is not known" in check.evidence.says
+    assert "whether this trainer merges is unknown" in check.evidence.says
 
 
 def test_a_sampler_that_gets_merged_weights_makes_it_a_fault(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_merge_on_the_pristine_base(last: bool, base: Path, tmp_path: Path) ->
     merge(adapter, base, lambda m, w: w + 2 * factors["trained"][m][0] @ factors["trained"][m][1])
     check = only(adapter, "merged")
     assert (check.status, check.verdict) == ("fault", "wrong_base")
-    assert f"the {'last' if last else 'first'} 2 singular directions of its base a second time" in check.evidence.says
+    assert f"the {'last' if last else 'first'} 2 singular directions of its base twice" in check.evidence.says
 
 
 def test_a_merge_of_another_adapter(base: Path, tmp_path: Path) -> None:
