@@ -1,8 +1,8 @@
 """Whether the learning rate has the right scale for the method, and the update is visible in bfloat16.
 
 The scaling rule is that of "LoRA without regret" (Thinking Machines 2025; ``hyperparam_utils`` of tinker-cookbook),
-fitted on supervised runs: LR = 5·10⁻⁵ · M · (2000/H)^P with M = 10 for LoRA and 1 for full fine-tuning, H the hidden size, P of
-0.0775 for Qwen and of 0.781 for Llama. For reinforcement learning it is only a guide, never a fault.
+fitted on supervised runs: LR = 5·10⁻⁵ · M · (2000/H)^P with M = 10 for LoRA and 1 for full fine-tuning, H the hidden
+size, P = 0.0775 for Qwen and 0.781 for Llama. For reinforcement learning it is only a guide, never a fault.
 """
 
 from statistics import median

@@ -1,4 +1,4 @@
-"""Synthetic runs whose truth is known: real run directories, to measure how often the verdict is right."""
+"""Synthetic runs with a known fault (or none), as real run directories, to measure how often the verdict is right."""
 
 from spectra.analysis.synthetic.plant import PlantedRun, plant
 from spectra.analysis.synthetic.truths import EXPECTED, TRUTHS, Truth

@@ -1,4 +1,4 @@
-"""Base matrices with a known singular decomposition."""
+"""Base matrices with a known singular value decomposition."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from spectra.analysis.synthetic.setting import Setting
 
 @dataclass(frozen=True)
 class Matrix:
-    """W = U·diag(sigma)·Vᵀ, as stored: float64 numbers that the stored dtype holds exactly.
+    """W = U·diag(sigma)·Vᵀ, as stored: float64 values that the stored dtype represents exactly.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class Matrix:
 
 
 def build_base(setting: Setting, generator: torch.Generator) -> dict[str, Matrix]:
-    """Return the matrices by module: in each block a square, a wide, a tall and a wide one."""
+    """Return the matrices by module: in each layer a square, a wide, a tall and a wide one."""
     width = setting.width
     shapes = {
         "self_attn.q_proj": (width, width),

@@ -1,4 +1,4 @@
-"""Training logs with a known course: what each curve does, when, and how far above its noise."""
+"""Synthetic training logs: known changes of each curve, with known onset and signal-to-noise ratio."""
 
 import math
 from collections.abc import Callable
@@ -9,21 +9,21 @@ import numpy as np
 from spectra.analysis.curves import window
 from spectra.analysis.synthetic.setting import Setting
 from spectra.analysis.synthetic.truths import EXPECTED, Truth
-from spectra.analysis.synthetic.updates import Numbers, Planted
+from spectra.analysis.synthetic.updates import Numbers, SyntheticUpdate
 
 Levels = dict[str, Numbers]
 
-# Standard errors between first and last window that a planted rise or fall has: clear of the noise, or near it.
+# Size of a rise or fall between first and last window, in standard errors: clear of the noise, or near it.
 _CLEAR = 7.0
 _NEAR = (2.0, 5.0)
-# Completions of a group: all equal gives no advantage.
+# Completions per group; equal rewards give no advantage.
 _GROUP = 8
 _PLATEAU = 0.85
 
 
 @dataclass(frozen=True)
 class Log:
-    """The logged curves, by canonical name, and when the fault began, where it is one of the log.
+    """The logged curves by canonical name, and the onset of the fault if it is in the log.
 
     Attributes
     ----------
@@ -32,9 +32,9 @@ class Log:
     columns
         Values at these steps.
     onset
-        Middle of the fall that is the fault, or None.
+        Middle of the fall, or None.
     leader
-        The signal that breaks first, in runs whose reward collapses; None where it is not planted.
+        The signal that breaks first, in runs whose reward collapses; None in other runs.
     """
 
     steps: np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -43,8 +43,8 @@ class Log:
     leader: str | None = None
 
 
-def build_log(truth: Truth, setting: Setting, update: Planted, rng: np.random.Generator) -> Log | None:
-    """Return the log of a run, None where it has none."""
+def build_log(truth: Truth, setting: Setting, update: SyntheticUpdate, rng: np.random.Generator) -> Log | None:
+    """Return the log of a run, None if it has none."""
     if truth == "null_unlogged":
         return None
     steps = setting.logged
@@ -83,9 +83,9 @@ def build_log(truth: Truth, setting: Setting, update: Planted, rng: np.random.Ge
 
 
 def _reward(
-    truth: Truth, setting: Setting, update: Planted, rng: np.random.Generator, middle: float, width: float
+    truth: Truth, setting: Setting, update: SyntheticUpdate, rng: np.random.Generator, middle: float, width: float
 ) -> Numbers:
-    """Return the level of the reward, between 0 and 1, drawn until it stands out of the noise as asked."""
+    """Return the level of the reward, between 0 and 1, redrawn until it has the required signal-to-noise ratio."""
     for _ in range(1000):
         level = _course(truth, setting, update, rng, middle, width)
         if _stands_out(truth, level, setting):
@@ -94,7 +94,7 @@ def _reward(
 
 
 def _course(
-    truth: Truth, setting: Setting, update: Planted, rng: np.random.Generator, middle: float, width: float
+    truth: Truth, setting: Setting, update: SyntheticUpdate, rng: np.random.Generator, middle: float, width: float
 ) -> Numbers:
     at = setting.logged / setting.steps
     start = float(rng.uniform(0.05, 0.6))
@@ -121,7 +121,7 @@ def _course(
 
 
 def _without_entropy(at: Numbers, start: float, rng: np.random.Generator, middle: float, width: float) -> Numbers:
-    """Return a reward that rises while there is entropy, and then stays; or falls, later."""
+    """Return a reward that rises while there is entropy, then stays, or falls later."""
     start = min(start, 0.4)
     held = np.minimum(at / middle, 1.0)
     level = start + (min(_PLATEAU, start + float(rng.uniform(0.2, 0.4))) - start) * held
@@ -148,11 +148,11 @@ def _stands_out(truth: Truth, level: Numbers, setting: Setting) -> bool:
 
 
 def _usual_entropy(at: Numbers, rng: np.random.Generator) -> Numbers:
-    """Return the level of an entropy that falls with learning, as it does in healthy runs, and lasts."""
+    """Return an entropy that falls with learning, as in healthy runs, and does not vanish."""
     return float(rng.uniform(0.15, 1.2)) * (1 - (1 - float(rng.uniform(0.25, 0.9))) * _shape(at, rng))
 
 
-def _drift(truth: Truth, setting: Setting, update: Planted, rng: np.random.Generator) -> Numbers:
+def _drift(truth: Truth, setting: Setting, update: SyntheticUpdate, rng: np.random.Generator) -> Numbers:
     """Return how far the frozen weights moved, logged at snapshots only."""
     if truth == "merge_drift":
         ratio = float(rng.uniform(0.06, 0.2) if setting.near else rng.uniform(0.2, 0.7))
@@ -164,7 +164,7 @@ def _drift(truth: Truth, setting: Setting, update: Planted, rng: np.random.Gener
 
 
 def _shape(at: Numbers, rng: np.random.Generator) -> Numbers:
-    """Return a course from 0 to 1: a straight line, one that saturates, or a sigmoid."""
+    """Return a curve from 0 to 1: linear, saturating, or sigmoid."""
     shapes: tuple[Callable[[Numbers], Numbers], ...] = (
         lambda x: x,
         lambda x: (1 - np.exp(-4 * x)) / (1 - math.exp(-4)),
@@ -178,12 +178,12 @@ def _fall(at: Numbers, middle: float, width: float) -> Numbers:
 
 
 def _spikes(count: int, rng: np.random.Generator) -> Numbers:
-    """Return factors that are 1 but for a few steps of 20, as gradients of single batches have."""
+    """Return factors of 1 with a few spikes of 20, as in gradients of single batches."""
     return np.where(rng.random(count) < 0.02, 20.0, 1.0)
 
 
 def _agreement(reward: Numbers) -> Numbers:
-    """Return the share of groups whose answers are all right or all wrong."""
+    """Return the fraction of groups whose answers are all right or all wrong."""
     return reward**_GROUP + (1 - reward) ** _GROUP
 
 
@@ -193,7 +193,7 @@ def _spread(reward: Numbers, setting: Setting) -> Numbers:
 
 
 def _noise(setting: Setting, rng: np.random.Generator) -> Numbers:
-    """Return unit noise that remembers: AR(1)."""
+    """Return AR(1) noise of unit variance."""
     fresh = rng.normal(size=len(setting.logged))
     out = np.empty_like(fresh)
     out[0] = fresh[0]

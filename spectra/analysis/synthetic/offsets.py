@@ -1,4 +1,4 @@
-"""What belongs to the base and stands in ΔW: an initialization block that was left in, taken out, or drawn again."""
+"""Offsets in ΔW that belong to the base: an initialization block left in, subtracted, or drawn again."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -8,11 +8,11 @@ import torch
 
 from spectra.analysis.synthetic.bases import Matrix
 from spectra.analysis.synthetic.setting import Setting
-from spectra.analysis.synthetic.updates import Factors, Planted, build_update
+from spectra.analysis.synthetic.updates import Factors, SyntheticUpdate, build_update
 
 Fault = Literal["minor_left_in", "principal_left_in", "principal_taken_out", "principal_drawn_again"]
 
-# An offset of less than this part of ‖W‖ (a doubled block of a steep spectrum's end) does no harm and is not planted.
+# A smaller offset relative to ‖W‖ (a doubled block at the end of a steep spectrum) is harmless and not generated.
 _LEAST = 0.03
 _NEAR_LEAST = 0.015
 _PART = {"minor_left_in": 0.15, "principal_left_in": 0.15, "principal_taken_out": 0.15, "principal_drawn_again": 0.1}
@@ -20,9 +20,9 @@ _PART = {"minor_left_in": 0.15, "principal_left_in": 0.15, "principal_taken_out"
 
 def build_offset(
     setting: Setting, base: Mapping[str, Matrix], rng: np.random.Generator, generator: torch.Generator
-) -> Planted:
-    """Return a sound update beside an offset, at most a fifth of it in norm (as large as it near the threshold)."""
-    # A foreign adapter holds a block only where it was left in; merged weights hold any.
+) -> SyntheticUpdate:
+    """Return a healthy update plus an offset; its norm is at most a fifth of the offset's (near thresholds: equal)."""
+    # A foreign adapter contains a block only if it was left in; merged weights can contain any.
     possible: list[Fault] = ["minor_left_in", "principal_left_in"]
     if setting.stored == "full":
         possible += ["principal_taken_out", "principal_drawn_again"]
@@ -37,7 +37,7 @@ def build_offset(
     def factors(step: int) -> dict[str, Factors]:
         return {name: _joined(blocks[fault][name], pair, factor) for name, pair in sound.factors(step).items()}
 
-    return Planted(factors, sound.size)
+    return SyntheticUpdate(factors, sound.size)
 
 
 def _joined(block: Factors, sound: Factors, factor: float) -> Factors:

@@ -1,4 +1,4 @@
-"""Plant a run: draw its looks, build what its truth asks for, write it to disk."""
+"""Write a synthetic run with a known fault: draw its setting, build its update and log, write it to disk."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,24 +18,24 @@ from spectra.analysis.verdict.findings import Verdict
 
 @dataclass(frozen=True)
 class PlantedRun:
-    """A run on disk whose truth is known.
+    """A synthetic run on disk with a known fault, or none.
 
     Attributes
     ----------
     path, base
         The run directory and the base model.
     truth
-        What was planted.
+        The fault, or the kind of healthy run.
     expected
-        The verdict that is right.
+        The right verdict.
     onset
-        Step at which the fault began; None where there is none, or where it was there from the start.
+        Step at which the fault began; None if there is none, or if it was present from the first step.
     resolution
-        Steps between the two snapshots, or lines of the log, around the onset; None without an onset.
+        Steps between the two snapshots, or log lines, around the onset; None without an onset.
     leader
         The signal that breaks first, in runs whose reward collapses: the entropy or the reward itself.
     setting
-        What the run looks like.
+        Shapes, formats, schedules and noise of the run.
     """
 
     path: Path
@@ -49,18 +49,18 @@ class PlantedRun:
 
 
 def plant(directory: Path, truth: Truth, seed: int, *, near: bool = False) -> PlantedRun:
-    """Write a run of a known truth into ``directory/run``, and its base model into ``directory/base``.
+    """Write a synthetic run into ``directory/run``, and its base model into ``directory/base``.
 
     Parameters
     ----------
     directory
         Where to write; the two directories must not exist.
     truth
-        What to plant.
+        The fault, or the kind of healthy run.
     seed
-        Decides everything that the truth leaves open.
+        Determines everything that ``truth`` leaves open.
     near
-        Plant near the thresholds, where the right verdict is a matter of convention.
+        Choose values near the thresholds, where the right verdict is a matter of convention.
     """
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What a planted run looks like, whatever its truth: shapes, spectra, formats, schedules, noise; from a seed."""
+"""Setting of a synthetic run, whatever its fault: shapes, spectra, formats, schedules and noise, from a seed."""
 
 import math
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from spectra.analysis.synthetic.truths import Truth
 Spectrum = Literal["flat", "power", "steep"]
 Stored = Literal["adapter", "full"]
 Style = Literal["spectra", "trainer"]
-# What looks like a fault and is none: a rank of one from the start; a solved task whose entropy is gone; a reward that
-# dips and recovers; an update that is complete before the first snapshot.
+# Looks like a fault, but is none: a rank of one throughout; a solved task without entropy; a reward that dips and
+# recovers; an update that is complete before the first snapshot.
 Quirk = Literal["none", "rank_one", "solved", "dip", "early"]
 
-# Their faults are dated by snapshots, so that there must be some before and after.
+# These faults are dated by snapshots, so there must be snapshots before and after.
 _DATED_BY_WEIGHTS = ("rank_collapsing", "diverging")
 # Only our own trainer logs how far the frozen weights moved; only foreign runs can meet another base unnoticed.
 _STYLES: dict[Truth, Style] = {"merge_drift": "spectra", "wrong_base": "trainer"}
@@ -24,12 +24,12 @@ _STYLES: dict[Truth, Style] = {"merge_drift": "spectra", "wrong_base": "trainer"
 
 @dataclass(frozen=True)
 class Setting:
-    """One run's looks.
+    """Setting of one run.
 
     Attributes
     ----------
     width, layers
-        Columns of the attention matrices, and blocks.
+        Columns of the attention matrices, and number of layers.
     rank
         Rank of the update.
     spectrum, exponent
@@ -53,9 +53,9 @@ class Setting:
     signed
         Whether rewards are −1 and 1 instead of 0 and 1.
     quirk
-        What a healthy run has that looks like a fault.
+        A property of a healthy run that looks like a fault.
     near
-        Whether the truth is planted near the thresholds instead of clear of them.
+        Whether values are near the thresholds instead of clear of them.
     """
 
     width: int
@@ -79,7 +79,7 @@ class Setting:
 
     @property
     def logged(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """The steps of the log."""
+        """The logged steps."""
         return np.arange(self.every, self.steps + 1, self.every)
 
     def resolution(self, step: int) -> int:
@@ -89,7 +89,7 @@ class Setting:
 
 
 def draw_setting(truth: Truth, rng: np.random.Generator, *, near: bool) -> Setting:
-    """Draw the looks of a run; the truth decides only what it cannot be told without."""
+    """Draw the setting of a run; the fault constrains it only where detection requires it."""
     stored: Stored = "full" if rng.random() < 0.4 else "adapter"
     dtype = "bfloat16" if rng.random() < 0.5 else "float32"
     every = int(rng.choice([5, 10, 25] if truth == "few_lines" else [1, 1, 2, 5]))
@@ -99,7 +99,7 @@ def draw_setting(truth: Truth, rng: np.random.Generator, *, near: bool) -> Setti
     spectrum: Spectrum = rng.choice(["flat", "power", "steep"])
     memory = float(rng.uniform(0, 0.5))
     noise = float(rng.uniform(0.01, 0.08))
-    # A task that is solved is learned beyond doubt, and no case near a threshold.
+    # A solved task is learned beyond doubt, so it is never near a threshold.
     quirks = [quirk for quirk in get_args(Quirk) if not (near and quirk == "solved")]
     quirk: Quirk = str(rng.choice(quirks)) if truth == "healthy" else "none"  # type: ignore[assignment]
     return Setting(
@@ -125,9 +125,9 @@ def draw_setting(truth: Truth, rng: np.random.Generator, *, near: bool) -> Setti
 
 
 def _sizes(truth: Truth, stored: Stored, dtype: str) -> tuple[float, float]:
-    """Return the range of ‖ΔW‖/‖W‖: in full bfloat16 checkpoints the storage itself puts 0.2 % into ΔW.
+    """Return the range of ‖ΔW‖/‖W‖: in full bfloat16 checkpoints storage alone adds 0.2 % to ΔW.
 
-    What is planted must stand above that, a rank that is lost already at the first snapshots.
+    The update must stand above that; an update that loses rank, already at the first snapshots.
     """
     if stored == "adapter" or dtype == "float32":
         return 1e-3, 5e-2
@@ -135,9 +135,9 @@ def _sizes(truth: Truth, stored: Stored, dtype: str) -> tuple[float, float]:
 
 
 def _most_noise(logged: int, memory: float, rise: float) -> float:
-    """Return the noise over which a rise is not seven standard errors between the first and the last window.
+    """Return the largest noise with which a rise is seven standard errors between the first and the last window.
 
-    In few lines the windows are most of the run, and lie less far apart than its ends.
+    In short logs the windows cover most of the run, and are closer together than its ends.
     """
     return rise / (7 * math.sqrt((1 + memory) / (1 - memory) * 2 / window(logged)))
 

@@ -1,4 +1,4 @@
-"""What can be planted, and which verdict is right for it."""
+"""Kinds of synthetic runs, and the right verdict for each."""
 
 from collections.abc import Mapping
 from typing import Literal, get_args
@@ -26,7 +26,7 @@ Truth = Literal[
 ]
 TRUTHS: tuple[Truth, ...] = get_args(Truth)
 
-# Where an update lies is a fact and no fault while the run learns; a random update that learns is healthy as well.
+# The alignment of an update is no fault while the run learns; a random update that learns is healthy as well.
 EXPECTED: Mapping[Truth, Verdict] = {
     "healthy": "healthy",
     "principal": "healthy",

@@ -1,4 +1,4 @@
-"""Updates with a known place, size and rank, as factors (B, A) with B·A = ΔW, at any snapshot."""
+"""Updates of known alignment, size and rank, as factors (B, A) with B·A = ΔW, at any snapshot."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,22 +15,22 @@ from spectra.analysis.synthetic.truths import Truth
 Factors = tuple[Tensor, Tensor]
 Numbers = np.ndarray[tuple[int], np.dtype[np.float64]]
 
-# The first or last tenth of the base's directions.
+# The first or last tenth of the base directions.
 _BLOCK = 0.1
 
 
 @dataclass(frozen=True)
-class Planted:
+class SyntheticUpdate:
     """The update of a run.
 
     Attributes
     ----------
     factors
-        From a snapshot's step to (B, A) of every module.
+        Function from a snapshot step to (B, A) of every module.
     size
-        From a step to the size against the base: ‖ΔW‖₂/‖W‖₂ for ``diverging``, else ‖ΔW‖/‖W‖.
+        Function from a step to the size relative to the base: ‖ΔW‖₂/‖W‖₂ for ``diverging``, else ‖ΔW‖/‖W‖.
     onset
-        Step at which the fault began, None where it is none of the weights, or there from the start.
+        Step at which the fault began, None if it is not in the weights, or present from the first step.
     """
 
     factors: Callable[[int], Mapping[str, Factors]]
@@ -40,8 +40,8 @@ class Planted:
 
 def build_update(
     truth: Truth, setting: Setting, base: Mapping[str, Matrix], rng: np.random.Generator, generator: torch.Generator
-) -> Planted:
-    """Return the update that a truth asks for."""
+) -> SyntheticUpdate:
+    """Return the update for a fault, or for a kind of healthy run."""
     if truth == "rank_collapsing":
         return _collapsing(setting, base, rng, generator)
     if truth == "diverging":
@@ -66,11 +66,11 @@ def build_update(
             for name, (fixed, walk, norm) in parts.items()
         }
 
-    return Planted(factors, sizes)
+    return SyntheticUpdate(factors, sizes)
 
 
 def _part_elsewhere(truth: Truth, setting: Setting, rng: np.random.Generator) -> float:
-    """Return the part of the energy that walks at random instead of lying in the planted place."""
+    """Return the fraction of energy in a random walk instead of the chosen directions."""
     if truth.startswith("null"):
         return 1.0
     if setting.quirk in ("rank_one", "early"):
@@ -101,7 +101,7 @@ def _inside(matrix: Matrix, chosen: slice, generator: torch.Generator) -> Factor
 
 
 def _walk(setting: Setting, matrix: Matrix, generator: torch.Generator) -> Callable[[int], Factors]:
-    """Return a random walk of unit norm: full in full checkpoints, of one random row space in adapters."""
+    """Return a random walk of unit norm: of full rank in full checkpoints, in one random row space in adapters."""
     rows, columns = matrix.weight.shape
     if setting.stored == "full":
         right = torch.eye(columns, dtype=torch.float64)
@@ -121,8 +121,8 @@ def _growth(setting: Setting) -> Callable[[float], float]:
 
 def _collapsing(
     setting: Setting, base: Mapping[str, Matrix], rng: np.random.Generator, generator: torch.Generator
-) -> Planted:
-    """Return an update of equal singular values of which one takes over."""
+) -> SyntheticUpdate:
+    """Return an update of equal singular values, of which one takes over."""
     middle = rng.uniform(0.5, 0.8) * setting.steps
     width = rng.uniform(0.01, 0.06) * setting.steps
     end = rng.uniform(0.85, 0.93) if setting.near else rng.uniform(0.96, 0.995)
@@ -151,13 +151,13 @@ def _collapsing(
         for p in [shares(float(step))]
     }
     onset = next((step for step, rank in ranks.items() if rank - 1 <= (ranks[1] - 1) / 2), None)
-    return Planted(factors, sizes, onset)
+    return SyntheticUpdate(factors, sizes, onset)
 
 
 def _diverging(
     setting: Setting, base: Mapping[str, Matrix], rng: np.random.Generator, generator: torch.Generator
-) -> Planted:
-    """Return an update that grows as a healthy one, and from one step on exponentially past the base's norm."""
+) -> SyntheticUpdate:
+    """Return an update that grows normally at first, then exponentially past the norm of the base."""
     onset = int(rng.uniform(0.3, 0.7) * setting.steps)
     start, end = rng.uniform(0.005, 0.1), rng.uniform(0.8, 1.5) if setting.near else rng.uniform(1.5, 6)
     rate = math.log(end / start) / (setting.steps - onset)
@@ -174,12 +174,12 @@ def _diverging(
     def factors(step: int) -> dict[str, Factors]:
         return {name: _times(pair, size(float(step)) * norm / _spectral(pair)) for name, (pair, norm) in parts.items()}
 
-    return Planted(factors, size, onset)
+    return SyntheticUpdate(factors, size, onset)
 
 
 def _intruding(
     setting: Setting, base: Mapping[str, Matrix], rng: np.random.Generator, generator: torch.Generator
-) -> Planted:
+) -> SyntheticUpdate:
     """Return one large direction that is far from every direction of the base, and a small isotropic rest."""
     height = rng.uniform(0.2, 0.5) if setting.near else rng.uniform(0.7, 0.95)
     parts = {}
@@ -197,7 +197,7 @@ def _intruding(
             for name, (one, rest, norm) in parts.items()
         }
 
-    return Planted(factors, lambda step: float(height * (step / setting.steps) ** setting.growth))
+    return SyntheticUpdate(factors, lambda step: float(height * (step / setting.steps) ** setting.growth))
 
 
 def _even(basis: Tensor, generator: torch.Generator) -> Tensor:

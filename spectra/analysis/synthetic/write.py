@@ -1,4 +1,4 @@
-"""Planted runs on disk: our own run directory, or an HF Trainer's, with adapters or full checkpoints."""
+"""Write synthetic runs: a spectra run directory or that of an HF Trainer, with adapters or full checkpoints."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 from spectra.analysis.synthetic.bases import Matrix
 from spectra.analysis.synthetic.logs import Log
 from spectra.analysis.synthetic.setting import Setting
-from spectra.analysis.synthetic.updates import Factors, Planted
+from spectra.analysis.synthetic.updates import Factors, SyntheticUpdate
 from spectra.runs.atomic import write_text
 from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, MODEL_WEIGHTS, TRAINER_STATE, RunLayout
 from spectra.runs.manifest import BaseIdentity, Manifest, now
@@ -24,7 +24,7 @@ _LOGGED_AS: Mapping[str, str] = {ours: theirs for theirs, ours in TRL.items()}
 
 
 def write_base(directory: Path, base: Mapping[str, Matrix], setting: Setting) -> Path:
-    """Write the base model: its matrices, and a norm that does not train."""
+    """Write the base model: its matrices, and a frozen norm."""
     tensors = {f"{name}.weight": matrix.weight for name, matrix in base.items()}
     return _model(directory, {**tensors, "model.norm.weight": torch.ones(setting.width)}, setting)
 
@@ -34,10 +34,10 @@ def write_run(
     base_directory: Path,
     base: Mapping[str, Matrix],
     setting: Setting,
-    update: Planted,
+    update: SyntheticUpdate,
     log: Log | None,
 ) -> Path:
-    """Write the run: its snapshots and its log."""
+    """Write the run: snapshots and log."""
     own = RunLayout(directory)
     if setting.style == "spectra":
         _snapshot(own.snapshot(0), base_directory, base, setting, {n: _nothing(m) for n, m in base.items()})

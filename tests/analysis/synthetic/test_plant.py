@@ -1,4 +1,4 @@
-"""Planted runs are what they claim, and the verdict finds it."""
+"""Synthetic runs have the fault they claim, and the verdict finds it."""
 
 import json
 from pathlib import Path
