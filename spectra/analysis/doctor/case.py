@@ -35,7 +35,7 @@ _FEWEST = 3
 # What odd values in a configuration make of the code that reads them.
 MISREAD = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError)
 _FACTORS = (frozenset({"lora_A", "lora_B"}), frozenset({"lora_embedding_A", "lora_embedding_B"}))
-_INITIALISATION = re.compile(r"(?!pissa_niter_).+|pissa_niter_\d+", re.IGNORECASE)
+_INITIALIZATION = re.compile(r"(?!pissa_niter_).+|pissa_niter_\d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ def _require_readable(adapter: Adapter) -> None:
     readable = {
         "init_lora_weights": init is None
         or isinstance(init, bool)
-        or (isinstance(init, str) and _INITIALISATION.fullmatch(init) is not None),
+        or (isinstance(init, str) and _INITIALIZATION.fullmatch(init) is not None),
         "base_model_name_or_path": base is None or isinstance(base, str),
         "use_bdlora": not blocks or isinstance(blocks, Mapping),
     }
