@@ -50,7 +50,7 @@ PHRASES = (
     r"said twice",
     r"without a word",
     r"\bmend(?:s|ed|ing)?\b",
-    r"\bits cure\b|\bthe cure\b",
+    r"\bcures?\b",
     r"the base's own",
     r"what it was put on",
     r"planted truth",
