@@ -49,7 +49,7 @@ def require_full_precision(base: TensorStore) -> None:
         return
     known = full_precision_name(_name_of(directory))
     raise BaseModelError(
-        f"its weights are quantised ({method}), and ΔW is measured against the weights themselves",
+        f"its weights are quantized ({method}), and ΔW is measured against the weights themselves",
         where=directory,
         hint=f"give the full-precision model that it was made from with --base{f', likely {known}' if known else ''}",
     )
