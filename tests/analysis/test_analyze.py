@@ -140,11 +140,11 @@ def test_bases_whose_numbers_are_not_weights_are_refused(tmp_path: Path, base: P
     tensors = load_file(base / "model.safetensors")
     run = write_adapter(tmp_path / "run", lora_config("b"), small_factors())
     fp8 = write_model(tmp_path / "fp8", {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()})
-    with pytest.raises(BaseModelError, match="float8_e4m3fn, which is quantized or scaled; give the full-precision"):
+    with pytest.raises(BaseModelError, match="float8_e4m3fn, which is quantized or scaled; pass the full-precision"):
         run_analysis(run, tmp_path, base=str(fp8))
     tensors["model.layers.0.self_attn.q_proj.weight"][0, 0] = torch.nan
     broken = write_model(tmp_path / "broken", tensors)
-    with pytest.raises(BaseModelError, match=r"layers\.0\.self_attn\.q_proj\.weight holds NaN"):
+    with pytest.raises(BaseModelError, match=r"layers\.0\.self_attn\.q_proj\.weight contains NaN"):
         run_analysis(run, tmp_path, base=str(broken))
 
 
