@@ -92,7 +92,7 @@ def test_updates_are_compared_on_the_same_base_only(analyses: dict[str, Analysis
     done = compare({name: analyses[name] for name in ("a", "dora", "elsewhere")})
     assert set(zip(done.pairs["run_a"], done.pairs["run_b"], strict=True)) == {("a", "dora")}
     assert done.notes == (
-        "a and dora and elsewhere have different bases: their updates are not compared",
+        "a and dora and elsewhere have different base models: their updates are not compared",
         "every recipe has one seed: there is no interval over seeds",
     )
     summary = done.pairs_summary.set_index("metric")
