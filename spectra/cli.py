@@ -6,7 +6,7 @@ Nothing heavy is imported at module level: ``spectra --help`` needs no torch.
 import json
 import os
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
@@ -14,6 +14,7 @@ import typer
 
 from spectra import __version__
 from spectra.analysis.options import Depth, EngineName, Options
+from spectra.commands.drawn import Figures as FiguresName
 from spectra.commands.eval import EvalOptions
 from spectra.commands.options import Base, Origin, Out, fields_are_options
 from spectra.commands.output import AsJson, Output, Quiet
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from spectra.analysis.analyze import Analysis
-    from spectra.commands.compare import Compared
 
 app = typer.Typer(
     name="spectra",
@@ -38,7 +38,19 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or the 
 Jobs = Annotated[int | None, typer.Option(help="Number of worker processes (default: chosen from the workload).")]
 Device = Annotated[str, typer.Option(help="Device to compute on, e.g. cpu or cuda.")]
 Engine = Annotated[EngineName, typer.Option(help="Execution engine.")]
+Figures = Annotated[
+    FiguresName, typer.Option(help="Draw nothing, the report with its figures, or also a PDF of every figure.")
+]
 Deep = Annotated[Depth, typer.Option(help="Snapshots with the expensive tables (drift, coordinates, nulls).")]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What computes an analysis."""
+
+    jobs: Jobs = None
+    device: Device = "cpu"
+    engine: Engine = "local"
 
 
 @app.callback(invoke_without_command=True)
@@ -92,14 +104,13 @@ def analyze(
     runs: Runs,
     origin: Origin,
     out: Out = None,
-    jobs: Jobs = None,
-    device: Device = "cpu",
-    engine: Engine = "local",
+    execution: Execution,
     deep: Deep = "auto",
+    figures: Figures = "all",
     output: Output,
 ) -> None:
     """Write tables, verdict, figures and report of each run. Running the command again reuses finished work."""
-    from spectra.commands.analyze import analyze as command
+    from spectra.commands.analyze import draw_analysis, measure
     from spectra.commands.compare import name_runs
 
     results: list[dict[str, Any]] = []
@@ -107,15 +118,17 @@ def analyze(
     for name, run in name_runs(runs).items():
         # Several runs under one --out each get a directory of their own there.
         where = out if out is None or len(runs) == 1 else out / name
-        options = replace(_options(origin.base, where, jobs, device, engine), initial=origin.initial, deep=deep)
+        options = replace(_options(origin.base, where, execution), initial=origin.initial, deep=deep)
         try:
             with output.progress() as progress:
-                done = command(run, options, progress=progress)
+                done = measure(run, options, progress)
+            _describe(run, done, output)
+            page = draw_analysis(done, figures)
         except SpectraError as error:  # continue with the other runs
             faults.append(error)
             continue
-        results.append({"run": str(run), "report": str(done.where.report_html), **done.verdict})
-        _describe(run, done, output)
+        results.append({"run": str(run), "report": page and str(page), **done.verdict})
+        output.lines(*_report(page, "  "))
     if results:
         output.json(results if len(runs) > 1 else results[0])
     for fault in faults[:-1]:
@@ -132,13 +145,17 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Output directory (default: `comparison` next to the runs).")] = None,
     base: Base = None,
     jobs: Jobs = None,
+    figures: Figures = "all",
     output: Output,
 ) -> None:
     """Compare runs: accuracy against trainable fraction, overlaid spectra, paired statistics."""
     from spectra.commands.compare import compare as command
 
-    done = command(runs, out=out, options=_options(base, None, jobs, "cpu", "local"))
-    _describe_comparison(done, output)
+    options = _options(base, None, Execution(jobs))
+    done = command(
+        runs, out=out, options=options, figures=figures, announce=lambda found: _describe_comparison(found, output)
+    )
+    output.lines(*_report(done.report))
     output.json(_records(done.runs))
 
 
@@ -155,6 +172,7 @@ def study(
         list[str] | None, typer.Option(metavar="RUN", help="Delete this run and start it over. Repeatable.")
     ] = None,
     engine: Engine = "local",
+    figures: Figures = "all",
     output: Output,
 ) -> None:
     """Train a grid of runs, then compare them. Running the command again trains only unfinished runs."""
@@ -164,7 +182,8 @@ def study(
     found: dict[str, Any] = {"runs": [], "report": None, "failed": dict(done.faults)}
     try:
         if done.finished:
-            found |= _show_study(done.finished, _options(None, None, workers, "cpu", engine), output)
+            options = _options(None, None, Execution(workers, engine=engine))
+            found |= _show_study(done.finished, options, figures, output)
     except SpectraError as error:
         if done.error is None:
             raise
@@ -336,26 +355,34 @@ def _fail(error: SpectraError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-def _options(base: str | None, out: Path | None, jobs: int | None, device: str, engine: EngineName) -> Options:
+def _options(base: str | None, out: Path | None, execution: Execution) -> Options:
     from spectra.analysis.pipeline.engine import check_device
 
-    check_device(device)
-    return Options(base=base, out=out, jobs=jobs, device=device, engine=engine)
+    check_device(execution.device)
+    return Options(base=base, out=out, jobs=execution.jobs, device=execution.device, engine=execution.engine)
 
 
-def _show_study(runs: list[Path], options: Options, output: Output) -> dict[str, Any]:
+def _show_study(runs: list[Path], options: Options, figures: FiguresName, output: Output) -> dict[str, Any]:
     """Analyze a study's one finished run, or compare several; return it for programs."""
     if len(runs) == 1:
-        from spectra.commands.analyze import analyze
+        from spectra.commands.analyze import draw_analysis, measure
 
-        one = analyze(runs[0], options)
+        one = measure(runs[0], options)
         _describe(runs[0], one, output)
-        return {"runs": [{"run": str(runs[0]), **one.verdict}], "report": str(one.where.report_html)}
+        page = draw_analysis(one, figures)
+        output.lines(*_report(page, "  "))
+        return {"runs": [{"run": str(runs[0]), **one.verdict}], "report": page and str(page)}
     from spectra.commands.compare import compare
 
-    several = compare(runs, out=runs[0].parent, options=options)
-    _describe_comparison(several, output)
-    return {"runs": _records(several.runs), "report": str(several.report)}
+    several = compare(
+        runs,
+        out=runs[0].parent,
+        options=options,
+        figures=figures,
+        announce=lambda found: _describe_comparison(found, output),
+    )
+    output.lines(*_report(several.report))
+    return {"runs": _records(several.runs), "report": several.report and str(several.report)}
 
 
 def _describe(run: Path, done: "Analysis", output: Output) -> None:
@@ -367,14 +394,17 @@ def _describe(run: Path, done: "Analysis", output: Output) -> None:
         *(f"  ignored {ignored['snapshot']}: {ignored['reason']}" for ignored in coverage["ignored"]),
         f"  {done.reuse()}",
         f"  {done.verdict['summary']}",
-        f"  report: {done.where.report_html}",
     )
 
 
-def _describe_comparison(done: "Compared", output: Output) -> None:
+def _report(page: Path | None, indent: str = "") -> list[str]:
+    """Return the line that names a page, if there is one."""
+    return [] if page is None else [f"{indent}report: {page}"]
+
+
+def _describe_comparison(runs: "pd.DataFrame", output: Output) -> None:
     shown = ("run", "method", "learning_rate", "trainable_share", "accuracy_start", "accuracy_end", "relative_fro")
-    output.table(_records(done.runs), (*shown, "lift_left", "lift_right", "verdict"))
-    output.lines(f"report: {done.report}")
+    output.table(_records(runs), (*shown, "lift_left", "lift_right", "verdict"))
 
 
 def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:

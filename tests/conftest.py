@@ -37,11 +37,11 @@ def one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw the first figure of a page and leave out the others: drawing takes most of the time of a command."""
     from spectra.figures.report import comparison, gallery, report
 
-    def first(plates: Any) -> Any:
-        return lambda *tables: islice(plates(*tables), 1)
+    def first(figures: Any) -> Any:
+        return lambda *tables: islice(figures(*tables), 1)
 
-    for name in ("run_plates", "comparison_plates"):
-        plates = first(getattr(gallery, name))
+    for name in ("run_figures", "comparison_figures"):
+        figures = first(getattr(gallery, name))
         for module in (comparison, gallery, report):
             if hasattr(module, name):
-                monkeypatch.setattr(module, name, plates)
+                monkeypatch.setattr(module, name, figures)

@@ -1,18 +1,23 @@
 """``spectra compare``: runs and methods side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from spectra.commands.draw import shown
+from spectra.commands.drawn import Figures, fingerprint, refresh
 from spectra.errors import UsageError
+from spectra.runs.layout import AnalysisLayout
 
 if TYPE_CHECKING:
-    from spectra.analysis.analyze import Options
+    from spectra.analysis.analyze import Analysis, Options
     from spectra.analysis.compare import Comparison
 
+_RUNS = "comparison.parquet"
+_TABLES = ("differences", "pairs", "pairs_summary", "methods")
 # Metrics per method over seeds that the page shows; the table on disk has every metric of the summary.
 _SHOWN = (
     *("accuracy_end", "reward_end", "relative_fro", "effective_rank"),
@@ -29,17 +34,24 @@ class Compared:
     runs, differences, pairs, methods
         See :class:`spectra.analysis.compare.Comparison`.
     report
-        Path of the report page.
+        Path of the report page; None where nothing is drawn.
     """
 
     runs: pd.DataFrame
     differences: pd.DataFrame
     pairs: pd.DataFrame
     methods: pd.DataFrame
-    report: Path
+    report: Path | None
 
 
-def compare(runs: Sequence[Path], *, out: Path | None = None, options: "Options | None" = None) -> Compared:
+def compare(
+    runs: Sequence[Path],
+    *,
+    out: Path | None = None,
+    options: "Options | None" = None,
+    figures: Figures = "all",
+    announce: Callable[[pd.DataFrame], None] | None = None,
+) -> Compared:
     """Analyze each run (reusing finished work), compare them, and write one report page.
 
     Parameters
@@ -50,6 +62,10 @@ def compare(runs: Sequence[Path], *, out: Path | None = None, options: "Options 
         Directory of the page, its figures and tables; ``comparison`` next to the runs if None.
     options
         How to analyze.
+    figures
+        How much to draw of each run and of the comparison, as in :func:`spectra.commands.analyze.analyze`.
+    announce
+        Called with the table of runs before anything is drawn.
 
     Raises
     ------
@@ -57,34 +73,53 @@ def compare(runs: Sequence[Path], *, out: Path | None = None, options: "Options 
         For fewer than two runs.
     """
     from spectra.analysis import compare as comparison
-    from spectra.commands.analyze import analyze
+    from spectra.commands.analyze import draw_analysis, measure
     from spectra.config import cache_dir
-    from spectra.figures import RunReport, draw_comparison, write_comparison_report
 
     if len(runs) < 2:
         raise UsageError("compare needs at least two runs", hint="pass them all: spectra compare RUN RUN …")
-    analyses = {name: analyze(path, options) for name, path in name_runs(runs).items()}
-    where = out if out is not None else default_out(runs)
+    analyses = {name: measure(path, options) for name, path in name_runs(runs).items()}
+    where = AnalysisLayout(out if out is not None else default_out(runs))
     cache = options.cache if options is not None and options.cache is not None else cache_dir()
     done = comparison.compare(analyses, cache / "bases")
     _write(done, where)
-    tables = {name: analysis.tables for name, analysis in analyses.items()}
-    reports = {name: RunReport(a.tables, a.verdict, a.facts) for name, a in analyses.items()}
-    draw_comparison(tables, done.runs, where)
+    if announce is not None:
+        announce(done.runs)
+    for analysis in analyses.values():
+        draw_analysis(analysis, figures)
     facts = {"command": "spectra compare " + " ".join(map(str, runs))}
     if done.notes:
         facts["not compared"] = "; ".join(done.notes)
-    page, *_ = write_comparison_report(reports, done.runs, where, facts=facts, further=_further(done))
-    return Compared(done.runs, done.differences, done.pairs, done.methods, page)
+    report = _draw(analyses, done, where, facts, figures)
+    return Compared(done.runs, done.differences, done.pairs, done.methods, report)
 
 
-def _write(done: "Comparison", where: Path) -> None:
-    from spectra.runs.layout import AnalysisLayout
+def _draw(
+    analyses: "Mapping[str, Analysis]",
+    done: "Comparison",
+    where: AnalysisLayout,
+    facts: dict[str, str],
+    figures: Figures,
+) -> Path | None:
+    """Draw the comparison, unless it is on disk and right; return the page."""
+
+    def write(pdf: bool) -> list[Path]:
+        from spectra.figures import RunReport, write_comparison_report
+
+        reports = {name: RunReport(a.tables, a.verdict, a.facts, a.where.figures) for name, a in analyses.items()}
+        return write_comparison_report(reports, done.runs, where.root, facts=facts, further=_further(done), pdf=pdf)
+
+    inputs = [path for analysis in analyses.values() for path in shown(analysis.where)]
+    own = [where.root / _RUNS, *(where.table(name) for name in _TABLES)]
+    return refresh(where, fingerprint([*inputs, *own], *analyses, *facts.values()), figures, write)
+
+
+def _write(done: "Comparison", where: AnalysisLayout) -> None:
     from spectra.runs.tables import write_table
 
-    write_table(done.runs, where / "comparison.parquet")
-    for name in ("differences", "pairs", "pairs_summary", "methods"):
-        write_table(getattr(done, name), AnalysisLayout(where).table(name))
+    write_table(done.runs, where.root / _RUNS)
+    for name in _TABLES:
+        write_table(getattr(done, name), where.table(name))
 
 
 def _further(done: "Comparison") -> dict[str, pd.DataFrame]:

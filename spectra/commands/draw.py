@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spectra.commands.drawn import Drawn, Figures, clear, fingerprint, refresh
 from spectra.runs.atomic import read_json
 from spectra.runs.layout import AnalysisLayout, RunLayout
-from spectra.runs.tables import Tables
+from spectra.runs.tables import SCHEMAS, Tables
 
 
 def figures(path: Path) -> list[Path]:
@@ -41,15 +42,27 @@ def report(path: Path) -> list[Path]:
         If the run has not been analyzed.
     """
     tables, verdict, where = _analyzed(path)
-    return draw(tables, verdict, verdict.get("facts", {}), where)
+    clear(where, Drawn.read(where))
+    draw(tables, verdict, verdict.get("facts", {}), where, "all")
+    return [where.report_html, where.report_markdown]
 
 
-def draw(tables: Tables, verdict: Mapping[str, Any], facts: Mapping[str, str], where: AnalysisLayout) -> list[Path]:
-    """Draw the figures and write the report page."""
-    from spectra.figures import draw_all, write_report
+def draw(
+    tables: Tables, verdict: Mapping[str, Any], facts: Mapping[str, str], where: AnalysisLayout, figures: Figures
+) -> Path | None:
+    """Draw the figures and write the pages of a run, unless they are on disk and right; return the page."""
 
-    drawn = draw_all(tables, verdict, where)
-    return [*write_report(tables, verdict, facts, where), *drawn]
+    def write(pdf: bool) -> list[Path]:
+        from spectra.figures import write_report
+
+        return write_report(tables, verdict, facts, where, pdf=pdf)
+
+    return refresh(where, fingerprint(shown(where), *facts.values()), figures, write)
+
+
+def shown(where: AnalysisLayout) -> list[Path]:
+    """Return the files whose numbers the figures and pages of a run show."""
+    return [*(where.table(name) for name in SCHEMAS), where.verdict]
 
 
 def _analyzed(path: Path) -> tuple[Tables, dict[str, Any], AnalysisLayout]:

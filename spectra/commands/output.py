@@ -28,7 +28,7 @@ class Output:
 
     def lines(self, *lines: str) -> None:
         """Print lines for people."""
-        if not self.is_silent:
+        if lines and not self.is_silent:
             print("\n".join(lines), flush=True)
 
     def table(self, rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> None:

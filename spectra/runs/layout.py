@@ -165,8 +165,13 @@ class AnalysisLayout:
 
     @property
     def figures(self) -> Path:
-        """Directory of the PDF (and PNG) figures."""
+        """Directory of the figures, as PDF and SVG."""
         return self.root / "figures"
+
+    @property
+    def drawn(self) -> Path:
+        """What the figures and pages were drawn from, and their names."""
+        return self.root / "drawn.json"
 
     @property
     def report_html(self) -> Path:

@@ -106,8 +106,8 @@ def test_the_command_writes_every_table_and_shows_them(
 ) -> None:
     by_path = {analysis.run.path: analysis for analysis in analyses.values()}
     shown: dict[str, Any] = {}
-    monkeypatch.setattr("spectra.commands.analyze.analyze", lambda path, options: by_path[path])
-    monkeypatch.setattr("spectra.figures.draw_comparison", lambda *arguments: None)
+    monkeypatch.setattr("spectra.commands.analyze.measure", lambda path, options: by_path[path])
+    monkeypatch.setattr("spectra.commands.analyze.draw_analysis", lambda analysis, figures: None)
     monkeypatch.setattr(
         "spectra.figures.write_comparison_report", lambda *_, **keywords: shown.update(keywords) or [tmp_path / "page"]
     )

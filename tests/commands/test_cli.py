@@ -51,11 +51,37 @@ def test_analyze_prints_coverage_verdict_and_report_and_then_reuse(tmp_path: Pat
     assert "Healthy" in out
     analysis = RunLayout(run).analysis
     assert analysis.report_html.exists() and analysis.report_markdown.exists()
-    assert {p.suffix for p in analysis.figures.iterdir()} == {".pdf", ".png"}
+    assert {p.suffix for p in analysis.figures.iterdir()} == {".pdf", ".svg"}
     stamp = analysis.report_html.stat().st_mtime_ns
     code, out, _ = call("analyze", run)
     assert "18 of 18 module snapshots reused, 0 computed; bases: 0 reused, 0 decomposed" in out
     assert analysis.report_html.stat().st_mtime_ns == stamp
+
+
+def test_the_verdict_is_printed_before_anything_is_drawn(
+    tmp_path: Path, base: Path, call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed: list[str] = []
+    monkeypatch.setattr("spectra.figures.write_report", lambda *_, **__: printed.append(capsys.readouterr().out) or [])
+    run = own_run(tmp_path / "run", base)
+    assert call("analyze", run)[0] == 0
+    assert len(printed) == 1 and "Healthy" in printed[0] and "18 computed" in printed[0]
+    assert RunLayout(run).analysis.verdict.exists()
+
+
+def test_how_much_is_drawn(tmp_path: Path, base: Path, call: Call) -> None:
+    run = own_run(tmp_path / "run", base)
+    analysis = RunLayout(run).analysis
+    code, out, _ = call("analyze", run, "--figures", "none")
+    assert code == 0 and "Healthy" in out and "report:" not in out
+    assert not analysis.report_html.exists() and not analysis.figures.exists()
+    assert json.loads(call("analyze", run, "--figures", "none", "--json")[1])["report"] is None
+    assert f"report: {analysis.report_html}" in call("analyze", run, "--figures", "report")[1]
+    assert {p.suffix for p in analysis.figures.iterdir()} == {".svg"}
+    figure = analysis.figures / "trajectory.svg"
+    figure.unlink()
+    call("analyze", run, "--figures", "report")
+    assert figure.exists()
 
 
 def test_json_out_and_quiet(tmp_path: Path, base: Path, call: Call) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from spectra.figures.data.run_frames import once_per_run
 from spectra.figures.data.summaries import BAND, QUANTILES, Side, check, resolve_step, with_shapes
 from spectra.linalg.nulls.haar_moments import haar_share
 from spectra.runs.tables import Tables
@@ -65,7 +66,7 @@ def profile_curve(tables: Tables, side: Side, step: int | None = None) -> pd.Dat
         ``low``, ``high`` (10 % and 90 % quantile of share / chance across matrices), ``null_low``, ``null_high`` (1 ± 2
         standard deviations of the mean under the Haar null), ``matrices``. No rows where every ΔW is 0.
     """
-    matrices = _matrices(tables, side, step)
+    matrices = _matrices(tables, side, resolve_step(tables, step))
     if not matrices:
         return _no_rows("position", "update", "base", "low", "high", "null_low", "null_high", "matrices")
     count = max(len(m.hi) for m in matrices)
@@ -102,7 +103,7 @@ def cumulative_curve(tables: Tables, side: Side, step: int | None = None) -> pd.
         A row is a bin edge, from 0 to 1: ``position``, ``update`` and ``base`` (means over matrices), ``expected``
         (mean of the null), ``null_low``, ``null_high`` (expected ± 2 standard deviations of the mean), ``matrices``.
     """
-    matrices = _matrices(tables, side, step)
+    matrices = _matrices(tables, side, resolve_step(tables, step))
     if not matrices:
         return _no_rows("position", "update", "base", "expected", "null_low", "null_high", "matrices")
     count = max(len(m.hi) for m in matrices)
@@ -133,9 +134,10 @@ def widest_band(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame({"position": position, "null_low": np.maximum(2.0 - high, 0.0), "null_high": high})
 
 
-def _matrices(tables: Tables, side: Side, step: int | None) -> list[_Matrix]:
+@once_per_run
+def _matrices(tables: Tables, side: Side, step: int) -> list[_Matrix]:
     check(side, Side, "side")
-    rows = with_shapes(tables, "profile", resolve_step(tables, step))
+    rows = with_shapes(tables, "profile", step)
     rows = rows[rows["side"] == side].dropna(subset=["update_share"]).sort_values(["module", "index_lo"])
     return [_matrix(group, side) for _, group in rows.groupby("module", sort=True)]
 

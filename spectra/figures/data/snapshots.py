@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from spectra.figures.data.run_frames import once_per_run
 from spectra.figures.data.summaries import BAND, QUANTILES, order_kinds
 from spectra.linalg.nulls.haar_moments import NORMAL_95
 from spectra.runs.tables import Tables
@@ -47,6 +48,13 @@ def with_modules(frame: pd.DataFrame, tables: Tables) -> pd.DataFrame:
     return frame.merge(tables.modules[columns], on=["step", "module"], validate="many_to_one")
 
 
+@once_per_run
+def drift_rows(tables: Tables) -> pd.DataFrame:
+    """Return the drift table with layer, module type, shape and size of each matrix."""
+    return with_modules(tables.drift, tables)
+
+
+@once_per_run
 def cells(tables: Tables, name: str, column: str, step: int) -> pd.DataFrame:
     """Return a layer × kind grid of a column of a deep table, as ``summaries.grid`` does for ``modules``."""
     frame = tables[name]
@@ -56,6 +64,7 @@ def cells(tables: Tables, name: str, column: str, step: int) -> pd.DataFrame:
     return found.reindex(columns=order_kinds(rows["kind"]))
 
 
+@once_per_run
 def rounding_floor(tables: Tables) -> pd.DataFrame:
     """Return the median over matrices of ‖rounding‖/‖W‖ by step, where snapshots were rounded: step, floor."""
     rows = tables.modules[(tables.modules["rounding_fro"] > 0) & (tables.modules["weight_fro"] > 0)]
@@ -63,12 +72,14 @@ def rounding_floor(tables: Tables) -> pd.DataFrame:
     return floors.rename("floor").reset_index()
 
 
+@once_per_run
 def interval(tables: Tables, metric: str) -> pd.DataFrame:
     """Return the rows of ``summary`` of one metric with an interval, by step."""
     rows = tables.summary[tables.summary["metric"] == metric]
     return rows.dropna(subset=["value", "lo", "hi"]).sort_values("step")
 
 
+@once_per_run
 def mask_rows(tables: Tables, step: int) -> pd.DataFrame:
     """Return visibility and mask enrichments by kind of module, each beside noise through the same cast.
 
@@ -90,6 +101,7 @@ def mask_rows(tables: Tables, step: int) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+@once_per_run
 def null_rows(tables: Tables, step: int) -> pd.DataFrame:
     """Return every sampled metric against each family of nulls, as means over matrices.
 
@@ -107,6 +119,7 @@ def null_rows(tables: Tables, step: int) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["metric", "null", "value", "expected", "lo", "hi", "z", "matrices"])
 
 
+@once_per_run
 def map_grid(tables: Tables, step: int) -> tuple[pd.DataFrame, int]:
     """Return share ÷ chance over left × right bins, and the matrices that it is the mean of.
 

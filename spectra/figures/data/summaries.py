@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from spectra.errors import UsageError
+from spectra.figures.data.run_frames import once_per_run
 from spectra.runs.tables import Tables
 from spectra.statistics.shares import FRACTION as FRACTION
 from spectra.statistics.shares import analyzed_fraction as analyzed_fraction
@@ -37,6 +38,12 @@ def check(value: str, allowed: Any, name: str) -> None:
         raise UsageError(f"{value!r} is not known", where=name, hint=f"choose one of {', '.join(get_args(allowed))}")
 
 
+@once_per_run
+def analyzed_steps(tables: Tables) -> list[int]:
+    """Return the analysed steps in order."""
+    return sorted({int(value) for value in tables.modules["step"]})
+
+
 def resolve_step(tables: Tables, step: int | None) -> int:
     """Return ``step``, or the last analysed step for None; 0 for tables without a row.
 
@@ -45,7 +52,7 @@ def resolve_step(tables: Tables, step: int | None) -> int:
     UsageError
         If that step was not analysed.
     """
-    steps = sorted({int(value) for value in tables.modules["step"]})
+    steps = analyzed_steps(tables)
     if step is None:
         return steps[-1] if steps else 0
     if step not in steps:
@@ -54,6 +61,7 @@ def resolve_step(tables: Tables, step: int | None) -> int:
     return step
 
 
+@once_per_run
 def is_placed(tables: Tables) -> bool:
     """Return whether a matrix has a direction at the last step: an update that is finite, and more than rounding."""
     rows = with_shapes(tables, "projection", resolve_step(tables, None))
@@ -93,8 +101,24 @@ def lifts(tables: Tables, by: list[str], fraction: float = FRACTION, step: int |
         Columns: ``by``, side, subspace, ``lift`` (mean share / mean of chance; chance is 1), ``sd`` (of that under
         the Haar null), ``z`` = (lift − 1)/sd, ``matrices``.
     """
+    return _lifts(tables, tuple(by), fraction, step)
+
+
+@once_per_run
+def _shares(tables: Tables, fraction: float) -> pd.DataFrame:
+    """Return the projection rows of every step with their null's spread."""
+    return share_rows(tables, fraction)
+
+
+def _shares_at(tables: Tables, fraction: float, step: int | None) -> pd.DataFrame:
+    rows = _shares(tables, fraction)
+    return rows if step is None else rows[rows["step"] == step]
+
+
+@once_per_run
+def _lifts(tables: Tables, by: tuple[str, ...], fraction: float, step: int | None) -> pd.DataFrame:
     keys = [*by, "side", "subspace"]
-    groups = share_rows(tables, fraction, step).groupby(keys, sort=True, dropna=False)
+    groups = _shares_at(tables, fraction, step).groupby(keys, sort=True, dropna=False)
     rows = [{**dict(zip(keys, key, strict=True)), **_mean_lift(group)} for key, group in groups]
     columns = [*keys, "lift", "sd", "z", "matrices"]
     return pd.DataFrame(rows, columns=columns)
@@ -105,6 +129,7 @@ def _mean_lift(group: pd.DataFrame) -> dict[str, float]:
     return {"lift": mean.lift, "sd": mean.sd, "z": mean.z, "matrices": mean.matrices}
 
 
+@once_per_run
 def grid(tables: Tables, metric: str, *, step: int, side: Side = "left", fraction: float = FRACTION) -> pd.DataFrame:
     """Return a layer × kind grid of ``metric`` at ``step``: the mean over the matrices of each cell, NaN where none is.
 
@@ -126,7 +151,7 @@ def grid(tables: Tables, metric: str, *, step: int, side: Side = "left", fractio
     subspace, _, suffix = metric.partition("_")
     if suffix == "lift" and subspace in get_args(Subspace):
         check(side, Side, "side")
-        rows = share_rows(tables, fraction, step)
+        rows = _shares_at(tables, fraction, step)
         rows = rows[(rows["side"] == side) & (rows["subspace"] == subspace)].assign(value=lambda f: f["lift"])
     elif metric in tables.modules.select_dtypes("number").columns:
         rows = tables.resolved_modules().assign(value=lambda modules: modules[metric].astype("float64"))
@@ -138,6 +163,7 @@ def grid(tables: Tables, metric: str, *, step: int, side: Side = "left", fractio
     return cells.reindex(columns=order_kinds(rows["kind"]))
 
 
+@once_per_run
 def by_step(tables: Tables, column: str) -> pd.DataFrame:
     """Return median and 10–90 % quantiles over matrices of a ``modules`` column: step, median, low, high, modules.
 
@@ -160,6 +186,7 @@ def by_step(tables: Tables, column: str) -> pd.DataFrame:
     return summary.reset_index()
 
 
+@once_per_run
 def kinds(tables: Tables, *, step: int, fraction: float = FRACTION) -> pd.DataFrame:
     """Return one row a kind at ``step``: median size and rank of the update, lifts and their z.
 
@@ -181,6 +208,7 @@ def kinds(tables: Tables, *, step: int, fraction: float = FRACTION) -> pd.DataFr
     return summary.loc[order_kinds(now["kind"])].reset_index(names="kind")
 
 
+@once_per_run
 def curve(tables: Tables, column: str) -> pd.DataFrame:
     """Return a training curve: step, value, smooth (running mean over a twentieth of it).
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 
-from spectra.figures.data.snapshots import spread, with_modules
+from spectra.figures.data.snapshots import drift_rows, spread
 from spectra.figures.style.formats import number
 from spectra.figures.style.panels import draw_spread, given, log_scale, say_if_empty, step_axis, tiled
 from spectra.figures.style.style import MUTED, NULL_FILL, UPDATE, LineStyle, legend_above, run_style, styled
@@ -40,7 +40,7 @@ def drift(tables: Tables, *, axes: Sequence[Axes] | None = None) -> list[Axes]:
         If ``axes`` are not four.
     """
     given(axes, PANELS, "drift")
-    rows = with_modules(tables.drift, tables)
+    rows = drift_rows(tables)
     with styled():
         drawn = list(axes) if axes is not None else tiled(2, 2, 4.1)
         _draw_shift(drawn[0], rows)

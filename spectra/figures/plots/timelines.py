@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from spectra.figures.data.run_frames import once_per_run
 from spectra.figures.data.snapshots import spread
 from spectra.figures.data.summaries import curve
 from spectra.figures.style.panels import draw_curve, draw_spread, given, stacked, step_axis
@@ -103,6 +104,7 @@ def timeline(tables: Tables, verdict: Mapping[str, Any], *, axes: Sequence[Axes]
     return drawn
 
 
+@once_per_run
 def _points(tables: Tables, signal: Signal) -> pd.DataFrame:
     """Return a signal's curve: step, value, smooth for the log, spread over matrices for the weights."""
     if signal.modules_column:

@@ -1,5 +1,6 @@
-"""A drawn figure with what a page says about it."""
+"""A figure with what a page says about it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
@@ -11,8 +12,8 @@ SPACE = {"left": "output space", "right": "input space"}
 
 
 @dataclass(frozen=True)
-class Plate:
-    """A drawn figure with what a page says about it.
+class CaptionedFigure:
+    """A figure, not drawn yet, with what a page says about it.
 
     Attributes
     ----------
@@ -23,12 +24,12 @@ class Plate:
     caption
         How to read it, and what chance would look like.
     alt
-        What it shows, for who cannot see it.
-    figure
-        The figure itself.
+        What it shows, for readers who cannot see it.
+    draw
+        Draws the figure.
     section
         The part of the page that it belongs to.
-    reading
+    takeaway
         What it shows of this run, in one sentence; empty where there is nothing to say.
     """
 
@@ -36,6 +37,6 @@ class Plate:
     title: str
     caption: str
     alt: str
-    figure: Figure
+    draw: Callable[[], Figure]
     section: str = "How far each matrix moved"
-    reading: str = ""
+    takeaway: str = ""

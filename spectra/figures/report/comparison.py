@@ -1,13 +1,16 @@
 """The report of several runs side by side."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from spectra.figures.report.gallery import comparison_plates, in_order, read_pairs, run_plates
-from spectra.figures.report.page import environment, pictures
+from spectra.figures.data.run_frames import RunFrames
+from spectra.figures.report.gallery import comparison_figures, in_order, read_pairs, run_figures
+from spectra.figures.report.page import environment
+from spectra.figures.report.pictures import Picture, pictures
 from spectra.figures.report.report import RunReport
 from spectra.figures.style import formats
 from spectra.runs.atomic import write_text
@@ -62,8 +65,9 @@ def write_comparison_report(
     *,
     facts: Mapping[str, str] | None = None,
     further: Mapping[str, pd.DataFrame] | None = None,
+    pdf: bool = False,
 ) -> list[Path]:
-    """Write one page for several runs: ``report.html`` (self-contained) and ``report.md`` in ``out_dir``.
+    """Write one page for several runs, ``report.html`` (self-contained) and ``report.md``, and its figures.
 
     Parameters
     ----------
@@ -72,36 +76,45 @@ def write_comparison_report(
     comparison
         One row a run; ``run`` holds the names. Every number is shown.
     out_dir
-        The directory; made if it is missing. The Markdown page refers to the PNG files of ``draw_comparison`` there.
-        Where it has ``tables/pairs.parquet``, the page shows how the updates relate.
+        The directory; made if it is missing. The Markdown page refers to the SVG files there. Where it has
+        ``tables/pairs.parquet``, the page shows how the updates relate.
     facts
         What made the comparison: shown as they are, at the end.
     further
         More tables by title, such as paired differences.
+    pdf
+        Save a PDF of every figure that puts the runs side by side too.
 
     Returns
     -------
     list[Path]
-        The two files, each written atomically.
+        The two pages, then the figures, each written atomically.
     """
+    runs = {name: replace(report, tables=RunFrames.of(report.tables)) for name, report in runs.items()}
     ordered = in_order(comparison, runs)
     tables = {name: report.tables for name, report in runs.items()}
     templates = environment()
+    drawn = pictures(comparison_figures(tables, ordered, read_pairs(out_dir)), out_dir, pdf=pdf)
     context = {
         "title": f"{len(runs)} runs side by side",
         "runs": runs,
         "reached": _written(ordered, _REACHED),
         "update": _written(ordered, _UPDATE),
         "further": {title: _cells(frame) for title, frame in (further or {}).items()},
-        "pictures": pictures(comparison_plates(tables, ordered, read_pairs(out_dir))),
+        "pictures": drawn,
         "facts": facts or {},
     }
-    # A run's own figures are drawn as its section is written, for HTML only.
-    sections = {name: pictures(run_plates(report.tables, report.verdict)) for name, report in runs.items()}
+    sections = {name: _of_run(report) for name, report in runs.items()}
     out = AnalysisLayout(out_dir)
     write_text(out.report_html, templates.get_template("comparison.html.j2").render(context, sections=sections))
     write_text(out.report_markdown, templates.get_template("comparison.md.j2").render(context))
-    return [out.report_html, out.report_markdown]
+    return [out.report_html, out.report_markdown, *(path for picture in drawn for path in picture.files)]
+
+
+def _of_run(report: RunReport) -> list[Picture]:
+    """Return a run's own figures for its section of the page, drawn again only where they are not on disk."""
+    figures = run_figures(report.tables, report.verdict)
+    return pictures(figures, report.drawn, reuse=True)
 
 
 def _written(comparison: pd.DataFrame, columns: Columns) -> dict[str, Any]:

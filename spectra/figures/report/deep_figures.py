@@ -1,6 +1,6 @@
 """The figures of the deep tables: none of a table without a row."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from matplotlib.figure import Figure
 
@@ -11,7 +11,7 @@ from spectra.figures.plots.motion import drift
 from spectra.figures.plots.nulls import chosen_metrics, forest
 from spectra.figures.plots.relations import convergence
 from spectra.figures.report import takeaways
-from spectra.figures.report.captioned import Plate
+from spectra.figures.report.captioned import CaptionedFigure
 from spectra.figures.report.run_figures import PLACE
 from spectra.figures.style.panels import tiled
 from spectra.figures.style.style import figure_of, styled
@@ -20,20 +20,12 @@ from spectra.runs.tables import Tables
 MOTION = "How the whole matrix moved"
 
 
-def map_plates(tables: Tables) -> Iterator[Plate]:
+def map_figures(tables: Tables) -> Iterator[CaptionedFigure]:
     """Draw |UᵀΔWV|² in bins: the first snapshot with an update, and the last."""
     steps = map_steps(tables)
     if not steps:
         return
-    with styled():
-        axes = tiled(1, 2, 2.7)
-        reach = max(map_reach(tables, step) for step in (steps[0], steps[-1]))
-        for ax, step in zip(axes, (steps[0], steps[-1]), strict=True):
-            spectral_map(tables, step=step, reach=reach, ax=ax)
-            ax.set_title(f"step {step}")
-        if len(steps) == 1:
-            axes[0].remove()
-    yield Plate(
+    yield CaptionedFigure(
         "map",
         "Where does ΔW lie on both sides at once?",
         "Share of ‖ΔW‖² in blocks of the base's left and right singular directions, mean over matrices, in units of "
@@ -41,17 +33,17 @@ def map_plates(tables: Tables) -> Iterator[Plate]:
         "upper left corner is the part of ΔW that acts from and into the base's strongest directions. Even pale colour "
         "is what chance gives.",
         "Heat map of update energy over left and right singular directions of the base.",
-        figure_of(axes[-1]),
+        lambda: _maps(tables, sorted({steps[0], steps[-1]})),
         section=PLACE,
-        reading=takeaways.corner(tables),
+        takeaway=takeaways.corner(tables),
     )
 
 
-def motion_plates(tables: Tables) -> Iterator[Plate]:
+def motion_figures(tables: Tables) -> Iterator[CaptionedFigure]:
     """Draw spectral shift, its share, and angles over steps, and κ_spec of every matrix."""
     if tables.drift.empty:
         return
-    yield Plate(
+    yield CaptionedFigure(
         "drift",
         "Did the singular values or only the directions move?",
         "Normalised spectral shift (NSS), the part ρ_Σ of ΔW that changes singular values, κ_spec = ρ_Σ²·O·I/min(O, "
@@ -60,26 +52,26 @@ def motion_plates(tables: Tables) -> Iterator[Plate]:
         "marks: the angles that Gaussian noise of the same norm gives, where it was drawn for every matrix. An NSS "
         "under the rounding error is not resolved.",
         "Four line charts over training steps: spectral shift, its share of the update, kappa, principal angles.",
-        figure_of(drift(tables)[0]),
+        lambda: figure_of(drift(tables)[0]),
         section=MOTION,
-        reading=takeaways.motion(tables),
+        takeaway=takeaways.motion(tables),
     )
-    yield Plate(
+    yield CaptionedFigure(
         "heatmap_kappa_spec",
         "Which matrices changed their singular values?",
         "κ_spec by layer and kind at the last snapshot for which it was computed. White is 1: what a small update in "
         "random directions gives by chance. Orange (+) changes singular values more than that, purple (−) less.",
         "Heat map of kappa by layer and kind of module.",
-        figure_of(heatmap(tables, metric="kappa_spec")),
+        lambda: figure_of(heatmap(tables, metric="kappa_spec")),
         section=MOTION,
     )
 
 
-def coordinate_plates(tables: Tables) -> Iterator[Plate]:
+def coordinate_figures(tables: Tables) -> Iterator[CaptionedFigure]:
     """Draw visibility and masks beside noise through the same cast."""
     if tables.coordinates.empty:
         return
-    yield Plate(
+    yield CaptionedFigure(
         "coordinates",
         "Which entries moved visibly in bfloat16?",
         "Left: share of entries whose bfloat16 value did not change. Right: how much more often than its size "
@@ -88,18 +80,18 @@ def coordinate_plates(tables: Tables) -> Iterator[Plate]:
         "same cast, which is chance, with ±2 standard deviations. Rounding alone favours small entries: the mask's "
         "size (dotted) is no null.",
         "Dumbbell charts of observed and expected visibility by kind of module.",
-        figure_of(coordinates(tables)[0]),
+        lambda: figure_of(coordinates(tables)[0]),
         section="Which entries moved",
-        reading=takeaways.entries(tables),
+        takeaway=takeaways.entries(tables),
     )
 
 
-def null_plates(tables: Tables) -> Iterator[Plate]:
+def null_figures(tables: Tables) -> Iterator[CaptionedFigure]:
     """Draw every sampled metric against every family of nulls."""
     metrics = chosen_metrics(tables)
     if not metrics:
         return
-    yield Plate(
+    yield CaptionedFigure(
         "nulls",
         "Which numbers does chance explain?",
         "Each metric of ΔW (blue line, mean over matrices) beside the 95 % of updates of the same shape and norm that "
@@ -108,17 +100,17 @@ def null_plates(tables: Tables) -> Iterator[Plate]:
         "deviations; bold where chance does not explain the value. A number inside the bar of noise of its own rank "
         "says nothing beyond the method's rank. The table `nulls` holds further metrics.",
         "Interval charts of metrics against families of null updates.",
-        _forests(tables, metrics),
+        lambda: _forests(tables, metrics),
         section="Against sampled nulls",
-        reading=takeaways.unexplained(tables),
+        takeaway=takeaways.unexplained(tables),
     )
 
 
-def relation_plates(tables: Tables) -> Iterator[Plate]:
+def relation_figures(tables: Tables) -> Iterator[CaptionedFigure]:
     """Draw how the snapshots relate, where there are two or more."""
     if tables.trajectory["step"].nunique() < 2:
         return
-    yield Plate(
+    yield CaptionedFigure(
         "convergence",
         "When was the final update decided?",
         "Cosine and leading subspaces of each snapshot's ΔW against the last one, R² of a straight path, and how much "
@@ -126,10 +118,23 @@ def relation_plates(tables: Tables) -> Iterator[Plate]:
         "a random walk or random directions. With LoRA the right side stays at its random start until A has moved, "
         "and then shows no learning.",
         "Four line charts over training steps: cosine, subspace overlap, linearity, overlap with the start.",
-        figure_of(convergence(tables)[0]),
+        lambda: figure_of(convergence(tables)[0]),
         section="How the snapshots relate",
-        reading=takeaways.halfway(tables),
+        takeaway=takeaways.halfway(tables),
     )
+
+
+def _maps(tables: Tables, steps: Sequence[int]) -> Figure:
+    """Draw the map of each step, side by side, in one color range."""
+    with styled():
+        axes = tiled(1, 2, 2.7)
+        reach = max(map_reach(tables, step) for step in steps)
+        for ax, step in zip(axes, steps, strict=False):
+            spectral_map(tables, step=step, reach=reach, ax=ax)
+            ax.set_title(f"step {step}")
+        for ax in axes[len(steps) :]:
+            ax.set_axis_off()
+    return figure_of(axes[0])
 
 
 def _forests(tables: Tables, metrics: list[str]) -> Figure:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spectra.figures.data.run_frames import RunFrames
 from spectra.figures.data.summaries import FRACTION, analyzed_fraction, is_placed, kinds, resolve_step
-from spectra.figures.report.gallery import run_plates
-from spectra.figures.report.page import by_section, environment, pictures
+from spectra.figures.report.gallery import run_figures
+from spectra.figures.report.page import environment
+from spectra.figures.report.pictures import by_section, pictures
 from spectra.figures.report.takeaways import left_out
 from spectra.figures.style import formats
 from spectra.runs.atomic import write_text
@@ -28,11 +30,14 @@ class RunReport:
         The verdict, as in ``verdict.json``.
     facts
         Run path, base, method, versions, command: shown as they are, in this order.
+    drawn
+        Directory with SVG files of the run's figures, drawn from these tables: a page takes them as they are.
     """
 
     tables: Tables
     verdict: Mapping[str, Any]
     facts: Mapping[str, str]
+    drawn: Path | None = None
 
     @property
     def step(self) -> int:
@@ -51,7 +56,7 @@ class RunReport:
 
     @property
     def left_out(self) -> str:
-        """Which parts have nothing to show and why, see ``readings.left_out``."""
+        """Which parts have nothing to show and why, see ``takeaways.left_out``."""
         return left_out(self.tables)
 
     def kind_rows(self) -> list[dict[Hashable, Any]]:
@@ -64,9 +69,9 @@ class RunReport:
 
 
 def write_report(
-    tables: Tables, verdict: Mapping[str, Any], facts: Mapping[str, str], out: AnalysisLayout
+    tables: Tables, verdict: Mapping[str, Any], facts: Mapping[str, str], out: AnalysisLayout, *, pdf: bool = False
 ) -> list[Path]:
-    """Write ``report.html`` (self-contained) and ``report.md`` (refers to the PNG files of ``draw_all``).
+    """Write ``report.html`` (self-contained), ``report.md``, and the figures, each drawn once.
 
     Parameters
     ----------
@@ -77,21 +82,25 @@ def write_report(
     facts
         Run path, base, method, versions, command to reproduce: shown as they are, in this order.
     out
-        The analysis directory.
+        The analysis directory. The SVG files that ``report.md`` refers to go to ``out.figures``.
+    pdf
+        Save a PDF of every figure too, from the same drawing.
 
     Returns
     -------
     list[Path]
-        The two files, each written atomically.
+        The two pages, then the figures, each written atomically.
     """
+    tables = RunFrames.of(tables)
     report = RunReport(tables, verdict, facts)
     templates = environment()
+    drawn = pictures(run_figures(tables, verdict), out.figures, pdf=pdf)
     context = {
         "title": facts.get("run", formats.words(str(verdict["verdict"]))),
         "report": report,
-        "sections": by_section(pictures(run_plates(tables, verdict))),
+        "sections": by_section(drawn),
         "figures": out.figures.relative_to(out.root).as_posix(),
     }
     write_text(out.report_html, templates.get_template("report.html.j2").render(context))
     write_text(out.report_markdown, templates.get_template("report.md.j2").render(context))
-    return [out.report_html, out.report_markdown]
+    return [out.report_html, out.report_markdown, *(path for picture in drawn for path in picture.files)]

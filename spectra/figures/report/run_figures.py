@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from spectra.figures.data.summaries import Side, analyzed_fraction, grid, is_placed, resolve_step
 from spectra.figures.plots.heatmaps import heatmap, height_for
@@ -11,7 +12,7 @@ from spectra.figures.plots.profiles import cumulative, profile
 from spectra.figures.plots.timelines import timeline
 from spectra.figures.plots.trajectories import trajectory
 from spectra.figures.report import takeaways
-from spectra.figures.report.captioned import SIDES, SPACE, Plate
+from spectra.figures.report.captioned import SIDES, SPACE, CaptionedFigure
 from spectra.figures.style.style import FULL_WIDTH, MUTED, ShownAxes, figure_of, new_figure, percent, styled
 from spectra.runs.tables import Tables
 
@@ -19,11 +20,9 @@ COURSE = "The course of training"
 PLACE = "Where ΔW lies in the base's spectrum"
 
 
-def course_plates(tables: Tables, verdict: Mapping[str, Any]) -> Iterator[Plate]:
+def course_figures(tables: Tables, verdict: Mapping[str, Any]) -> Iterator[CaptionedFigure]:
     """Draw the update and the training curves over steps, and which signal moved first."""
-    axes = trajectory(tables)
-    _mark_verdict(axes, verdict)
-    yield Plate(
+    yield CaptionedFigure(
         "trajectory",
         "How did the update grow?",
         "Size, rank and direction of ΔW at every snapshot above the training curves, on one step axis. Shaded: 10–90 "
@@ -33,11 +32,11 @@ def course_plates(tables: Tables, verdict: Mapping[str, Any]) -> Iterator[Plate]
         "into ΔW. Reward and entropy: pale as logged, bold as a running mean. A healthy run has no jump in size or "
         "rank just before the reward falls.",
         "Five stacked line charts over training steps: relative norm, rank, principal lift, reward, entropy.",
-        figure_of(axes[0]),
+        lambda: _trajectory(tables, verdict),
         section=COURSE,
-        reading=takeaways.course(tables),
+        takeaway=takeaways.course(tables),
     )
-    yield Plate(
+    yield CaptionedFigure(
         "timeline",
         "Which signal moved first?",
         "Signals of the training log (blue) above signals of the weights (orange). A signal has left the level of its "
@@ -45,44 +44,44 @@ def course_plates(tables: Tables, verdict: Mapping[str, Any]) -> Iterator[Plate]
         "is here. The dotted line through all panels is the first of them. A panel without a black line shows a "
         "signal that did not.",
         "Stacked line charts of training signals over steps with their onsets marked.",
-        figure_of(timeline(tables, verdict)[0]),
+        lambda: figure_of(timeline(tables, verdict)[0]),
         section=COURSE,
-        reading=takeaways.first_signal(verdict),
+        takeaway=takeaways.first_signal(verdict),
     )
 
 
-def place_plates(tables: Tables) -> Iterator[Plate]:
+def place_figures(tables: Tables) -> Iterator[CaptionedFigure]:
     """Draw where ΔW lies along the base's singular index, for each side and every matrix, if it lies anywhere."""
     if not is_placed(tables):
         return
     for side in SIDES:
-        yield _profile_plate(tables, side)
+        yield _profile_figure(tables, side)
     for side in SIDES:
-        yield _cumulative_plate(tables, side)
-    yield _lift_plate(tables)
+        yield _cumulative_figure(tables, side)
+    yield _lift_figure(tables)
 
 
-def size_plate(tables: Tables) -> Plate:
+def size_figure(tables: Tables) -> CaptionedFigure:
     """Draw the size of every matrix's update."""
-    return Plate(
+    return CaptionedFigure(
         "heatmap_relative_fro",
         "How much did each matrix move?",
         "‖ΔW‖/‖W‖ (Frobenius) by layer and kind at the last snapshot; hatched cells have no such matrix. An even field "
         "is the usual picture. One bright cell is one module that runs away.",
         "Heat map of the relative norm of the update by layer and kind of module.",
-        figure_of(heatmap(tables, metric="relative_fro")),
-        reading=takeaways.extremes(tables),
+        lambda: figure_of(heatmap(tables, metric="relative_fro")),
+        takeaway=takeaways.extremes(tables),
     )
 
 
-def _profile_plate(tables: Tables, side: Side) -> Plate:
+def _profile_figure(tables: Tables, side: Side) -> CaptionedFigure:
     vectors = f"{side} singular vectors"
     note = (
         " With LoRA this side is set by the random initialisation of A until A itself has moved."
         if side == "right"
         else ""
     )
-    return Plate(
+    return CaptionedFigure(
         f"profile_{side}",
         f"Where in the base's spectrum does ΔW lie? ({SPACE[side]})",
         f"Share of ‖ΔW‖² in equal bins of the base's {vectors}, from the largest singular value (0) to the smallest "
@@ -90,44 +89,54 @@ def _profile_plate(tables: Tables, side: Side) -> Plate:
         "standard deviations of the mean over matrices: a curve inside it is indistinguishable from noise. The "
         f"base's own energy is drawn for scale and is not a null.{note}",
         f"Line chart of update energy in units of chance along the base's {vectors}, beside the base's own energy.",
-        figure_of(profile(tables, side=side)),
+        lambda: figure_of(profile(tables, side=side)),
         section=PLACE,
-        reading=takeaways.place(tables, side),
+        takeaway=takeaways.place(tables, side),
     )
 
 
-def _cumulative_plate(tables: Tables, side: Side) -> Plate:
+def _cumulative_figure(tables: Tables, side: Side) -> CaptionedFigure:
     vectors = f"{side} singular vectors"
-    return Plate(
+    return CaptionedFigure(
         f"cumulative_{side}",
         f"How much of ΔW do the first directions hold? ({SPACE[side]})",
         f"Cumulative share of ‖ΔW‖² over the base's {vectors}, mean over matrices, of the whole norm: what is missing "
         "at the right edge lies outside the base's span, as it also would by chance in matrices that are not square. "
         "Above the dotted line: more principal than chance; below: less.",
         f"Line chart of the cumulative share of the update's energy over the base's {vectors} against chance.",
-        figure_of(cumulative(tables, side=side)),
+        lambda: figure_of(cumulative(tables, side=side)),
         section=PLACE,
     )
 
 
-def _lift_plate(tables: Tables) -> Plate:
+def _lift_figure(tables: Tables) -> CaptionedFigure:
     share = percent(analyzed_fraction(tables), 0)
-    with styled():
-        cells = grid(tables, "principal_lift", step=resolve_step(tables, None))
-        figure = new_figure(FULL_WIDTH, height_for(cells))
-        for place, side in enumerate(SIDES, start=1):
-            ax = figure.add_subplot(1, 2, place, axes_class=ShownAxes)
-            heatmap(tables, metric="principal_lift", side=side, ax=ax)
-    return Plate(
+    return CaptionedFigure(
         "heatmap_principal_lift",
         "Which matrices write into the base's strongest directions?",
         f"Share of ‖ΔW‖² in the first {share} of the base's singular directions, in units of chance, by layer and "
         "kind: left singular vectors on the left, right ones on the right. White is chance; orange (+) is more "
         "principal than chance, purple (−) less. Faint, patternless colour is what chance gives.",
         "Two heat maps of principal lift by layer and kind, for left and right singular vectors.",
-        figure,
+        lambda: _lifts(tables),
         section=PLACE,
     )
+
+
+def _trajectory(tables: Tables, verdict: Mapping[str, Any]) -> Figure:
+    axes = trajectory(tables)
+    _mark_verdict(axes, verdict)
+    return figure_of(axes[0])
+
+
+def _lifts(tables: Tables) -> Figure:
+    with styled():
+        cells = grid(tables, "principal_lift", step=resolve_step(tables, None))
+        figure = new_figure(FULL_WIDTH, height_for(cells))
+        for place, side in enumerate(SIDES, start=1):
+            ax = figure.add_subplot(1, 2, place, axes_class=ShownAxes)
+            heatmap(tables, metric="principal_lift", side=side, ax=ax)
+    return figure
 
 
 def _mark_verdict(axes: list[Axes], verdict: Mapping[str, Any]) -> None:

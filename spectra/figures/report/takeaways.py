@@ -6,12 +6,12 @@ from typing import Any
 import pandas as pd
 
 from spectra.figures.data.snapshots import (
+    drift_rows,
     last_step,
     map_grid,
     mask_rows,
     null_rows,
     rounding_floor,
-    with_modules,
 )
 from spectra.figures.data.summaries import (
     BAND,
@@ -74,8 +74,10 @@ def first_signal(verdict: Mapping[str, Any]) -> str:
 
 def place(tables: Tables, side: Side) -> str:
     """Say how much the first directions of a side hold, in units of chance."""
-    rows = lifts(tables, ["step"], step=resolve_step(tables, None))
-    rows = rows[(rows["side"] == side) & (rows["subspace"] == "principal")]
+    rows = lifts(tables, ["step"])
+    rows = rows[
+        (rows["step"] == resolve_step(tables, None)) & (rows["side"] == side) & (rows["subspace"] == "principal")
+    ]
     if rows.empty:
         return ""
     lift, z = float(rows["lift"].iloc[0]), float(rows["z"].iloc[0])
@@ -110,7 +112,8 @@ def corner(tables: Tables) -> str:
 def motion(tables: Tables) -> str:
     """Say how ρ_Σ and κ_spec compare with an isotropic update's."""
     at = last_step(tables.drift)
-    rows = with_modules(tables.drift[tables.drift["step"] == at], tables).dropna(subset=["rho_sigma"])
+    rows = drift_rows(tables)
+    rows = rows[rows["step"] == at].dropna(subset=["rho_sigma"])
     if rows.empty:
         return ""
     rho, chance = float(rows["rho_sigma"].median()), float(isotropic_rhos(rows).median())

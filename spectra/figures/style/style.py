@@ -14,19 +14,27 @@ from matplotlib import RcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import LayoutEngine
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
+from spectra.figures.style.fonts import shared_subsets
 from spectra.runs.atomic import atomic_path
 
 FULL_WIDTH = 5.5  # inches: the text block of ICLR and NeurIPS
 HALF_WIDTH = 2.7
 PNG_DPI = 200
+_VECTOR_DPI = 72  # PDF and SVG count in points
 
 INK = "#333333"
 MUTED = "#666666"
 NULL_FILL = "#bdbdbd"
 
+# Nothing that changes from run to run.
+_METADATA: dict[str, dict[str, None]] = {
+    "pdf": {"CreationDate": None},
+    "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+}
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#000000")
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
@@ -58,6 +66,24 @@ BASE = LineStyle("#000000", "-.", "^")
 SECOND = LineStyle("#e69f00", "--", "s")
 
 
+class OnceLaidOut(Figure):
+    """A figure whose layout can be made final: matplotlib repeats it, and all of a drawing, whenever it saves."""
+
+    _final = False
+
+    def get_layout_engine(self) -> LayoutEngine | None:
+        """Return the layout engine; none once the layout is final."""
+        return None if self._final else super().get_layout_engine()
+
+    def finish_layout(self) -> None:
+        """Lay out the figure for PDF and SVG, and keep every axes and axis label where it is."""
+        self.set_dpi(_VECTOR_DPI)
+        engine = self.get_layout_engine()
+        if engine is not None:
+            engine.execute(self)
+        self._final = True
+
+
 class ShownAxes(Axes):
     """Axes that a notebook shows as their whole figure when a cell ends with them."""
 
@@ -81,9 +107,9 @@ def styled() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float = FULL_WIDTH, height: float = 2.6) -> Figure:
+def new_figure(width: float = FULL_WIDTH, height: float = 2.6) -> OnceLaidOut:
     """Return an empty figure that no global state and no display knows of. Sizes in inches."""
-    figure = Figure(figsize=(width, height))
+    figure = OnceLaidOut(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
 
@@ -181,6 +207,14 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
+def svg_text(figure: Figure) -> str:
+    """Return ``figure`` as SVG, with text as text: small, sharp at any size, readable by a screen reader."""
+    buffer = io.StringIO()
+    _save(figure, buffer, "svg", _VECTOR_DPI)
+    # Verdana has the widths of DejaVu Sans and is there where DejaVu Sans is not.
+    return buffer.getvalue().replace("'DejaVu Sans', sans-serif", "'DejaVu Sans', Verdana, sans-serif")
+
+
 def png_bytes(figure: Figure, dpi: int = 144) -> bytes:
     """Return ``figure`` as PNG."""
     buffer = io.BytesIO()
@@ -194,8 +228,8 @@ def _settings() -> RcParams:
         return mpl.rc_params_from_file(path, use_default_template=False)
 
 
-def _save(figure: Figure, target: Path | io.BytesIO, kind: str, dpi: int) -> None:
-    metadata: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind, {})
+def _save(figure: Figure, target: Path | io.BytesIO | io.StringIO, kind: str, dpi: int) -> None:
+    metadata = _METADATA.get(kind, {})
     # fonttype and dpi are read while saving, not while drawing.
-    with styled():
+    with styled(), shared_subsets():
         figure.savefig(target, format=kind, dpi=dpi, metadata=metadata)

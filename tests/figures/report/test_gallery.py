@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from spectra.figures import draw_all, draw_comparison
-from spectra.figures.report.captioned import Plate
-from spectra.figures.report.gallery import in_order, run_plates
+from spectra.figures.report.captioned import CaptionedFigure
+from spectra.figures.report.gallery import in_order, run_figures
 from spectra.runs.layout import AnalysisLayout
 from spectra.runs.tables import Tables, write_table
 from tests.figures.deep_tables import pair_rows
@@ -23,29 +23,29 @@ def test_draw_all_writes_every_figure_and_the_same_bytes_again(tmp_path: Path) -
     first, second = AnalysisLayout(tmp_path / "a"), AnalysisLayout(tmp_path / "b")
     made = draw_all(tables, verdict(), first)
     assert {path.stem for path in made} == NAMES
-    assert {path.suffix for path in made} == {".pdf", ".png"}
+    assert {path.suffix for path in made} == {".pdf", ".svg"}
     assert sorted(first.figures.iterdir()) == sorted(made)
     assert [path.read_bytes() for path in made] == [path.read_bytes() for path in draw_all(tables, verdict(), second)]
 
 
 def test_the_trajectory_says_the_verdict_and_marks_its_onset(pissa: Tables) -> None:
-    plate = next(run_plates(pissa, verdict("reward_collapsed")))
-    axes = plate.figure.axes
+    figure = next(run_figures(pissa, verdict("reward_collapsed")))
+    axes = figure.draw().axes
     assert axes[0].get_title(loc="right") == "verdict: reward collapsed, from step 40"
     assert all(any(set(line.get_xdata()) == {40} for line in ax.lines) for ax in axes)
 
 
 @pytest.fixture(scope="module")
-def plates(whole: Tables) -> list[Plate]:
-    return list(run_plates(whole, verdict()))
+def figures(whole: Tables) -> list[CaptionedFigure]:
+    return list(run_figures(whole, verdict()))
 
 
-def test_every_caption_says_how_to_read_it(plates: list[Plate]) -> None:
-    for plate in plates:
-        assert len(plate.caption) > 100
-        assert plate.alt
-        if plate.name != "heatmap_relative_fro":
-            assert "chance" in plate.caption.lower()
+def test_every_caption_says_how_to_read_it(figures: list[CaptionedFigure]) -> None:
+    for figure in figures:
+        assert len(figure.caption) > 100
+        assert figure.alt
+        if figure.name != "heatmap_relative_fro":
+            assert "chance" in figure.caption.lower()
 
 
 @pytest.mark.parametrize(
@@ -57,26 +57,29 @@ def test_every_caption_says_how_to_read_it(plates: list[Plate]) -> None:
     ids=["one-matrix-rank-1", "vectors-and-embedding"],
 )
 def test_every_figure_survives(spec: Spec) -> None:
-    assert {plate.name for plate in run_plates(make(spec), verdict("not_learning"))} == NAMES
+    figures = list(run_figures(make(spec), verdict("not_learning")))
+    assert {figure.name for figure in figures} == NAMES
+    for figure in figures:
+        figure.draw().draw_without_rendering()
 
 
 def test_an_update_without_a_place_has_no_figure_of_it(untrained: Tables, vectors: Tables) -> None:
     for tables in (untrained, vectors):
-        assert {plate.name for plate in run_plates(tables, verdict("not_learning"))} == NAMES - PLACE
+        assert {figure.name for figure in run_figures(tables, verdict("not_learning"))} == NAMES - PLACE
 
 
-def test_deep_tables_have_figures_in_named_sections(plates: list[Plate]) -> None:
-    assert {plate.name for plate in plates} == NAMES | DEEP
-    sections = [plate.section for plate in plates]
+def test_deep_tables_have_figures_in_named_sections(figures: list[CaptionedFigure]) -> None:
+    assert {figure.name for figure in figures} == NAMES | DEEP
+    sections = [figure.section for figure in figures]
     assert [s for i, s in enumerate(sections) if i == 0 or s != sections[i - 1]] == list(dict.fromkeys(sections))
-    for plate in plates:
-        assert (plate.reading == "") == (plate.name.startswith(("cumulative", "heatmap_principal", "heatmap_kappa")))
+    for figure in figures:
+        assert (figure.takeaway == "") == (figure.name.startswith(("cumulative", "heatmap_principal", "heatmap_kappa")))
 
 
 def test_one_deep_snapshot_leaves_out_what_needs_two() -> None:
-    plates = {plate.name: plate for plate in run_plates(make(Spec(layers=2, steps=(64,), deep=(64,))), verdict())}
-    assert set(plates) == NAMES | DEEP - {"convergence"}
-    assert len([ax for ax in plates["map"].figure.axes if ax.images]) == 1
+    figures = {figure.name: figure for figure in run_figures(make(Spec(layers=2, steps=(64,), deep=(64,))), verdict())}
+    assert set(figures) == NAMES | DEEP - {"convergence"}
+    assert len([ax for ax in figures["map"].draw().axes if ax.images]) == 1
 
 
 def test_pairs_are_drawn_where_the_directory_has_them(lora: Tables, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from spectra.figures import RunReport, write_comparison_report, write_report
 from spectra.runs.layout import AnalysisLayout
@@ -49,7 +51,7 @@ class Page(HTMLParser):
 
 
 def written(tables: Tables, out: Path, word: str = "healthy") -> tuple[str, str]:
-    html, markdown = write_report(tables, verdict(word), FACTS, AnalysisLayout(out))
+    html, markdown, *_ = write_report(tables, verdict(word), FACTS, AnalysisLayout(out))
     return html.read_text(encoding="utf-8"), markdown.read_text(encoding="utf-8")
 
 
@@ -61,8 +63,8 @@ def texts(pissa: Tables, tmp_path_factory: pytest.TempPathFactory) -> tuple[str,
 def test_page_loads_nothing_from_anywhere(texts: tuple[str, str]) -> None:
     page = Page(texts[0])
     assert page.loads
-    assert all(load.startswith(("data:image/png;base64,", "#")) for load in page.loads)
-    assert not re.search(r"url\(|@import|<link|<script", texts[0])
+    assert all(load.startswith(("data:image/svg+xml,", "#")) for load in page.loads)
+    assert not re.search(r"url\((?!%23)|@import|<link|<script", texts[0])
     assert len(texts[0].encode()) < 2_000_000
     assert page.open == []
 
@@ -90,14 +92,14 @@ def test_page_says_what_broke_in_order_and_the_gravest_check_first(texts: tuple[
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of the words alone: drawing takes most of the time."""
-    for name in ("report.run_plates", "comparison.run_plates", "comparison.comparison_plates"):
+    for name in ("report.run_figures", "comparison.run_figures", "comparison.comparison_figures"):
         monkeypatch.setattr(f"spectra.figures.report.{name}", lambda *_: iter(()))
 
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_verdict_of_old_has_no_signals_and_no_checks(untrained: Tables, tmp_path: Path) -> None:
     old = {key: value for key, value in verdict().items() if key not in ("signals", "checks")}
-    html, markdown = write_report(untrained, old, FACTS, AnalysisLayout(tmp_path))
+    html, markdown, *_ = write_report(untrained, old, FACTS, AnalysisLayout(tmp_path))
     for path in (html, markdown):
         assert "Bookkeeping" not in path.read_text(encoding="utf-8")
 
@@ -131,7 +133,7 @@ def test_markdown_has_the_same_tables_and_refers_to_the_figures(texts: tuple[str
     assert text.startswith("# outputs/lora\n")
     assert "**✕ reward collapsed.**" in text
     assert "| relative fro | 0.213 | – | 0.02 | 40 |" in text
-    assert "(figures/profile_left.png)" in text
+    assert "(figures/profile_left.svg)" in text
     assert "| q\\_proj | 4 |" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("| ") and "proj" in line}
     assert widths == {9}
@@ -148,7 +150,7 @@ def test_hostile_names_stay_text(untrained: Tables, tmp_path: Path) -> None:
     said["coverage"]["skipped"][0] = {"module": HOSTILE, "reason": HOSTILE}
     hostile = untrained.modules.assign(kind=HOSTILE)
     tables = Tables(hostile, untrained.projection, untrained.profile, untrained.spectrum, untrained.series)
-    html, markdown = write_report(tables, said, {"run": HOSTILE, HOSTILE: HOSTILE}, AnalysisLayout(tmp_path))
+    html, markdown, *_ = write_report(tables, said, {"run": HOSTILE, HOSTILE: HOSTILE}, AnalysisLayout(tmp_path))
     page = Page(html.read_text(encoding="utf-8"))
     assert page.words.count(HOSTILE) >= 10
     assert not page.all("script")
@@ -187,10 +189,29 @@ def test_a_verdict_without_evidence_or_modules_has_a_report(untrained: Tables, t
         "coverage": {"analysed": 0, "total": 0, "skipped": [], "text": "0/0"},
         "modules": {},
     }
-    html, _ = write_report(untrained, bare, {}, AnalysisLayout(tmp_path))
+    html, *_ = write_report(untrained, bare, {}, AnalysisLayout(tmp_path))
     page = Page(html.read_text(encoding="utf-8"))
     assert "something new" in page.words
     assert "names no evidence" in page.words
+
+
+def test_each_figure_is_drawn_once_and_saved_once_in_each_format(
+    whole: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[tuple[int, str]] = []
+    figures: list[Figure] = []  # held, so that no two have one id
+    real = Figure.savefig
+
+    def count(figure: Figure, *arguments: Any, **options: Any) -> None:
+        figures.append(figure)
+        saved.append((id(figure), options["format"]))
+        real(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", count)
+    _, _, *paths = write_report(whole, verdict(), FACTS, AnalysisLayout(tmp_path), pdf=True)
+    assert len(paths) == len(saved) == len(set(saved)) == 28
+    assert len({figure for figure, _ in saved}) == 14
+    assert {kind for _, kind in saved} == {"pdf", "svg"}
 
 
 def test_report_is_the_same_bytes_on_a_second_run(untrained: Tables, tmp_path: Path) -> None:
@@ -209,7 +230,7 @@ def side_by_side(lora: Tables, pissa: Tables, tmp_path_factory: pytest.TempPathF
         runs, comparison(list(runs)), out, facts=FACTS, further={"Paired differences": pairs}
     )
     assert {path.parent for path in paths} == {out}
-    html, markdown = (path.read_text(encoding="utf-8") for path in paths)
+    html, markdown = (path.read_text(encoding="utf-8") for path in paths[:2])
     return html, markdown
 
 
@@ -223,7 +244,7 @@ def test_comparison_shows_every_column_and_run(side_by_side: tuple[str, str]) ->
     assert len(page.all("img")) == 4 + 2 * 8
     folded = [attrs["id"] for attrs in page.all("details") if "id" in attrs]
     assert {"#" + name for name in folded} == {load for load in page.loads if load.startswith("#")}
-    assert all(load.startswith(("data:image/png;base64,", "#")) for load in page.loads)
+    assert all(load.startswith(("data:image/svg+xml,", "#")) for load in page.loads)
     assert page.open == []
     assert len(side_by_side[0].encode()) < 2_000_000
 
@@ -234,7 +255,7 @@ def test_comparison_markdown_has_whole_tables(side_by_side: tuple[str, str]) -> 
         rows = text[text.index(title) : text.index(end)].strip().splitlines()[2:]
         assert len({line.count("|") for line in rows}) == 1
         assert len(rows) == 4
-    assert "(overlay_left.png)" in text
+    assert "(overlay_left.svg)" in text
     assert "lora \\<r=32\\>" in text
 
 
