@@ -15,6 +15,7 @@ import pytest
 from spectra.config import dump
 from spectra.runs.layout import TRAINER_STATE, RunLayout
 from spectra.runs.series import append_metrics
+from spectra.training.loop.run import train
 from spectra.training.recipe.recipe import Recipe
 
 Maker = Callable[..., Recipe]
@@ -27,13 +28,6 @@ def start(recipe: Recipe, out: Path) -> "subprocess.Popen[str]":
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
     command = [sys.executable, str(SCRIPT), str(out), str(file)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def finish(recipe: Recipe, out: Path) -> str:
-    with start(recipe, out) as process:
-        _, said = process.communicate()
-    assert process.returncode == 0, said
-    return said
 
 
 def kill_at(recipe: Recipe, out: Path, sign: Path) -> None:
@@ -74,11 +68,14 @@ def six_steps(recipe_for: Maker, method: str, beta: float) -> Recipe:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("easy_reward")
 @pytest.mark.parametrize(("method", "beta"), [("lora", 0.05), ("milora", 0.0)])
-def test_killed_and_resumed_equals_uninterrupted(method: str, beta: float, recipe_for: Maker, tmp_path: Path) -> None:
+def test_killed_and_resumed_equals_uninterrupted(
+    method: str, beta: float, recipe_for: Maker, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     recipe = six_steps(recipe_for, method, beta)
     straight, killed = RunLayout(tmp_path / "straight"), RunLayout(tmp_path / "killed")
-    finish(recipe, straight.root)
+    train(recipe, straight.root, quiet=True)
 
     kill_at(recipe, killed.root, killed.snapshot(5))
     # A crash can also tear the last line, and leave a checkpoint without the state file that is written last.
@@ -88,32 +85,40 @@ def test_killed_and_resumed_equals_uninterrupted(method: str, beta: float, recip
     shutil.copytree(killed.checkpoints / "checkpoint-4", torn, dirs_exist_ok=True)
     (torn / TRAINER_STATE).unlink()
 
-    assert "going on from step 4" in finish(recipe, killed.root)
+    train(recipe, killed.root)
+    assert "going on from step 4" in capfd.readouterr().err
     assert results(killed) == results(straight)
     assert curves(killed) == curves(straight)
     assert [row["step"] for row in curves(killed)] == list(range(7))
 
 
 @pytest.mark.slow
-def test_killed_before_the_first_checkpoint_starts_again(recipe_for: Maker, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("easy_reward")
+def test_killed_before_the_first_checkpoint_starts_again(
+    recipe_for: Maker, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     recipe = six_steps(recipe_for, "lora", 0.0)
     straight, killed = RunLayout(tmp_path / "straight"), RunLayout(tmp_path / "killed")
-    finish(recipe, straight.root)
+    train(recipe, straight.root, quiet=True)
     kill_at(recipe, killed.root, killed.snapshot(1))
     shutil.rmtree(killed.checkpoints, ignore_errors=True)
-    assert "starting" in finish(recipe, killed.root)
+    train(recipe, killed.root)
+    assert "starting" in capfd.readouterr().err
     assert results(killed) == results(straight)
     assert curves(killed) == curves(straight)
 
 
 @pytest.mark.slow
-def test_killed_after_the_last_step_only_writes_what_is_missing(recipe_for: Maker, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("easy_reward")
+def test_killed_after_the_last_step_only_writes_what_is_missing(
+    recipe_for: Maker, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     recipe = six_steps(recipe_for, "pissa", 0.0)
-    layout = RunLayout(tmp_path / "run")
-    finish(recipe, layout.root)
+    layout = RunLayout(train(recipe, tmp_path / "run", quiet=True))
     expected, logged = results(layout), curves(layout)
     shutil.rmtree(layout.snapshot(6))
     append_metrics(layout.metrics, {"step": 7, "reward": 0.0})
-    assert "going on from step 6" in finish(recipe, layout.root)
+    train(recipe, layout.root)
+    assert "going on from step 6" in capfd.readouterr().err
     assert results(layout) == expected
     assert curves(layout) == logged
