@@ -51,7 +51,7 @@ $(VLLM_VENV)/.installed: training/vllm/install.py pyproject.toml
 	@touch $@
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check .

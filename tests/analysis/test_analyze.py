@@ -35,6 +35,20 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_base(tmp_path_factory.mktemp("base"))
 
 
+@pytest.fixture(scope="module")
+def first(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    """Return one analysis of a run; a test that goes on from there takes a copy."""
+    where = tmp_path_factory.mktemp("first")
+    return run_analysis(own_run(where / "run", base), where)
+
+
+@pytest.fixture
+def analyzed(first: Analysis, tmp_path: Path) -> Path:
+    """Copy the analyzed run, and its cache of bases, into the directory of a test."""
+    shutil.copytree(first.run.path.parent, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "run"
+
+
 def run_analysis(path: Path, tmp_path: Path, **options: Any) -> Analysis:
     return analyze(path, Options(cache=tmp_path / "cache", **options))
 
@@ -44,8 +58,8 @@ def assert_same(one: Tables, two: Tables) -> None:
         pd.testing.assert_frame_equal(one[name], two[name])
 
 
-def test_own_run_against_the_oracle(tmp_path: Path, base: Path) -> None:
-    done = run_analysis(own_run(tmp_path / "run", base), tmp_path)
+def test_own_run_against_the_oracle(first: Analysis, base: Path) -> None:
+    done = first
     assert done.verdict["coverage"]["text"] == "6/6 matrices, 0 skipped"
     assert list(done.tables.modules["step"].unique()) == [0, 2, 4]
     weights = load_file(base / "model.safetensors")
@@ -61,26 +75,23 @@ def test_own_run_against_the_oracle(tmp_path: Path, base: Path) -> None:
     assert (start["delta_fro"] == 0).all() and start["stable_rank"].isna().all()
 
 
-def test_the_second_call_reuses_everything(tmp_path: Path, base: Path) -> None:
-    first = run_analysis(own_run(tmp_path / "run", base), tmp_path)
+def test_the_second_call_reuses_everything(first: Analysis, analyzed: Path, tmp_path: Path) -> None:
     assert (first.rows_reused, first.rows_computed, first.bases_computed, first.changed) == (0, 18, 6, True)
-    second = run_analysis(tmp_path / "run", tmp_path)
+    second = run_analysis(analyzed, tmp_path)
     assert (second.rows_reused, second.rows_computed, second.bases_computed, second.changed) == (18, 0, 0, False)
     assert "18 of 18 module snapshots reused, 0 computed" in second.reuse()
     assert_same(first.tables, second.tables)
 
 
-def test_a_new_snapshot_computes_only_itself_and_reuses_bases(tmp_path: Path, base: Path) -> None:
-    run = own_run(tmp_path / "run", base)
-    run_analysis(run, tmp_path)
+def test_a_new_snapshot_computes_only_itself_and_reuses_bases(analyzed: Path, tmp_path: Path, base: Path) -> None:
+    run = analyzed
     write_adapter(RunLayout(run).snapshot(6), lora_config(str(base)), small_factors(scale=6e-3))
     done = run_analysis(run, tmp_path)
     assert (done.rows_reused, done.rows_computed, done.bases_reused, done.bases_computed) == (18, 6, 6, 0)
 
 
-def test_a_changed_snapshot_is_computed_again(tmp_path: Path, base: Path) -> None:
-    run = own_run(tmp_path / "run", base)
-    before = run_analysis(run, tmp_path)
+def test_a_changed_snapshot_is_computed_again(first: Analysis, analyzed: Path, tmp_path: Path, base: Path) -> None:
+    before, run = first, analyzed
     write_adapter(RunLayout(run).snapshot(4), lora_config(str(base)), small_factors(scale=9e-3))
     after = run_analysis(run, tmp_path)
     assert (after.rows_reused, after.rows_computed) == (12, 6)
@@ -88,18 +99,17 @@ def test_a_changed_snapshot_is_computed_again(tmp_path: Path, base: Path) -> Non
     np.testing.assert_allclose(new, old * 9 / 4, rtol=1e-6)
 
 
-def test_a_removed_snapshot_leaves_the_tables(tmp_path: Path, base: Path) -> None:
-    run = own_run(tmp_path / "run", base)
-    run_analysis(run, tmp_path)
-    shutil.rmtree(RunLayout(run).snapshot(4))
-    done = run_analysis(run, tmp_path)
+def test_a_removed_snapshot_leaves_the_tables(analyzed: Path, tmp_path: Path) -> None:
+    shutil.rmtree(RunLayout(analyzed).snapshot(4))
+    done = run_analysis(analyzed, tmp_path)
     assert set(done.tables.modules["step"]) == {0, 2}
     assert "6 of snapshots that changed or are gone dropped" in done.reuse()
 
 
-def test_a_killed_analysis_keeps_what_was_finished(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_analysis_keeps_what_was_finished(
+    first: Analysis, tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = own_run(tmp_path / "run", base)
-    whole = analyze(run, Options(cache=tmp_path / "cache", out=tmp_path / "whole"))
     real, calls = tasks.run_task, []
 
     def dies(task: tasks.ModuleTask) -> tasks.ModuleResult:
@@ -116,12 +126,11 @@ def test_a_killed_analysis_keeps_what_was_finished(tmp_path: Path, base: Path, m
     done = run_analysis(run, tmp_path)
     assert (done.rows_reused, done.rows_computed) == (12, 6)
     assert not AnalysisLayout(run / "spectra").parts.exists()
-    assert_same(done.tables, whole.tables)
+    assert_same(done.tables, first.tables)
 
 
-def test_a_report_of_other_numbers_does_not_outlive_them(tmp_path: Path, base: Path) -> None:
-    run = own_run(tmp_path / "run", base)
-    where = run_analysis(run, tmp_path).where
+def test_a_report_of_other_numbers_does_not_outlive_them(analyzed: Path, tmp_path: Path, base: Path) -> None:
+    run, where = analyzed, run_analysis(analyzed, tmp_path).where
     where.report_html.write_text("the page")
     run_analysis(run, tmp_path)
     assert where.report_html.exists()
@@ -154,11 +163,10 @@ def test_a_relative_base_is_found_beside_the_run(tmp_path: Path) -> None:
     assert run_analysis(run, tmp_path).verdict["coverage"]["analysed"] == 6
 
 
-def test_processes_give_the_same_tables(tmp_path: Path, base: Path) -> None:
-    run = own_run(tmp_path / "run", base)
-    one = run_analysis(run, tmp_path, out=tmp_path / "one", jobs=1)
-    two = run_analysis(run, tmp_path, out=tmp_path / "two", jobs=2)
-    assert_same(one.tables, two.tables)
+def test_processes_give_the_same_tables(first: Analysis, analyzed: Path, tmp_path: Path) -> None:
+    two = run_analysis(analyzed, tmp_path, out=tmp_path / "two", jobs=2)
+    assert (two.rows_computed, two.bases_computed) == (18, 0)
+    assert_same(first.tables, two.tables)
 
 
 def test_an_error_in_a_process_arrives_whole(tmp_path: Path, base: Path) -> None:
@@ -235,12 +243,10 @@ def test_nan_updates_are_diverging_not_a_crash(tmp_path: Path, base: Path) -> No
     ]
 
 
-def test_a_broken_basis_in_the_cache_is_made_again(tmp_path: Path, base: Path) -> None:
-    run = own_run(tmp_path / "run", base)
-    first = run_analysis(run, tmp_path, out=tmp_path / "one")
+def test_a_broken_basis_in_the_cache_is_made_again(first: Analysis, analyzed: Path, tmp_path: Path) -> None:
     for file in (tmp_path / "cache" / "bases").rglob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:50])
-    second = run_analysis(run, tmp_path, out=tmp_path / "two")
+    second = run_analysis(analyzed, tmp_path, out=tmp_path / "two")
     assert (second.bases_reused, second.bases_computed) == (0, 6)
     assert_same(first.tables, second.tables)
 

@@ -15,10 +15,9 @@ from spectra.errors import BaseModelError, MissingDependencyError, UsageError
 from spectra.runs.directory import Snapshot
 from spectra.runs.tables import SCHEMAS
 from tests.builders import own_run, small_base
+from tests.requirements import needs
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
-# "Everything is here": then a skip is a failure.
-needs_ray = pytest.mark.skipif(not HAS_RAY and "SPECTRA_EVERYTHING" not in os.environ, reason="ray is not installed")
 
 
 def task(size: int) -> ModuleTask:
@@ -43,7 +42,7 @@ def test_without_ray_the_cure_is_said() -> None:
         list(run_tasks([task(9)], jobs=1, engine="ray"))
 
 
-@needs_ray
+@needs("ray")
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning")
 def test_ray_gives_the_same_tables_and_the_same_errors(tmp_path: Path) -> None:
     run = own_run(tmp_path / "run", small_base(tmp_path / "base"))

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from spectra.runs.manifest import Manifest
 from spectra.runs.series import read_metrics
 from spectra.training.loop.run import train
 from spectra.training.recipe.recipe import Recipe
+from tests.requirements import needs
 from tests.training.loop.test_kill_and_resume import results
 from tests.training.loop.test_run import tensors
 from tests.training.loop.train_on_fixed_completions import generate
@@ -28,7 +28,6 @@ from tests.training.loop.train_with_reward import digits
 ROOT = Path(__file__).parents[3]
 LAUNCH = ROOT / "training" / "launch"
 SCRIPT = Path(__file__).parent / "train_on_fixed_completions.py"
-REQUIRED = "SPECTRA_REQUIRE_DEEPSPEED"  # set where it must be there: a skip is then a failure
 # Of the largest change of a weight. Measured: up to 6e-6, the rounding of float32 sums in another order.
 TOLERANCE = 3e-5
 # Of ‖ΔW‖ in bfloat16, whose sums round by the batch. Measured: up to 3.6 %, but for full fine-tuning under FSDP.
@@ -241,7 +240,7 @@ def test_a_bfloat16_run_trains_float32_weights_under_every_launcher(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("deepspeed") is None and REQUIRED not in os.environ, reason="DeepSpeed is not installed")
+@needs("deepspeed")
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_snapshots_under_zero_are_whole(
@@ -252,7 +251,7 @@ def test_snapshots_under_zero_are_whole(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("deepspeed") is None and REQUIRED not in os.environ, reason="DeepSpeed is not installed")
+@needs("deepspeed")
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
 def test_a_bfloat16_run_trains_float32_masters_under_zero(
     stage: str, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

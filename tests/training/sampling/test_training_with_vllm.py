@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,12 @@ from spectra.runs.series import read_metrics
 from spectra.training.embedded import WEIGHTS
 from spectra.training.loop.run import train
 from spectra.training.recipe.recipe import Recipe
+from tests.requirements import is_skipped, reason
 from tests.training.sampling.recorded_weights import Watch, merged
 from tests.training.sampling.vllm_stand_in import free_port, section
 
-REQUIRED = "SPECTRA_REQUIRE_VLLM"  # set where it must be there: a skip is then a failure
-
-if find_spec("vllm") is None and not os.environ.get(REQUIRED):
-    pytest.skip("vLLM is not installed; `make vllm` builds an environment with it", allow_module_level=True)
+if is_skipped("vllm"):
+    pytest.skip(reason("vllm"), allow_module_level=True)
 
 Maker = Callable[..., Recipe]
 STEPS = 5

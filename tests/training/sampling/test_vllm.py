@@ -1,9 +1,7 @@
 """vLLM behind the generator's interface: what it is asked, and, where it is installed, what it answers."""
 
-import os
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -21,6 +19,7 @@ from spectra.training.recipe.recipe import Recipe
 from spectra.training.sampling import vllm
 from spectra.training.sampling.transformers import Completion, Sampling
 from spectra.training.sampling.vllm import VLLMGenerator
+from tests.requirements import needs
 
 Maker = Callable[..., Recipe]
 
@@ -97,10 +96,7 @@ def test_without_vllm_its_absence_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.filterwarnings("default")  # vLLM's own deprecations are not ours to mend
-@pytest.mark.skipif(
-    find_spec("vllm") is None and not os.environ.get("SPECTRA_REQUIRE_VLLM"),
-    reason="vLLM is not installed; `make vllm` builds an environment with it",
-)
+@needs("vllm")
 def test_vllm_itself_answers_as_transformers_does() -> None:
     from transformers import AutoModelForCausalLM
 

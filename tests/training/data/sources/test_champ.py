@@ -1,8 +1,6 @@
 """CHAMP: answers written for people become answers that can be checked, or are left out."""
 
 import json
-import os
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from spectra.training.data.sources.champ import checkable
 from spectra.training.data.sources.reading import read
 from spectra.training.data.sources.source import Source
 from spectra.training.rewards.rewards import is_correct
+from tests.requirements import needs
 
 
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
@@ -81,10 +80,7 @@ def test_answers_as_mathematics(answer: str, mathematics: str | None) -> None:
         assert is_correct(rf"\boxed{{{mathematics}}}", mathematics)
 
 
-@pytest.mark.skipif(
-    find_spec("champ_dataset") is None and not os.environ.get("SPECTRA_REQUIRE_TASKS"),
-    reason="champ-dataset is not installed: pip install 'spectra-rlvr[tasks]'",
-)
+@needs("champ_dataset")
 def test_champ_itself() -> None:
     problems = read(Source("benchmark:champ"))
     assert len(problems) == len({problem.id for problem in problems}) == 223

@@ -1,6 +1,5 @@
 """Generated problems: the generator's own scorer decides, and held-out ones are others."""
 
-import os
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from spectra.training.recipe.recipe import Recipe
 from spectra.training.recipe.task import TaskRecipe
 from spectra.training.rewards import rewards, sandbox
 from spectra.training.rewards.rewards import boxed_answer_reward
+from tests.requirements import needs
 
 # A generator in the manner of reasoning-gym: which number is even? Any even one is right.
 PACKAGE = """
@@ -127,10 +127,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         read(Source("reasoning_gym:chain_sum"))
 
 
-@pytest.mark.skipif(
-    find_spec("reasoning_gym") is None and not os.environ.get("SPECTRA_REQUIRE_TASKS"),
-    reason="reasoning-gym is not installed: pip install 'spectra-rlvr[tasks]'",
-)
+@needs("reasoning_gym")
 def test_reasoning_gym_itself_generates_and_scores() -> None:
     assert find_spec("reasoning_gym") is not None
     chain = read(Source("reasoning_gym:chain_sum", size=5, seed=3, options='{"min_terms": 2, "max_terms": 3}'))
