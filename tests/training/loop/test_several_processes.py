@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +70,24 @@ def launch(recipes: dict[Path, Recipe], config: str, *options: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunLayout]]:
+def alone(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunLayout]:
     """One process's runs, by method."""
-    where = tmp_path_factory.mktemp("alone")
+    recipes = {method: three_steps(tiny_base, method) for method in ("lora", "full")}
+    return train_alone(recipes, tmp_path_factory.mktemp("alone"))
+
+
+@pytest.fixture(scope="module")
+def alone_in_bfloat16(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunLayout]:
+    """One process's runs in bfloat16, by method."""
+    recipes = {method: in_bfloat16(tiny_base, method) for method in ("full", "layernorm")}
+    return train_alone(recipes, tmp_path_factory.mktemp("bfloat16"))
+
+
+def train_alone(recipes: dict[str, Recipe], where: Path) -> dict[str, RunLayout]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trl.GRPOTrainer._generate_single_turn", generate)
         patch.setattr("spectra.training.loop.trainer.boxed_answer_reward", digits)
-        runs = {name: train(three_steps(tiny_base, name), where / name, quiet=True) for name in ("lora", "full")}
-        yield {name: RunLayout(run) for name, run in runs.items()}
+        return {name: RunLayout(train(recipe, where / name, quiet=True)) for name, recipe in recipes.items()}
 
 
 def assert_same_update(one: RunLayout, several: RunLayout) -> None:
@@ -99,16 +108,26 @@ def asked(layout: RunLayout) -> list[tuple[str, int]]:
 
 @pytest.fixture(scope="module")
 def several(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, RunLayout], str]:
-    """Two processes' runs, by name, and what they said."""
+    """Two processes' runs, by name, and what they said: all from one launch, as its imports cost more than the runs."""
     where = tmp_path_factory.mktemp("several")
     sizes = {"generations": 4, "max_completion_length": 4}
     recipes = {
         "lora": three_steps(tiny_base, "lora"),
         "full": three_steps(tiny_base, "full", micro_batch=4),  # two passes on each process
         "dynamic": three_steps(tiny_base, "lora", algorithm={**sizes, "dynamic_rounds": 2}),
+        **bfloat16_recipes(tiny_base),
     }
     said = launch({where / name: recipe for name, recipe in recipes.items()}, "ddp_cpu.yaml")
     return {name: RunLayout(where / name) for name in recipes}, said
+
+
+@pytest.fixture(scope="module")
+def sharded(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunLayout]:
+    """Return the runs of two processes under FSDP, by name: all from one launch."""
+    where = tmp_path_factory.mktemp("sharded")
+    recipes = {name: three_steps(tiny_base, name) for name in ("lora", "full")} | bfloat16_recipes(tiny_base)
+    launch({where / name: recipe for name, recipe in recipes.items()}, "fsdp.yaml", "--as-gpus")
+    return {name: RunLayout(where / name) for name in recipes}
 
 
 @pytest.mark.slow
@@ -155,8 +174,9 @@ def drawn_by(run: Path) -> list[Path]:
 def test_one_process_speaks(several: tuple[dict[str, RunLayout], str]) -> None:
     openings = [line.partition(": ")[2] for line in several[1].splitlines() if "starting" in line]
     lora = "starting; lora, 7,424 weights train (35.86 % of the base), 2 processes"
-    assert openings == [lora, "starting; full, 20,704 weights train (100.00 % of the base), 2 processes", lora]
-    assert several[1].count("step 1/3 reward") == 3
+    full = "starting; full, 20,704 weights train (100.00 % of the base), 2 processes"
+    assert openings[:4] == [lora, full, lora, full]
+    assert len(openings) == several[1].count("step 1/3 reward") == len(several[0]) == 5
 
 
 @pytest.mark.slow
@@ -173,15 +193,19 @@ def test_two_processes_resumed_equal_two_uninterrupted(
 
 
 @pytest.mark.slow
-def test_snapshots_under_fsdp_are_whole(alone: dict[str, RunLayout], tiny_base: Path, tmp_path: Path) -> None:
-    launch({tmp_path / name: three_steps(tiny_base, name) for name in alone}, "fsdp.yaml", "--as-gpus")
+def test_snapshots_under_fsdp_are_whole(alone: dict[str, RunLayout], sharded: dict[str, RunLayout]) -> None:
     for name, one in alone.items():
-        assert_same_update(one, RunLayout(tmp_path / name))
-        assert asked(RunLayout(tmp_path / name)) == asked(one)
+        assert_same_update(one, sharded[name])
+        assert asked(sharded[name]) == asked(one)
 
 
 def in_bfloat16(base: Path, method: str) -> Recipe:
     return three_steps(base, method, model={"base": str(base), "dtype": "bfloat16"}, evaluation={"every": None})
+
+
+def bfloat16_recipes(base: Path) -> dict[str, Recipe]:
+    """Return a recipe in bfloat16 for each method that trains weights of the base, by the name of its run."""
+    return {f"{method}-bfloat16": in_bfloat16(base, method) for method in ("full", "layernorm")}
 
 
 def update(run: RunLayout) -> dict[str, torch.Tensor]:
@@ -190,53 +214,40 @@ def update(run: RunLayout) -> dict[str, torch.Tensor]:
     return {name: after[name] - before[name] for name in after}
 
 
-def assert_trained_in_float32(
-    where: Path, base: Path, patch: pytest.MonkeyPatch, methods: tuple[str, ...] = ("full", "layernorm")
-) -> None:
+def assert_trained_in_float32(run: RunLayout, alone: RunLayout) -> None:
     """Weights of the base that train in a bfloat16 run end where one process brings them, off the bfloat16 grid."""
-    patch.setattr("trl.GRPOTrainer._generate_single_turn", generate)
-    patch.setattr("spectra.training.loop.trainer.boxed_answer_reward", digits)
-    for method in methods:
-        ours = update(RunLayout(train(in_bfloat16(base, method), where / f"{method}-alone", quiet=True)))
-        theirs = update(RunLayout(where / method))
-        size = sum(float((tensor**2).sum()) for tensor in ours.values()) ** 0.5
-        apart = sum(float(((theirs[name] - tensor) ** 2).sum()) for name, tensor in ours.items()) ** 0.5
-        assert size > 0.01
-        assert apart < HALF_TOLERANCE * size
-        after = tensors(RunLayout(where / method), STEPS).values()
-        off_the_grid = sum(int((tensor != tensor.bfloat16().float()).sum()) for tensor in after)
-        assert off_the_grid > 0.5 * sum(tensor.numel() for tensor in after)
-
-
-def launch_in_bfloat16(
-    base: Path, where: Path, config: str, *options: str, methods: tuple[str, ...] = ("full", "layernorm")
-) -> None:
-    for method in methods:  # ZeRO-3 would spread the base of a second run while it is loaded
-        launch({where / method: in_bfloat16(base, method)}, config, *options)
+    ours, theirs = update(alone), update(run)
+    size = sum(float((tensor**2).sum()) for tensor in ours.values()) ** 0.5
+    apart = sum(float(((theirs[name] - tensor) ** 2).sum()) for name, tensor in ours.items()) ** 0.5
+    assert size > 0.01
+    assert apart < HALF_TOLERANCE * size
+    after = tensors(run, STEPS).values()
+    off_the_grid = sum(int((tensor != tensor.bfloat16().float()).sum()) for tensor in after)
+    assert off_the_grid > 0.5 * sum(tensor.numel() for tensor in after)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("config", "options", "method"),
+    ("launcher", "method"),
     [
-        ("ddp_cpu.yaml", (), "full"),
-        ("ddp_cpu.yaml", (), "layernorm"),
+        ("several", "full"),
+        ("several", "layernorm"),
         pytest.param(
-            "fsdp.yaml",
-            ("--as-gpus",),
+            "sharded",
             "full",
             marks=pytest.mark.xfail(
                 strict=True, raises=AssertionError, reason="6.9 % of ‖ΔW‖ from one process; the cause is not known"
             ),
         ),
-        ("fsdp.yaml", ("--as-gpus",), "layernorm"),
+        ("sharded", "layernorm"),
     ],
 )
 def test_a_bfloat16_run_trains_float32_weights_under_every_launcher(
-    config: str, options: tuple[str, ...], method: str, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    launcher: str, method: str, alone_in_bfloat16: dict[str, RunLayout], request: pytest.FixtureRequest
 ) -> None:
-    launch_in_bfloat16(tiny_base, tmp_path, config, *options, methods=(method,))
-    assert_trained_in_float32(tmp_path, tiny_base, monkeypatch, (method,))
+    found = request.getfixturevalue(launcher)
+    runs: dict[str, RunLayout] = found[0] if launcher == "several" else found
+    assert_trained_in_float32(runs[f"{method}-bfloat16"], alone_in_bfloat16[method])
 
 
 @pytest.mark.slow
@@ -254,7 +265,8 @@ def test_snapshots_under_zero_are_whole(
 @needs("deepspeed")
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
 def test_a_bfloat16_run_trains_float32_masters_under_zero(
-    stage: str, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str, alone_in_bfloat16: dict[str, RunLayout], tiny_base: Path, tmp_path: Path
 ) -> None:
-    launch_in_bfloat16(tiny_base, tmp_path, f"{stage}.yaml", "--as-gpus")
-    assert_trained_in_float32(tmp_path, tiny_base, monkeypatch)
+    for method, alone in alone_in_bfloat16.items():  # ZeRO-3 would spread the base of a second run while it is loaded
+        launch({tmp_path / method: in_bfloat16(tiny_base, method)}, f"{stage}.yaml", "--as-gpus")
+        assert_trained_in_float32(RunLayout(tmp_path / method), alone)
