@@ -1,4 +1,4 @@
-"""What the doctor looks at: a run as far as it can be opened, and what stood in the way of the rest."""
+"""The subject of an examination: a run as far as it can be opened, and what prevented the rest."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -27,12 +27,12 @@ from spectra.weights.storage.quantized import require_full_precision
 from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import READERS, parameter_name, read_changes
 
-# Matrices that a check with the base looks at, spread over all layers and kinds.
+# Number of matrices in a check with the base, spread over layers and module types.
 SAMPLE = 12
 # Arithmetic that a check may spend on decompositions: the cubes of some matrices of 1024² to 2048².
 _BUDGET = 1e10
 _FEWEST = 3
-# What odd values in a configuration make of the code that reads them.
+# Exceptions that invalid values in a configuration cause in the code that reads them.
 MISREAD = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError)
 _FACTORS = (frozenset({"lora_A", "lora_B"}), frozenset({"lora_embedding_A", "lora_embedding_B"}))
 _INITIALIZATION = re.compile(r"(?!pissa_niter_).+|pissa_niter_\d+", re.IGNORECASE)
@@ -118,13 +118,15 @@ class Case:
         """
         name = None if self.base is None else parameter_name(module, self.base.files)
         if self.base is None or name is None:
-            raise CorruptFileError("the base has no such parameter", where=module, hint="give its base with --base")
+            raise CorruptFileError(
+                "the base model has no such parameter", where=module, hint="pass the base model of this run with --base"
+            )
         return self.base[name]
 
     def update(self, module: str) -> Operator:
         """Return ΔW of a module."""
         if self.changes is None:
-            raise CorruptFileError("holds no update that can be read", where=self.path, hint="see the other checks")
+            raise CorruptFileError("contains no readable update", where=self.path, hint="see the other checks")
         return self.changes.matrices[module](self.weight(module).double())
 
     @cached_property
@@ -211,7 +213,7 @@ def unpaired(adapter: Adapter) -> tuple[str, ...]:
 
 
 def misread(error: Exception, where: Path) -> CorruptFileError:
-    """Return what an odd value in a configuration made of the code that read it, in words."""
+    """Return the error for an invalid value in a configuration."""
     return CorruptFileError(
         f"its configuration cannot be read ({type(error).__name__}: {error})",
         where=where,
@@ -220,7 +222,7 @@ def misread(error: Exception, where: Path) -> CorruptFileError:
 
 
 def open_case(path: Path, base: str | None = None, initial: Path | None = None) -> Case:
-    """Open what can be opened; never raises for faulty data.
+    """Open as much as possible; never raises for faulty data.
 
     Parameters
     ----------
@@ -279,7 +281,7 @@ def _open_adapter(path: Path) -> Adapter:
     config = read_json(path / ADAPTER_CONFIG)
     kind = str(config.get("peft_type"))
     if kind not in READERS:
-        raise UnsupportedMethodError(f"adapters of type {kind} are not looked into", where=path)
+        raise UnsupportedMethodError(f"adapters of type {kind} are not supported", where=path)
     adapter = Adapter.open(path, READERS[kind])
     if kind == "LORA":
         _require_readable(adapter)
@@ -312,7 +314,9 @@ def _require_readable(adapter: Adapter) -> None:
 
 
 def _odd(adapter: Adapter, what: str) -> CorruptFileError:
-    return CorruptFileError(f"{what} in {ADAPTER_CONFIG}", where=adapter.path, hint="write what the training had there")
+    return CorruptFileError(
+        f"{what} in {ADAPTER_CONFIG}", where=adapter.path, hint="restore the value used in training"
+    )
 
 
 def _scattered(path: Path) -> tuple[Snapshot, ...]:

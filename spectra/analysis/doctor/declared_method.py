@@ -1,7 +1,7 @@
-"""Whether the adapter is what the run says it trained.
+"""Whether the adapter matches the method that the run declares.
 
-A recipe that says DoRA over files that are plain LoRA is known from a published pipeline whose dispatcher ignored the
-method's name: its results were read as DoRA's.
+In a published pipeline, the dispatcher ignored the name of the method: recipes said DoRA, the files were plain LoRA,
+and the results were read as those of DoRA.
 """
 
 import re
@@ -80,7 +80,7 @@ class _Declared:
 
 
 def check(case: Case) -> list[Check]:
-    """Compare what the run's configuration, manifest or name says with the adapter's own configuration."""
+    """Compare the method in the run's configuration, manifest or name with the configuration of the adapter."""
     if case.adapter is None:
         return _adapter_or_full(case)
     declared = _declared(case)
@@ -94,7 +94,7 @@ def check(case: Case) -> list[Check]:
             NAME,
             "fault",
             fact(metric, f"{declared.source} says {said}, the adapter {held}"),
-            "do not read this run as that method: train it again, and look at how the trainer chooses its method",
+            "do not report this run as that method: train it again, and check how the trainer selects the method",
         )
         for metric, said, held in wrong
     ]
@@ -104,10 +104,8 @@ def _adapter_or_full(case: Case) -> list[Check]:
     declared = _declared(case)
     if declared is None or case.snapshot is None or declared.method not in _TYPES:
         return []
-    says = f"{declared.source} says {declared.method}, and the snapshots are whole weights"
-    return [
-        Check(NAME, "note", fact("method", says), "analyze the adapter where there is one: whole weights are rounded")
-    ]
+    says = f"{declared.source} says {declared.method}, and the snapshots are full weights"
+    return [Check(NAME, "note", fact("method", says), "analyze the adapter if there is one: full weights are rounded")]
 
 
 def _declared(case: Case) -> _Declared | None:
@@ -180,12 +178,12 @@ def _is_positive(value: Any) -> bool:
 
 
 def _by_name(case: Case) -> list[Check]:
-    """Look at the name of the directory: the only word that many pipelines leave."""
+    """Check the name of the directory: often the only trace of the method."""
     words = set(re.split(r"[^a-z0-9]+", case.root.resolve().name.lower()))
     wrong = [(word, option) for word, option in _WORDS.items() if word in words and not case.config.get(option)]
     if not wrong or case.config.get("peft_type") != "LORA":
         return []
     word, option = wrong[0]
     says = f"the directory is called {case.root.name}, and its adapter does not set {option}"
-    action = f"make sure that {word} was trained before reading it as {word}"
+    action = f"verify that {word} was trained before you report it as {word}"
     return [Check(NAME, "note", fact("method", says), action)]

@@ -1,7 +1,7 @@
-"""What a method that moves the base does when its adapter is put on the pristine base, predicted from the files.
+"""Predict the error of loading an adapter on the pristine base if its initialization changed the base weights.
 
-PiSSA and its relatives train on W − s·B₀A₀. What loaders make of the saved adapter, in units of ‖W‖ (read in peft
-0.21's ``LoraLayer``, and measured in ``reports/wrong_base.md``):
+PiSSA and similar methods train on W − s·B₀A₀. Behavior of loaders with the saved adapter (read in ``LoraLayer`` of peft
+0.21, and measured in ``reports/wrong_base.md``):
 
 =============  ===================================================  ==============================================
 start          ``PeftModel.from_pretrained``                        a server or script that adds s·BA to W
@@ -35,7 +35,7 @@ from spectra.weights.readers.methods.lora_options import moving_start, product
 from spectra.weights.readers.rank_patterns import rank_and_alpha
 
 NAME = "wrong_base"
-# A weight error above this part of ‖ΔW‖ is no rounding: the model that is loaded is not the one that was trained.
+# A weight error above this fraction of ‖ΔW‖ is not rounding: the loaded model is not the trained one.
 LIMIT = 0.1
 # Without ΔW: the size of a large RLVR update, in ‖W‖.
 _FALLBACK = 1e-3
@@ -44,12 +44,12 @@ _OWN_SEED = 3  # of the draw that stands for a start which is not at hand
 _DETERMINISTIC = ("pissa", "milora")
 # What peft does again from the pristine base when it loads, and gets the same.
 _REDONE = ("olora", "loftq")
-_EXPORT = "export the equal plain LoRA with `spectra export`, and evaluate that, or W − s·B₀A₀ with the adapter"
+_EXPORT = "run `spectra export` and evaluate the equivalent plain LoRA, or load the adapter on W − s·B₀A₀"
 
 
 @dataclass(frozen=True)
 class Reload:
-    """The weight error of one matrix that putting its adapter on the pristine base makes, in ‖W‖.
+    """The weight error of one matrix if its adapter is loaded on the pristine base, relative to ‖W‖.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class Reload:
 
 
 def check(case: Case) -> list[Check]:
-    """Find adapters whose base was moved: whether the start is at hand, and what a plain load would do."""
+    """Detect adapters whose initialization changed the base: availability, and result of a plain load."""
     if case.adapter is None or case.base is None or case.config.get("peft_type") != "LORA":
         return []
     if not case.sample or not case.finite:
@@ -98,12 +98,12 @@ def check(case: Case) -> list[Check]:
 
 def _belongs(case: Case) -> list[Check]:
     if case.start is not None:
-        return [ok(NAME, f"its start is at hand ({case.start.origin})")]
-    return [ok(NAME, "the adapter belongs on the original base")] if case.changes is not None else []
+        return [ok(NAME, f"its initialization is available ({case.start.origin})")]
+    return [ok(NAME, "the adapter fits the original base model")] if case.changes is not None else []
 
 
 def _by_its_tensors(case: Case) -> str | None:
-    """Return the method whose start the tensors of an adapter show, although its configuration is plain, or None.
+    """Return the method whose initialization the tensors show although the configuration is plain, or None.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def _by_its_tensors(case: Case) -> str | None:
 
 
 def _misplaced(case: Case) -> Block | None:
-    """Return the block of the base that the adapter of a plain start holds, or None."""
+    """Return the block of the base inside an adapter with a plain initialization, or None."""
     if case.adapter is None or case.config.get("use_dora"):
         return None
     firsts, lasts = [], []
@@ -242,24 +242,27 @@ def _judged(case: Case, family: str, found: list[Reload]) -> list[Check]:
     name = str(case.config.get("init_lora_weights", True))
     label = name if moving_start(case.config) else f"{family} by its tensors (the configuration says {name})"
     added = median(one.added for one in found) if found else None
-    says = f"{label} moves the base when it begins"
+    says = f"{label} changes the base weights at initialization"
     if added is not None:
-        says += f": added to the pristine base alone it is off by s·B₀A₀, {added:.3g}·‖W‖ (median of {len(found)})"
+        says += f": on the pristine base, the error is s·B₀A₀, {added:.3g}·‖W‖ (median of {len(found)})"
     error = case.obstacles.get("start")
     if case.start is None:
-        action = (error.hint if error is not None else None) or "give the adapter of step 0 with --initial DIR"
-        why = "its start is not at hand" if error is None else error.what
+        action = (error.hint if error is not None else None) or "pass the step-0 adapter of this run with --initial DIR"
+        why = "its initialization is not available" if error is None else error.what
         missing = Check(
             NAME,
             "fault",
             fact("start", f"{says}; {why}", added, _limit(found)),
-            f"{action}; without it no one can load what was trained",
+            f"{action}; without it, the trained model cannot be rebuilt",
             "wrong_base",
             str(case.path),
         )
         return [missing, *_reinitialized(case, found)]
     note = Check(
-        NAME, "note", fact("added_error", f"{says}; its start is at hand ({case.start.origin})", added), _EXPORT
+        NAME,
+        "note",
+        fact("added_error", f"{says}; its initialization is available ({case.start.origin})", added),
+        _EXPORT,
     )
     return [note, *_reinitialized(case, found)]
 
@@ -270,7 +273,7 @@ def _limit(found: list[Reload]) -> float:
 
 
 def _reinitialized(case: Case, found: list[Reload]) -> list[Check]:
-    """Say what ``PeftModel.from_pretrained`` on the pristine base gives."""
+    """Report the result of ``PeftModel.from_pretrained`` on the pristine base."""
     errors = [one.peft for one in found if one.peft == one.peft]
     if not errors:
         return []
