@@ -108,9 +108,9 @@ def evaluate(
     SpectraError
         If the run, its base, its update or the problems cannot be read.
     """
+    from spectra.training.compat.library_warnings import quiet_libraries
     from spectra.training.evaluation.evaluate import Engine, evaluate_all
     from spectra.training.evaluation.snapshot_model import open_model
-    from spectra.training.library_warnings import quiet_libraries
 
     options = options or EvalOptions()
     engine = Engine(options.generator, options.dtype, options.device, options.batch_size, options.memory)

@@ -5,7 +5,6 @@ fail, one of them says why.
 """
 
 import atexit
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 from spectra.errors import EngineError, RecipeError, SpectraError
+from spectra.training.compat.accelerate import name_cpu_plainly, sharded_by, wants_cpu
+from spectra.training.compat.torch import count_up, lost_connection
 from spectra.training.methods import Method
 from spectra.training.recipe.recipe import Recipe
 
@@ -120,8 +121,7 @@ def join() -> Processes:
     from accelerate import PartialState
 
     if on_cpu():
-        # accelerate would number the device, and a checkpoint cannot be loaded onto "cpu:1".
-        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
+        name_cpu_plainly()
     state = PartialState(cpu=on_cpu(), timeout=_PATIENCE)
     if state.num_processes > 1:
         atexit.register(_leave_group)
@@ -140,15 +140,7 @@ def on_cpu() -> bool:
     """Return whether to train on the CPU: the launcher says so, or there is no GPU. Processes then talk by gloo."""
     import torch
 
-    return _is_set("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
-
-
-def lost_others() -> bool:
-    """Return whether ``accelerate launch --cpu`` was asked for several processes and started this one alone.
-
-    Without MPI it starts no others: it sets their port, which it does for several only, and never a rank.
-    """
-    return "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ and "RANK" not in os.environ
+    return wants_cpu() or not torch.cuda.is_available()
 
 
 def divide(recipe: Recipe, count: int) -> Batch:
@@ -184,7 +176,7 @@ def check_sharding(method: Method, trainable_dtype: str = "float32") -> None:
         If it has an optimizer of its own under FSDP, or looks at gradients and weights between steps under FSDP or
         DeepSpeed, or is to be trained in bfloat16 under either: both keep what trains in float32.
     """
-    shards = next((name for name in ("FSDP", "DEEPSPEED") if _is_set(f"ACCELERATE_USE_{name}")), None)
+    shards = sharded_by()
     if shards is not None and trainable_dtype == "bfloat16":
         fault = f"cannot be bfloat16 under {shards}, which keeps what trains in float32"
         raise RecipeError(fault, where="model.trainable_dtype", hint="leave it out, or launch without sharding")
@@ -193,10 +185,6 @@ def check_sharding(method: Method, trainable_dtype: str = "float32") -> None:
         raise RecipeError(f"works on whole weights and gradients, which {shards} spreads", where=where, hint=hint)
     if shards == "FSDP" and method.optimizer is not None:
         raise RecipeError("has an optimizer of its own, which FSDP does not take", where=where, hint=hint)
-
-
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
 
 
 @contextmanager
@@ -217,7 +205,7 @@ def one_voice(processes: Processes) -> Iterator[None]:
             raise
         if not _is_first():
             _leave(error.exit_code if isinstance(error, SpectraError) else 1)
-        if _lost_connection(error):
+        if lost_connection(error):
             hint = "see what ended it (memory?) and launch again: the run goes on"
             raise EngineError("another process of this run ended without a word", hint=hint) from error
         raise
@@ -225,19 +213,10 @@ def one_voice(processes: Processes) -> Iterator[None]:
 
 def _is_first() -> bool:
     """Return whether no other process has failed before; False also where nobody is left to ask."""
-    from torch.distributed import distributed_c10d
-
     try:
-        return int(distributed_c10d._get_default_store().add(_FAULT, 1)) == 1
+        return count_up(_FAULT) == 1
     except RuntimeError:
         return False
-
-
-def _lost_connection(error: BaseException) -> bool:
-    from torch.distributed import DistError
-
-    # gloo has no error of its own.
-    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
 def _leave(code: int) -> NoReturn:

@@ -6,10 +6,10 @@ What is saved are the masters.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 from spectra.errors import UsageError
+from spectra.training.compat.deepspeed import gathered, has_master, is_partitioned
 
 
 def is_sharded(model: Any) -> bool:
@@ -23,7 +23,7 @@ def is_sharded(model: Any) -> bool:
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         hint = "set fsdp_version: 2 in the accelerate configuration"
         raise UsageError("snapshots of a model under FSDP 1 are not supported", hint=hint)
-    return any(_is_shard(parameter) for parameter in model.parameters())
+    return any(map(_is_shard, model.parameters()))
 
 
 def is_spread(model: Any) -> bool:
@@ -34,7 +34,7 @@ def is_spread(model: Any) -> bool:
     UsageError
         If FSDP 1 sharded it.
     """
-    return is_sharded(model) or any(_has_master(parameter) for parameter in model.parameters())
+    return is_sharded(model) or any(map(has_master, model.parameters()))
 
 
 def whole_state(model: Any, *, keep: bool) -> dict[str, Any]:
@@ -59,21 +59,16 @@ def whole_state(model: Any, *, keep: bool) -> dict[str, Any]:
         return dict(model.state_dict())
     prefix = getattr(getattr(model, "base_model", None), "prefix", None)
     state: dict[str, Any] = {}
-    gathered: dict[int, Any] = {}  # tied weights are one tensor under several names
+    found: dict[int, Any] = {}  # tied weights are one tensor under several names
     for name, tensor in model.state_dict(keep_vars=True).items():
-        in_parts = _is_shard(tensor) or _has_master(tensor)
+        in_parts = _is_shard(tensor) or has_master(tensor)
         if in_parts and (tensor.requires_grad or (prefix is not None and prefix in name)):
-            if id(tensor) not in gathered:
-                gathered[id(tensor)] = _gather(tensor, keep)
-            state[name] = gathered[id(tensor)]
+            if id(tensor) not in found:
+                found[id(tensor)] = _gather(tensor, keep)
+            state[name] = found[id(tensor)]
         else:
             state[name] = tensor.detach()
     return state
-
-
-def whole_shape(parameter: Any) -> list[int]:
-    """Return the shape of a parameter, also of one that ZeRO-3 emptied."""
-    return list(getattr(parameter, "ds_shape", parameter.shape))
 
 
 @contextmanager
@@ -87,7 +82,7 @@ def generating(model: Any, trainer: Any) -> Iterator[Any]:
     trainer
         TRL's trainer; not asked for any other model.
     """
-    if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+    if not any(map(is_partitioned, model.parameters())):
         yield model
         return
     from trl.models import unwrap_model_for_generation
@@ -97,20 +92,11 @@ def generating(model: Any, trainer: Any) -> Iterator[Any]:
 
 
 def _is_shard(tensor: Any) -> bool:
-    # FSDP 2 makes DTensors; ZeRO-3 empties each parameter, and gives it a number.
-    return hasattr(tensor, "full_tensor") or hasattr(tensor, "ds_id")
-
-
-def _has_master(tensor: Any) -> bool:
-    return hasattr(tensor, "_hp_mapping")  # DeepSpeed's link from a parameter to the part of a master that is here
+    return hasattr(tensor, "full_tensor") or is_partitioned(tensor)  # FSDP 2 makes DTensors
 
 
 def _gather(tensor: Any, keep: bool) -> Any:
     if hasattr(tensor, "full_tensor"):
         whole = tensor.detach().full_tensor()
         return whole.cpu() if keep else None
-    if tensor.requires_grad:
-        whole = import_module("deepspeed.utils").safe_get_full_fp32_param(tensor)
-        return whole.detach().cpu() if keep else None
-    with import_module("deepspeed").zero.GatheredParameters([tensor]):
-        return tensor.detach().cpu().clone() if keep else None
+    return gathered(tensor, keep=keep)

@@ -30,7 +30,7 @@ from spectra.runs.layout import (
     RunLayout,
 )
 from spectra.runs.snapshots import adapter_config
-from spectra.training.library_warnings import harmless_ignored
+from spectra.training.compat.library_warnings import harmless_ignored
 from spectra.training.methods import find_method
 from spectra.training.policy.initial_factors import read_initial
 from spectra.training.recipe.recipe import Recipe

@@ -14,10 +14,11 @@ from spectra.runs.layout import RunLayout
 from spectra.runs.lock import exclusive
 from spectra.runs.manifest import BaseIdentity, Manifest, describe_environment, now
 from spectra.runs.series import truncate_metrics
+from spectra.training.compat.accelerate import lost_others
+from spectra.training.compat.library_warnings import quiet_libraries
 from spectra.training.data.carry_addition import Problem
 from spectra.training.data.dataset import heldout_problems, pinned, training_problems
-from spectra.training.distributed.processes import Processes, check_sharding, divide, join, lost_others, one_voice
-from spectra.training.library_warnings import quiet_libraries
+from spectra.training.distributed.processes import Processes, check_sharding, divide, join, one_voice
 from spectra.training.loop.callbacks import (
     Callback,
     DivergenceStop,

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from spectra.runs.layout import RunLayout
+from spectra.training.compat.transformers import use_one_device
+from spectra.training.compat.trl import set_beta
 from spectra.training.data.dataset import training_dataset, training_problems
 from spectra.training.distributed.processes import Batch, divide, on_cpu
 from spectra.training.loop.callbacks import Callback
@@ -35,7 +37,7 @@ def build_trainer(
         optimizers=(optimizer, None),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.beta = recipe.algorithm.beta
+    set_beta(trainer, recipe.algorithm.beta)
     report_last(trainer, recipe.report_to)
     for callback in callbacks:
         callback.trainer = trainer
@@ -105,9 +107,7 @@ def _arguments(recipe: Recipe, layout: RunLayout, batch: Batch) -> Any:
         **_optimization(recipe),
         **_checkpoints(recipe),
     )
-    if arguments.n_gpu > 1:
-        # One process that sees several GPUs would spread each batch over them, and make it as many times larger.
-        arguments._n_gpu = 1
+    use_one_device(arguments)
     return arguments
 
 
@@ -119,8 +119,7 @@ def _objective(recipe: Recipe) -> dict[str, Any]:
         "importance_sampling_level": "sequence" if algorithm.name in ("gspo", "luspo") else "token",
         "epsilon": algorithm.epsilon_low,
         "epsilon_high": algorithm.epsilon_high,
-        # TRL gives an adapter a frozen copy of itself as reference, which some methods cannot have twice, and which a
-        # resumed Trainer loads in place of the policy. With beta set later it is the base, adapter off.
+        # For an adapter it is set later, see `set_beta`.
         "beta": algorithm.beta if recipe.method.name == "full" else 0.0,
         "scale_rewards": algorithm.scale_rewards,
         "num_generations": algorithm.generations,

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from spectra.config import KeyFault, Section
+from spectra.training.compat.peft import prune_ranks
 from spectra.training.methods.lora import LORA_DEFAULTS
 from spectra.training.methods.method import Method, Setting
 from spectra.training.methods.section import MethodRecipe
@@ -95,17 +96,7 @@ def allocate(model: Any, optimizer: Any, step: int) -> None:
 
     Scores and masks live in the optimizer's state, so that its checkpoints hold them.
     """
-    tuner = model.base_model
-    config, allocator = tuner.peft_config[ADAPTER], tuner.rankallocator
-    state = optimizer.state[_STATE]
-    for name in ("ipt", "exp_avg_ipt", "exp_avg_unc"):
-        setattr(allocator, name, state.get(name, {}))
-    config.rank_pattern = state.get("rank_pattern")
-    tuner.update_and_allocate(step)
-    for name in ("ipt", "exp_avg_ipt", "exp_avg_unc"):
-        state[name] = getattr(allocator, name)
-    # With a pattern in its configuration peft slices what it saves by masks that later steps may undo.
-    state["rank_pattern"], config.rank_pattern = config.rank_pattern, None
+    prune_ranks(model.base_model, ADAPTER, step, optimizer.state[_STATE])
 
 
 def orthogonality(model: Any, recipe: MethodRecipe) -> Any:

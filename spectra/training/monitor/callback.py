@@ -13,8 +13,9 @@ from spectra.runs.layout import RunLayout
 from spectra.runs.manifest import BaseIdentity, Manifest, describe_environment, now
 from spectra.runs.series import canonical
 from spectra.runs.snapshots import snapshot_kind
+from spectra.training.compat.deepspeed import whole_shape
+from spectra.training.compat.transformers import call_first
 from spectra.training.distributed.processes import Processes
-from spectra.training.distributed.shards import whole_shape
 from spectra.training.loop.callbacks import Callback
 from spectra.training.monitor.live_metrics import PulseReader, warnings_of
 from spectra.training.monitor.output_dir import append_whole, begin, go_on
@@ -207,8 +208,7 @@ class SpectraCallback(Callback):
     def _report_first(self) -> None:
         """Go before the callbacks that report, so that they see the record with our numbers in it."""
         if self._trainer is not None:
-            handler = self._trainer.callback_handler
-            handler.callbacks = [self, *(other for other in handler.callbacks if other is not self)]
+            call_first(self._trainer, self)
 
     def _warn(self, warning: str, kind: str | None = None) -> None:
         said = kind or warning.partition(": ")[2]
@@ -251,7 +251,7 @@ def _base_name(model: Any) -> str:
             f"SpectraCallback saves the adapter {ADAPTER!r}, and the model has {sorted(adapters)}",
             hint="name the adapter so",
         )
-    name = model.config._name_or_path if adapters is None else adapters[ADAPTER].base_model_name_or_path
+    name = model.config.name_or_path if adapters is None else adapters[ADAPTER].base_model_name_or_path
     if not name:
         raise BaseModelError(
             "the model does not say which base it is", where="SpectraCallback", hint="give it: base=DIR_OR_HUB_ID"

@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 from spectra.errors import BaseModelError, RecipeError
+from spectra.training.compat.library_warnings import harmless_ignored
+from spectra.training.compat.transformers import generate_in_bfloat16
 from spectra.training.data.dataset import prompt_order, training_problems
-from spectra.training.library_warnings import harmless_ignored
 from spectra.training.methods import Method, Setting, Start, find_method
 from spectra.training.policy.initial_factors import read_initial
 from spectra.training.policy.targets import checked_shapes
@@ -101,7 +101,7 @@ def build_policy(recipe: Recipe, initial: Path | None = None) -> Policy:
         start = Start(recipe.method, partial(_prompts, recipe, tokenizer, model.device))
         policy = _attach(model, method, recipe, start, initial)
     if recipe.model.dtype == "bfloat16":
-        _generate_in_bfloat16(policy)
+        generate_in_bfloat16(policy)
     return Policy(policy, tokenizer, base, count)
 
 
@@ -119,20 +119,6 @@ def _set_types(policy: Any, recipe: ModelRecipe, method: Method) -> None:
             parameter.data = parameter.data.to(getattr(torch, recipe.dtype))
         elif parameter.requires_grad and parameter.is_floating_point() and recipe.trainable_dtype == "float32":
             parameter.data = parameter.data.float()
-
-
-def _generate_in_bfloat16(policy: Any) -> None:
-    """Let the model generate as it is trained: under autocast, which here casts each float32 weight once a call."""
-    import torch
-
-    generate = type(policy).generate
-
-    @wraps(generate)
-    def generate_in_bfloat16(model: Any, *args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(model.device.type, torch.bfloat16):
-            return generate(model, *args, **kwargs)
-
-    policy.generate = MethodType(generate_in_bfloat16, policy)
 
 
 def _load(base: Path, dtype: str) -> Any:

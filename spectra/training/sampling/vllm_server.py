@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra.errors import EngineError
+from spectra.training.compat.trl import use_client
 from spectra.training.sampling.vllm_http import RESUME, PlainSpeaker
 
 _PROBE = "12+34= \\boxed{x}? Straße, 東京."
@@ -157,11 +158,7 @@ class ServerClient(PlainSpeaker):
 
 def use_server(served: Served) -> None:
     """Let TRL speak to a server through :class:`ServerClient`."""
-    from trl.generation import vllm_client, vllm_generation
-
-    vllm_generation.VLLMClient = type(
-        "Client", (ServerClient, vllm_client.VLLMClient), {"served": served, "start": served.start}
-    )
+    use_client(ServerClient, served=served, start=served.start)
 
 
 def write_weights(weights: Iterator[tuple[str, Any]], directory: Path, *, file_bytes: int = _FILE_BYTES) -> None:

@@ -57,7 +57,7 @@ if __name__ == "__main__":
         words.pop(0)
     trainer.boxed_answer_reward = digits
     GRPOTrainer._generate_single_turn = generate
-    draw = DynamicSampling._draw
+    draw = DynamicSampling.draw
     for out, recipe in zip(words[::2], words[1::2], strict=True):
-        DynamicSampling._draw = noting(draw, Path(out))  # type: ignore[method-assign]
+        DynamicSampling.draw = noting(draw, Path(out))  # type: ignore[method-assign]
         run.train(load(Recipe, Path(recipe)), Path(out))

@@ -19,7 +19,7 @@ from spectra.errors import MissingDependencyError, UnsupportedMethodError
 from spectra.runs.directory import Snapshot, open_run
 from spectra.runs.layout import ADAPTER_WEIGHTS, RunLayout
 from spectra.runs.manifest import Manifest
-from spectra.training.library_warnings import harmless_ignored
+from spectra.training.compat.library_warnings import harmless_ignored
 from spectra.training.loop import run
 from spectra.training.methods import METHODS, Method
 from spectra.training.policy.policy import Policy, build_policy

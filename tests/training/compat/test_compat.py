@@ -1,0 +1,44 @@
+"""The table of what is patched names every module, and the bounds of pyproject.toml are the versions of the table."""
+
+import re
+import tomllib
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+from spectra.training import compat
+from spectra.training.compat.library_warnings import HARMLESS
+
+ROW = re.compile(r"^``(\w+)`` +(\S+)", re.MULTILINE)
+HERE = Path(compat.__file__).parent
+ROOT = Path(__file__).parents[3]
+# What `pyproject.toml` does not install.
+OPTIONAL = {"vllm", "deepspeed"}
+
+
+def test_the_table_names_every_module() -> None:
+    modules = {path.stem for path in HERE.glob("*.py")} - {"__init__", "library_warnings"}
+    assert {name for name, _ in ROW.findall(compat.__doc__ or "")} == modules
+    assert all((Path(__file__).parent / f"test_{name}.py").exists() for name in modules - {"deepspeed"})
+
+
+def test_the_versions_of_the_table_are_installed_and_bounded() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = project["optional-dependencies"]["train"]
+    for name, tested in ROW.findall(compat.__doc__ or ""):
+        if name not in OPTIONAL:
+            major, minor = map(int, tested.split("."))
+            assert version(name).startswith(f"{tested}."), name
+            (requirement,) = [line for line in wanted if re.match(rf"{name}[<>=]", line)]
+            assert requirement.endswith(f"<{major}.{minor + 1}"), name
+
+
+def test_the_warnings_that_are_ignored_are_still_given() -> None:
+    """A text that no library has any more would let the warning through under its new one."""
+    sources = [
+        path.read_text(encoding="utf-8", errors="ignore")
+        for package in ("peft", "torch.sparse")
+        for path in Path(import_module(package).__file__ or "").parent.rglob("*.py")
+    ]
+    for message in HARMLESS:
+        assert any(message in source for source in sources), message
