@@ -10,6 +10,9 @@ module            tested       what is touched, and why                         
 ``trl``           1.16         ``GRPOTrainer._generate_and_score_completions``, ``_generate``,        trl#3708, open
                                ``_calculate_rewards``, ``_metrics``: no hook between sampling and
                                the batch, which dynamic sampling needs
+``trl``           1.16         ``GRPOTrainer._generate_single_turn``,                                 none known
+                               ``_get_per_token_logps_and_entropies``: equal rows are sampled and
+                               scored once
 ``trl``           1.16         ``trainer.beta`` set after construction: with beta in its arguments    trl#4723, by
                                TRL copies the adapter as its reference                                design
 ``trl``           1.16         ``trainer.utils.ensure_master_addr_port``: a free port for a lone      trl#3979
@@ -24,6 +27,8 @@ module            tested       what is touched, and why                         
 ``transformers``  5.17         ``callback_handler.callbacks`` reordered: there is no priority         none known
 ``transformers``  5.17         ``generate`` replaced on the instance, under autocast: TRL trains in   none known
                                mixed precision, and generates without it
+``transformers``  5.17         ``prepare_inputs_for_generation`` replaced on the instance: a group    none known
+                               reads its prompt once, equal prefixes are computed once
 ``torch``         2.13         ``distributed_c10d._get_default_store``: the launcher's store has no   none known
                                public accessor
 ``accelerate``    1.15         ``ACCELERATE_*`` variables: what the launcher was asked for, before    accelerate#2741
@@ -34,5 +39,5 @@ module            tested       what is touched, and why                         
                                packed weights cannot be renewed
 ================= ============ ====================================================================== ==================
 
-``library_warnings`` matches the texts of harmless warnings of peft and torch.
+The module ``library_warnings`` matches the texts of harmless warnings of peft and torch.
 """

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from spectra.training.compat.transformers import distinct_rows, draws_dropout, shared_prefixes
+
 # One row per completion: the dataset's row, what was generated for it, and its rewards.
 Row = dict[str, Any]
 
@@ -108,6 +110,31 @@ class ChosenCompletions(_Trainer):  # type: ignore[misc]  # the trainer comes af
         if self._chosen is None:
             return super()._calculate_rewards(*args)
         return self.accelerator.gather(self._chosen.rewards)
+
+
+class SharedWork(_Trainer):  # type: ignore[misc]  # the trainer comes after it
+    """Computes what equal rows of a batch have in common once; a mixin that precedes ``GRPOTrainer``.
+
+    The completions of a group have one prompt, and short ones are often equal. Sampling computes each distinct prefix
+    once. The loss scores each distinct sequence once: its log probabilities are copied to the rows that hold it, whose
+    gradients are summed before they go back through the model. On the CPU what is sampled and the loss are the same bit
+    for bit, the gradient up to the order in which rows are summed. Where all rows differ, nothing changes.
+    """
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        with shared_prefixes(self.model):
+            return super()._generate_single_turn(*args, **kwargs)
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Any, attention_mask: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        score = super()._get_per_token_logps_and_entropies
+        of_rows = any(isinstance(value, torch.Tensor) for value in kwargs.values())  # pixels, token types
+        if of_rows or kwargs.get("compute_aux_loss") or draws_dropout(model):
+            return score(model, input_ids, attention_mask, *args, **kwargs)
+        first, row = distinct_rows(torch.cat([input_ids, attention_mask], dim=1))
+        logps, entropies, aux_loss = score(model, input_ids[first], attention_mask[first], *args, **kwargs)
+        return logps[row], None if entropies is None else entropies[row], aux_loss
 
 
 def set_beta(trainer: Any, beta: float) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from spectra.runs.layout import RunLayout
 from spectra.training.compat.transformers import use_one_device
-from spectra.training.compat.trl import set_beta
+from spectra.training.compat.trl import SharedWork, set_beta
 from spectra.training.data.dataset import training_dataset, training_problems
 from spectra.training.distributed.processes import Batch, divide, on_cpu
 from spectra.training.loop.callbacks import Callback
@@ -48,13 +48,13 @@ def _trainer_class(method: Method, recipe: Recipe) -> type[Any]:
     """Return TRL's trainer, with dynamic sampling and the method's penalty in its loss where they are asked for."""
     from trl import GRPOTrainer
 
-    parent: type[Any] = GRPOTrainer
+    parent: type[Any] = type("SharedTrainer", (SharedWork, GRPOTrainer), {})
     rounds = recipe.algorithm.dynamic_rounds
     if rounds is not None:
         problems = [{"prompt": p.prompt, "answer": p.answer} for p in training_problems(recipe.task)]
         settings = {"rounds": rounds, "problems": problems, "sampling_seed": recipe.seed}
         settings["step_prompts"] = recipe.prompts_per_step
-        parent = type("DynamicTrainer", (DynamicSampling, GRPOTrainer), settings)
+        parent = type("DynamicTrainer", (DynamicSampling, parent), settings)
     if method.penalty is None:
         return parent
     term = method.penalty

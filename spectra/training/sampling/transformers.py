@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from spectra.errors import UsageError
+from spectra.training.compat.transformers import shared_prefixes
 from spectra.training.data.carry_addition import Message
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class ModelGenerator(Generator):
         ids = [prompt_ids(self._tokenizer, prompt) for prompt in prompts]
         rows = [prompt for prompt in ids for _ in range(sampling.samples)]
         found: list[Completion] = []
-        with _evaluating(self._model, sampling.seed):
+        with _evaluating(self._model, sampling.seed), shared_prefixes(self._model):
             for start in range(0, len(rows), self._batch_size):
                 found += self._complete(rows[start : start + self._batch_size], sampling)
         count = sampling.samples

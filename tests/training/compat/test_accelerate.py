@@ -21,7 +21,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         for name in KNOWN:
             monkeypatch.delenv(name, raising=False)
         asked = launch_command_parser().parse_args(["--num_machines", "1", *options, "script.py"])
-        asked.mixed_precision = "no"
+        # What the launcher fills in where neither an option nor a configuration file says it.
+        asked.mixed_precision = asked.dynamo_backend = "no"
+        asked.use_cpu = False
         for name, value in launch.prepare_simple_launcher_cmd_env(asked)[1].items():
             monkeypatch.setenv(name, value)
 
@@ -53,3 +55,15 @@ def test_what_shards_is_said(name: str, launched: Callable[..., None], monkeypat
 
 def test_the_device_can_be_named() -> None:
     assert "ACCELERATE_TORCH_DEVICE" in inspect.getsource(PartialState)
+
+
+def test_a_launcher_that_starts_one_of_several_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ACCELERATE_USE_CPU", "MASTER_PORT", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert not lost_others()
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    assert not lost_others()
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    assert lost_others()
+    monkeypatch.setenv("RANK", "0")
+    assert not lost_others()

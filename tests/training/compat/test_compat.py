@@ -34,11 +34,8 @@ def test_the_versions_of_the_table_are_installed_and_bounded() -> None:
 
 
 def test_the_warnings_that_are_ignored_are_still_given() -> None:
-    """A text that no library has any more would let the warning through under its new one."""
-    sources = [
-        path.read_text(encoding="utf-8", errors="ignore")
-        for package in ("peft", "torch.sparse")
-        for path in Path(import_module(package).__file__ or "").parent.rglob("*.py")
-    ]
-    for message in HARMLESS:
-        assert any(message in source for source in sources), message
+    """A text that peft has no more would let the warning through under its new one."""
+    root = Path(import_module("peft").__file__ or "").parent
+    sources = [path.read_text(encoding="utf-8") for path in root.rglob("*.py")]
+    missing = {message for message in HARMLESS if not any(message in source for source in sources)}
+    assert missing == {"Sparse invariant checks are implicitly disabled"}  # torch's, in C++

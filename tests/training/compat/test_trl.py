@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from trl import GRPOConfig, GRPOTrainer
 from trl.generation import vllm_client, vllm_generation
 
@@ -68,7 +69,15 @@ def test_trl_still_copies_the_adapter_where_beta_is_among_its_arguments(recipe_f
     assert list(trainer.model.peft_config) == ["default"]
     assert trainer.beta == 0.3
     arguments = GRPOConfig(output_dir=str(tmp_path), beta=0.3, use_cpu=True, report_to="none")
-    GRPOTrainer(build_policy(recipe).model, lambda **columns: [], arguments, train_dataset=trainer.train_dataset)
+    policy = build_policy(recipe)
+    GRPOTrainer(
+        model=policy.model,
+        reward_funcs=[lambda **columns: []],
+        args=arguments,
+        train_dataset=trainer.train_dataset,
+        processing_class=policy.tokenizer,
+    )
+    assert list(policy.model.peft_config) == ["default", "ref"]  # needed as long as it does
 
 
 def test_beta_decides_when_the_loss_is_computed() -> None:
@@ -101,3 +110,56 @@ def test_the_client_of_vllms_server_has_the_methods_that_are_overridden(monkeypa
     use_client(ServerClient, start="so")
     assert issubclass(vllm_generation.VLLMClient, ServerClient)
     assert "VLLMClient(" in inspect.getsource(vllm_generation.VLLMGeneration)
+
+
+def test_equal_rows_are_scored_once_with_the_same_loss_and_gradient(
+    recipe_for: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_for(recipe_for(), tmp_path)
+    row = dict(trainer.train_dataset[0])
+    inputs = trainer._generate_and_score_completions([row] * 8)
+    for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask"):
+        inputs[name][1::2] = inputs[name][::2]  # each row twice
+    inputs["advantages"] = torch.linspace(-1, 1, 8)
+    trainer.current_gradient_accumulation_steps = 1
+    rows: list[int] = []
+    embedding = next(module for module in trainer.model.modules() if isinstance(module, torch.nn.Embedding))
+    embedding.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    loss, gradient = loss_and_gradient(trainer, inputs)
+    assert rows.pop() <= 4
+    every_row = GRPOTrainer._get_per_token_logps_and_entropies.__get__(trainer)
+    monkeypatch.setattr(trainer, "_get_per_token_logps_and_entropies", every_row)
+    plain_loss, plain_gradient = loss_and_gradient(trainer, inputs)
+    assert rows.pop() == 8  # needed as long as TRL scores every row
+    assert loss == plain_loss
+    size = torch.linalg.vector_norm(plain_gradient)
+    assert size > 0
+    assert torch.linalg.vector_norm(gradient - plain_gradient) <= 1e-5 * size
+
+
+def loss_and_gradient(trainer: Any, inputs: Any) -> tuple[float, torch.Tensor]:
+    trainer.model.zero_grad()
+    loss = trainer.compute_loss(trainer.model, inputs)
+    loss.backward()
+    return loss.item(), torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+
+
+def test_dropout_scores_every_row(recipe_for: Maker, tmp_path: Path) -> None:
+    trainer = trainer_for(recipe_for(method={"name": "lora", "dropout": 0.5}), tmp_path)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:  # B is 0 at step 0
+                parameter += 0.1
+    ids = torch.tensor([[4, 5, 6, 7]] * 6)
+    logps, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, torch.ones_like(ids), 2)
+    assert len(logps) == 6
+    assert not torch.equal(logps[0], logps[1])
+
+
+def test_the_methods_that_share_work_have_the_signatures_that_are_known() -> None:
+    assert parameters(GRPOTrainer._generate_single_turn)[:3] == ["self", "prompt_ids", "images"]
+    scored = ["self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy"]
+    assert parameters(GRPOTrainer._get_per_token_logps_and_entropies)[: len(scored) + 1] == [
+        *scored,
+        "compute_aux_loss",
+    ]

@@ -20,7 +20,6 @@ from spectra.training.distributed.processes import (
     check_sharding,
     divide,
     join,
-    lost_others,
     on_cpu,
     one_voice,
 )
@@ -178,18 +177,6 @@ def test_the_launcher_may_ask_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
     assert not on_cpu()
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     assert on_cpu()
-
-
-def test_a_launcher_that_starts_one_of_several_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ACCELERATE_USE_CPU", "MASTER_PORT", "RANK"):
-        monkeypatch.delenv(name, raising=False)
-    assert not lost_others()
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
-    assert not lost_others()
-    monkeypatch.setenv("MASTER_PORT", "29500")
-    assert lost_others()
-    monkeypatch.setenv("RANK", "0")
-    assert not lost_others()
 
 
 def test_nobody_left_to_ask_is_silence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from torch import nn
 
 from spectra.errors import UsageError
 from spectra.runs.layout import RunLayout
-from spectra.training.distributed.shards import generating, is_sharded, whole_shape, whole_state
+from spectra.training.compat.deepspeed import whole_shape
+from spectra.training.distributed.shards import generating, is_sharded, whole_state
 from spectra.training.policy.policy import build_policy
 from spectra.training.policy.snapshots import save_snapshot
 from spectra.training.recipe.recipe import Recipe

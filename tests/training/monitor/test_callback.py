@@ -187,7 +187,7 @@ def test_of_several_processes_one_writes(tiny_base: Path, tmp_path: Path, monkey
         return layout.snapshot(step)
 
     monkeypatch.setattr("spectra.training.monitor.callback.save_snapshot", save)
-    model = SimpleNamespace(config=SimpleNamespace(_name_or_path=str(tiny_base)))
+    model = SimpleNamespace(config=SimpleNamespace(name_or_path=str(tiny_base)))
     callback = spectra.SpectraCallback(out=tmp_path / "out", every=2)
     for step in range(4):
         now = SimpleNamespace(global_step=step, max_steps=3, is_world_process_zero=False, log_history=[])
