@@ -23,6 +23,7 @@ THOUGHT_END = "</think>"
 _REMEMBERED = 65536
 
 _TEXT = re.compile(r"\\text\w*\{([^{}]*)\}")
+_INTEGER = re.compile(r"-?[0-9]{1,256}")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is a character of the answer
 
 
@@ -31,8 +32,8 @@ def boxed_answer_reward(
 ) -> list[float]:
     r"""Return 1.0 for each completion whose last box holds its gold answer, else 0.0: TRL's reward signature.
 
-    Safe in any thread: an answer is checked within 1.5 s of processor time and 2 s of the clock, in a process of its
-    own with bounded memory, and is wrong where that does not do.
+    Safe in any thread: an answer is checked within 1.5 s of processor time, in a process of its own with bounded
+    memory, and is wrong where that does not do. Two integers are compared without one.
 
     Parameters
     ----------
@@ -129,7 +130,11 @@ def _holds(content: str, gold: str) -> bool:
     if gold.startswith(GENERATED):
         return _checked("reasoning_gym", gold.removeprefix(GENERATED), _unwrapped(content))
     expected = _bare(gold)
-    return content == expected or (readable(content) and _checked("maths", expected, content))
+    if content == expected or not readable(content):
+        return content == expected
+    if _INTEGER.fullmatch(content) and _INTEGER.fullmatch(expected):  # math-verify says the same, and costs a process
+        return int(content) == int(expected)
+    return _checked("maths", expected, content)
 
 
 def _bare(gold: str) -> str:

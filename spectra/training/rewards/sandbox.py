@@ -1,9 +1,13 @@
 """Answers are checked in processes of their own, so that no answer can hold up training or fill its memory.
 
 sympy evaluates huge numbers in C, where neither a signal nor a thread can stop it. A checking process has limits that
-the kernel keeps: seconds of processor and of clock an answer, and bytes of memory. It serves one answer after another;
-where one breaks a limit the process dies, the answer is wrong, and the next is served by a copy of its warmed-up
-parent. That works in any thread.
+the kernel keeps: seconds of processor per answer, and bytes of memory. It serves one answer after another; where one
+breaks a limit the process dies, the answer is wrong, and the next is served by a copy of its warmed-up parent. That
+works in any thread.
+
+The limit that judges is processor time, which a crowded machine does not use up. The limit on the clock is only there
+for what waits without computing: an answer that breaks it is asked again once. Why this is not a library's pool:
+``docs/adr/0004-answer-sandbox.md``.
 """
 
 import atexit
@@ -18,14 +22,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from importlib.util import find_spec
 from typing import IO, Any, TypeVar
 
 from spectra.errors import MissingDependencyError, SpectraError
 
 PROCESSOR_SECONDS = 1.5
-CLOCK_SECONDS = 2.0
+CLOCK_SECONDS = 30.0
 MEMORY_BYTES = 1024**3  # beyond what the imports take
 # A process grows with what its parser learns: it is replaced after so many answers.
 ANSWERS = 5000
@@ -34,7 +37,9 @@ MOST_PROCESSES = 8
 WORTH_A_PROCESS = 64
 _START_SECONDS = 120.0
 # The kernel's limits come first; this one is for a machine that stands still.
-_LOST_SECONDS = 20.0
+_LOST_SECONDS = 120.0
+# Replies that judge an answer; any other, or none, does not.
+_TRUTHS = {"right": True, "wrong": False, "limit": False}
 
 _COMMAND = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -58,7 +63,7 @@ def check(kind: str, question: Question) -> bool:
     Returns
     -------
     bool
-        Whether the answer is right; False where a limit was broken.
+        Whether the answer is right; False where it breaks a limit.
 
     Raises
     ------
@@ -67,7 +72,7 @@ def check(kind: str, question: Question) -> bool:
     SpectraError
         If no checking process can be started.
     """
-    return _pool(kind).check(question)
+    return _sandbox().check(kind, question)
 
 
 def spread(function: Callable[[Item], bool], items: Sequence[Item]) -> list[bool]:
@@ -99,14 +104,13 @@ class _Process:
                 raise SpectraError(f"the process that checks answers did not start ({last})", hint=hint)
 
     def check(self, question: Question) -> bool | None:
-        """Return the answer's truth, or None where the process is lost."""
+        """Return the answer's truth, or None where it waited longer than the limit, or the process is lost."""
         try:
             _pipe(self._process.stdin).write(json.dumps(question).encode() + b"\n")
             _pipe(self._process.stdin).flush()
         except OSError:
             return None
-        reply = self._read(_LOST_SECONDS)
-        return None if reply is None else reply == "right"
+        return _TRUTHS.get(self._read(_LOST_SECONDS) or "")
 
     def end(self) -> None:
         """Kill the process and its copies."""
@@ -130,26 +134,37 @@ class _Process:
 
 
 class _Pool:
-    """Checking processes, started when they are needed."""
+    """Checking processes of one kind, started when they are needed."""
 
     def __init__(self, kind: str, limit: int) -> None:
-        self.limit = limit
         self._kind = kind
-        self._owner = os.getpid()
         self._free = threading.BoundedSemaphore(limit)
         self._lock = threading.Lock()
         self._idle: list[_Process] = []
         self._all: list[_Process] = []
 
     def check(self, question: Question) -> bool:
+        """Return the answer's truth; one that was not judged is asked again once, in a new process, and then wrong."""
         with self._free:
-            process = self._take()
-            truth = process.check(question)
-            with self._lock:
-                (self._all.remove if truth is None else self._idle.append)(process)
-            if truth is None:
-                process.end()
-        return bool(truth)
+            truth = self._ask(question)
+            return bool(self._ask(question) if truth is None else truth)
+
+    def end(self) -> None:
+        """Kill all processes."""
+        with self._lock:
+            self._idle.clear()
+            ended, self._all = self._all, []
+        for process in ended:
+            process.end()
+
+    def _ask(self, question: Question) -> bool | None:
+        process = self._take()
+        truth = process.check(question)
+        with self._lock:
+            (self._all.remove if truth is None else self._idle.append)(process)
+        if truth is None:
+            process.end()
+        return truth
 
     def _take(self) -> _Process:
         with self._lock:
@@ -160,12 +175,6 @@ class _Pool:
             self._all.append(process)
         return process
 
-    def end(self) -> None:
-        if self._owner == os.getpid():  # a forked child runs its parent's exit functions
-            while self._all:
-                self._all.pop().end()
-            self._idle.clear()
-
 
 # The package that each kind of check imports, and what installs it.
 _PACKAGES = {
@@ -174,22 +183,52 @@ _PACKAGES = {
 }
 
 
-_POOL_LOCK = threading.Lock()
+class Sandbox:
+    """The checking processes of one process of ours.
+
+    Parameters
+    ----------
+    most
+        Processes of each kind at once; None takes this process' share of the machine's cores.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self.owner = os.getpid()
+        self._most = _most_processes() if most is None else most
+        self._lock = threading.Lock()
+        self._pools: dict[str, _Pool] = {}
+
+    def check(self, kind: str, question: Question) -> bool:
+        """Check one answer, see :func:`check`."""
+        return self._pool(kind).check(question)
+
+    def end(self) -> None:
+        """Kill the processes; a forked child, which runs its parent's exit functions, leaves them alone."""
+        if self.owner == os.getpid():
+            for pool in self._pools.values():
+                pool.end()
+
+    def _pool(self, kind: str) -> _Pool:
+        with self._lock:
+            if kind not in self._pools:
+                package, what, hint = _PACKAGES[kind]
+                if find_spec(package) is None:
+                    raise MissingDependencyError(what, hint=hint)
+                self._pools[kind] = _Pool(kind, self._most)
+            return self._pools[kind]
 
 
-def _pool(kind: str) -> _Pool:
-    with _POOL_LOCK:  # a cache alone would start one in each of two threads
-        return _only_pool(kind)
+_LOCK = threading.Lock()
+_OWN: list[Sandbox] = []
 
 
-@cache
-def _only_pool(kind: str) -> _Pool:
-    package, what, hint = _PACKAGES[kind]
-    if find_spec(package) is None:
-        raise MissingDependencyError(what, hint=hint)
-    pool = _Pool(kind, _most_processes())
-    atexit.register(pool.end)
-    return pool
+def _sandbox() -> Sandbox:
+    """Return the sandbox of this process: a forked child must not talk over its parent's pipes."""
+    with _LOCK:
+        if not _OWN or _OWN[-1].owner != os.getpid():
+            _OWN[:] = [Sandbox()]
+            atexit.register(_OWN[0].end)
+        return _OWN[0]
 
 
 def _most_processes() -> int:
@@ -203,7 +242,3 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
     if pipe is None:
         raise AssertionError("the process was started with pipes")
     return pipe
-
-
-# A forked child must not talk over its parent's pipes.
-os.register_at_fork(after_in_child=_only_pool.cache_clear)

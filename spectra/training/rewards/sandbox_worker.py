@@ -63,7 +63,7 @@ def main() -> None:
         if status == _ENDED:
             return
         if status != _ENOUGH:
-            replies.write(b"limit\n")
+            replies.write(b"late\n" if status == -signal.SIGALRM else b"limit\n")
 
 
 def _serve(check: Callable[..., bool], replies: BinaryIO) -> int:

@@ -177,3 +177,16 @@ def test_right_or_wrong_comes_first_among_the_rewards(sections: dict[str, object
 def test_a_recipe_s_format_weight_is_what_the_format_earns() -> None:
     _, reward = trainer._rewards(Recipe.model_validate({"task": {"format_weight": 0.125}}))
     assert reward(completions=[r"</think>\boxed{1}", "1"], prompts=["", ""], completion_ids=[[], []]) == [0.125, 0.0]
+
+
+INTEGERS = ["0", "-0", "00", "62", "062", "-62", "0062", "63", "1" + "0" * 30, "1" + "0" * 29 + "1", "9" * 200]
+
+
+def test_integers_are_compared_as_math_verify_compares_them_and_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(content, gold) for content in INTEGERS for gold in INTEGERS]
+    expected = [
+        content == gold or sandbox.check("maths", {"gold": gold, "content": content}) for content, gold in pairs
+    ]
+    monkeypatch.setattr(rewards, "check", lambda *question: pytest.fail("a process was asked"))
+    assert [is_correct(rf"\boxed{{{content}}}", gold) for content, gold in pairs] == expected
+    assert 0 < sum(expected) < len(pairs)

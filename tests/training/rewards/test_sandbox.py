@@ -1,4 +1,7 @@
-"""Nothing that a model writes holds up training: every answer is checked soon, in little memory, from any thread."""
+"""Nothing that a model writes holds up training: every answer is checked in little time and memory, from any thread.
+
+Time is that of the processor: how long an answer takes by the clock is decided by what else the machine does.
+"""
 
 import os
 import signal
@@ -6,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -75,22 +78,29 @@ HOSTILE = [
     r"\begin{matrix}&\\",
 ]
 GOLDS = ["62", "x^2+2x+1", r"\{1,2\}"]
-# The limits are 1.5 s of processor and 2 s of clock; the rest is this machine's own load.
-SOON = 3.0
+# The kernel looks at its limit of processor time a few hundred times a second; a copy is made again for a little more.
+LIMIT = sandbox.PROCESSOR_SECONDS + 0.3
 
 
 def in_a_thread(work: Callable[[], bool]) -> tuple[bool, float]:
+    """Return what the work returns in another thread, and the processor time that the checking process took for it."""
     truths: list[bool] = []
+    (process,) = sandbox._sandbox()._pool("maths")._all
+    start = processor_seconds(process)
     thread = threading.Thread(target=lambda: truths.append(work()))
-    start = time.monotonic()
     thread.start()
     thread.join()
-    return truths[0], time.monotonic() - start
+    return truths[0], processor_seconds(process) - start
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _started() -> None:
+def _one_process() -> Iterator[None]:
+    others = sandbox._OWN[:]
+    sandbox._OWN[:] = [sandbox.Sandbox(1)]
     assert check("maths", {"gold": "62", "content": "62.0"})
+    yield
+    sandbox._OWN[0].end()
+    sandbox._OWN[:] = others
 
 
 @pytest.mark.timeout(400)
@@ -99,7 +109,7 @@ def test_hostile_answers_are_wrong_and_end_soon_in_a_thread() -> None:
         for gold in GOLDS:
             truth, seconds = in_a_thread(lambda: is_correct(rf"\boxed{{{content}}}", gold))  # noqa: B023  # called here
             assert not truth, content
-            assert seconds < SOON, content
+            assert seconds < LIMIT, content
 
 
 @pytest.mark.timeout(400)
@@ -108,7 +118,7 @@ def test_they_end_soon_where_no_guard_looks_at_them_first() -> None:
     assert len(turned_away) >= 12
     for content in turned_away[::3]:
         _, seconds = in_a_thread(lambda: check("maths", {"gold": "62", "content": content}))  # noqa: B023
-        assert seconds < SOON, content
+        assert seconds < LIMIT, content
     assert check("maths", {"gold": "62", "content": r"\frac{124}{2}"})
 
 
@@ -121,13 +131,37 @@ def test_memory_is_bounded_and_a_new_copy_serves_after_it(monkeypatch: pytest.Mo
     process.end()
 
 
-def test_a_busy_processor_and_a_sleeper_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    for work in ("pow(7, 10**9)", "__import__('time').sleep(60)"):
-        process = served_by(monkeypatch, work)
-        start = time.monotonic()
-        assert process.check({}) is False
-        assert time.monotonic() - start < SOON
-        process.end()
+def test_a_busy_processor_is_wrong_after_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = served_by(monkeypatch, "pow(7, 10**9)")
+    start = processor_seconds(process)
+    assert process.check({}) is False
+    assert sandbox.PROCESSOR_SECONDS - 0.1 < processor_seconds(process) - start < LIMIT
+    process.end()
+
+
+def test_one_that_waits_is_not_judged_but_asked_again_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    sleeps = f"open({str(asked)!r}, 'a').write('x') and __import__('time').sleep(600)"
+    monkeypatch.setattr(sandbox, "_COMMAND", command(sleeps).replace("worker.main()", f"{SHORT}; worker.main()"))
+    pool = sandbox._Pool("maths", 1)
+    assert pool.check({}) is False
+    assert asked.read_text() == "xx"
+    assert pool._all == []
+    pool.end()
+
+
+def test_one_that_waited_on_a_crowded_machine_is_right_when_asked_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The clock stands in for the machine: the first time an answer waits for longer than the limit, then not."""
+    asked = tmp_path / "asked"
+    first = f"not open({str(asked)!r}, 'a').write('x') or __import__('os').stat({str(asked)!r}).st_size > 1"
+    waits = f"({first}) or __import__('time').sleep(600)"
+    monkeypatch.setattr(sandbox, "_COMMAND", command(waits).replace("worker.main()", f"{SHORT}; worker.main()"))
+    pool = sandbox._Pool("maths", 1)
+    assert pool.check({}) is True
+    assert asked.read_text() == "xx"
+    pool.end()
 
 
 def test_a_copy_that_crashes_or_prints_answers_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,13 +180,22 @@ def test_a_copy_is_replaced_after_its_share_of_answers(monkeypatch: pytest.Monke
     process.end()
 
 
-def test_a_lost_process_is_wrong_once_and_replaced() -> None:
+def test_a_lost_process_is_replaced_and_its_answer_asked_again() -> None:
     pool = sandbox._Pool("maths", 1)
     assert pool.check({"gold": "62", "content": "62.0"})
-    os.killpg(pool._all[0]._process.pid, signal.SIGKILL)
-    assert not pool.check({"gold": "62", "content": "62.0"})
+    lost = pool._all[0]._process
+    os.killpg(lost.pid, signal.SIGKILL)
     assert pool.check({"gold": "62", "content": "62.0"})
+    assert lost.returncode == -signal.SIGKILL  # waited for: no zombie
     pool.end()
+    assert pool._all == []
+
+
+def test_a_process_that_is_lost_twice_makes_its_answer_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_COMMAND", command("__import__('os').killpg(0, 9)"))
+    pool = sandbox._Pool("maths", 1)
+    assert pool.check({}) is False
+    assert pool._all == []
 
 
 def test_what_keeps_it_from_starting_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,10 +205,20 @@ def test_what_keeps_it_from_starting_is_told(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    sandbox._only_pool.cache_clear()
     monkeypatch.setattr(sandbox, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"needs math-verify; pip install 'spectra-rlvr\[train\]'"):
-        check("maths", {"gold": "62", "content": "62.0"})
+        sandbox.Sandbox().check("maths", {"gold": "62", "content": "62.0"})
+
+
+def test_a_forked_child_has_a_sandbox_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = sandbox._sandbox()
+    assert sandbox._sandbox() is own
+    monkeypatch.setattr(sandbox, "_OWN", [own])
+    monkeypatch.setattr(os, "getpid", lambda: own.owner + 1)
+    assert sandbox._sandbox() is not own
+    own.end()  # what the child inherits of its parent's exit functions
+    monkeypatch.undo()
+    assert own.check("maths", {"gold": "62", "content": "62.0"})
 
 
 def test_many_answers_are_spread_over_threads_and_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +246,7 @@ def test_checking_processes_end_with_the_one_that_asks(tmp_path: Path) -> None:
     script = (
         "import os, signal; from spectra.training.rewards import sandbox as v;"
         "assert v.check('maths', {'gold': '62', 'content': '62.0'});"
-        "print(v._pool('maths')._all[0]._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+        "print(v._sandbox()._pool('maths')._all[0]._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
@@ -205,12 +258,30 @@ def test_checking_processes_end_with_the_one_that_asks(tmp_path: Path) -> None:
 
 def served_by(monkeypatch: pytest.MonkeyPatch, work: str) -> sandbox._Process:
     """Start a process whose check is to do ``work``."""
-    check = f"worker.CHECKS = {{**worker.CHECKS, 'maths': lambda: {work}}}; worker.main()"
-    monkeypatch.setattr(sandbox, "_COMMAND", COMMAND.replace("worker.main()", check))
+    monkeypatch.setattr(sandbox, "_COMMAND", command(work))
     return sandbox._Process("maths")
 
 
 COMMAND = sandbox._COMMAND
+SHORT = "worker.sandbox.CLOCK_SECONDS = 0.2"
+
+
+def command(work: str) -> str:
+    check = f"worker.CHECKS = {{**worker.CHECKS, 'maths': lambda: {work}}}; worker.main()"
+    return COMMAND.replace("worker.main()", check)
+
+
+def processor_seconds(process: sandbox._Process) -> float:
+    """Return the processor time of a checking process: its own, and that of its copies, ended or not."""
+    pid = process._process.pid
+    copies = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    ticks = sum(sum(map(int, fields(int(copy))[11:13])) for copy in copies) + sum(map(int, fields(pid)[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def fields(pid: int) -> list[str]:
+    """Return what the kernel tells of a process after its name."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def peak(process: sandbox._Process) -> int:
@@ -224,7 +295,7 @@ def peak(process: sandbox._Process) -> int:
 def alive(pid: int) -> bool:
     """Return whether a process runs; one that nobody waits for is a zombie, and does not."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = fields(pid)[0]
     except FileNotFoundError:
         return False
     return state != "Z"
