@@ -4,7 +4,6 @@ Nothing heavy is imported at module level: ``spectra --help`` needs no torch.
 """
 
 import json
-import os
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -53,14 +52,27 @@ class Execution:
     engine: Engine = "local"
 
 
+@dataclass
+class Settings:
+    """What the options before a command decide.
+
+    Attributes
+    ----------
+    debug
+        Show the traceback of an error.
+    """
+
+    debug: bool = False
+
+
 @app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")] = False,
 ) -> None:
     """Train language models by RLVR and analyze what training did to the weights."""
-    if debug:
-        os.environ["SPECTRA_DEBUG"] = "1"
+    context.ensure_object(Settings).debug = debug
     if version:
         print(f"spectra {__version__}")
         raise typer.Exit
@@ -86,11 +98,11 @@ def train(
     output: Output,
 ) -> None:
     """Train one run with one method. Running the command again resumes."""
-    from spectra.commands.train import outcome
+    from spectra.commands.train import outcome, reports
     from spectra.commands.train import train as command
 
     run = command(recipe, overrides=overrides or [], out=out, overwrite=overwrite, quiet=output.is_silent)
-    if os.environ.get("RANK", "0") != "0":  # only rank 0 of a multi-process launch prints
+    if not reports():  # only rank 0 of a multi-process launch prints
         return
     output.lines(f"run: {run}")
     if output.as_json:
@@ -329,15 +341,17 @@ def cache(
 
 def main() -> None:
     """Run the command line. Exit codes: 0 success, 1 faulty run or data, 2 wrong usage."""
+    settings = Settings()
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, obj=settings)
     except SpectraError as error:
-        _fail(error)
+        _fail(error, settings)
     except typer.TyperException as error:  # an option or a value that typer does not know
-        _fail(_as_usage_error(error))
+        _fail(_as_usage_error(error), settings)
     except OSError as error:  # disk full, no write permission
         where = error.filename or "a file"
-        _fail(SpectraError(error.strerror or str(error), where=where, hint="choose another --out, or free disk space"))
+        fault = SpectraError(error.strerror or str(error), where=where, hint="choose another --out, or free disk space")
+        _fail(fault, settings)
     sys.exit(code)
 
 
@@ -348,8 +362,8 @@ def _as_usage_error(error: typer.TyperException) -> UsageError:
     return UsageError(message.rstrip("."), hint="add --help to see the usage")
 
 
-def _fail(error: SpectraError) -> NoReturn:
-    if os.environ.get("SPECTRA_DEBUG"):
+def _fail(error: SpectraError, settings: Settings) -> NoReturn:
+    if settings.debug:
         raise error
     print(f"spectra: {error}", file=sys.stderr)
     sys.exit(error.exit_code)

@@ -51,6 +51,13 @@ def train(
     return train_run(loaded, out or Path("runs") / loaded.name, overwrite=overwrite, quiet=quiet)
 
 
+def reports() -> bool:
+    """Return whether this process prints what :func:`train` came to: of those that a launcher started, the main one."""
+    from spectra.training.distributed.processes import join
+
+    return join().is_main
+
+
 def outcome(run: Path) -> dict[str, Any]:
     """Return the result of a finished run for --json: directory, method, algorithm, seed, steps and last metrics.
 

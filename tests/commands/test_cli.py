@@ -23,7 +23,6 @@ def call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_picture: None
 ) -> Call:
     monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("SPECTRA_DEBUG", raising=False)
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["spectra", *map(str, words)])
@@ -187,7 +186,6 @@ def test_one_bad_run_does_not_stop_the_others(tmp_path: Path, base: Path, call: 
 
 def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["spectra", "--debug", "analyze", str(tmp_path / "absent")])
-    monkeypatch.setenv("SPECTRA_DEBUG", "")
     with pytest.raises(FileNotFoundError):
         cli.main()
 

@@ -117,7 +117,7 @@ class Batch:
 
 
 def join() -> Processes:
-    """Join the processes that a launcher started; without a launcher, this one is alone."""
+    """Join the processes that a launcher started; without a launcher, this one is alone. Again, it changes nothing."""
     from accelerate import PartialState
 
     if on_cpu():

@@ -107,13 +107,12 @@ def train(recipe: Recipe, out: Path, *, overwrite: bool = False, quiet: bool = F
         divide(recipe, processes.count)
         check_sharding(find_method(recipe.method.name), recipe.model.trainable_dtype)
         check_reports(recipe.report_to)
-        alone = processes.count == 1 and lost_others()  # asked before vLLM's place among processes is made up
         rollout_arguments(recipe.rollout)
         plan = processes.once(lambda: decide(recipe, layout, overwrite=overwrite))
         if plan is Plan.LEAVE:
             reporter.say(f"{out}: already finished, nothing to do")
             return out
-        if alone:
+        if processes.count == 1 and lost_others():
             reporter.say("accelerate launch --cpu started one process; for several, give it a --config_file")
         problems = _read(recipe)
         with ExitStack() as held:

@@ -41,7 +41,6 @@ def rollout_arguments(rollout: RolloutRecipe) -> dict[str, Any]:
         shared["vllm_importance_sampling_clip_max"] = rollout.importance_cap
     if rollout.mode == "server":
         return {**shared, "vllm_server_base_url": rollout.url.rstrip("/"), "vllm_server_timeout": rollout.timeout}
-    _alone()
     return {
         **shared,
         "vllm_gpu_memory_utilization": rollout.gpu_memory,
@@ -75,4 +74,5 @@ def ready_sampler(rollout: RolloutRecipe, model: Any, tokenizer: Any, base: Path
     if rollout.mode == "server":
         use_server(Served(base, model.config, tokenizer, corrects=rollout.importance_cap is not None))
     else:
+        _alone()
         keep_renewable()
