@@ -11,13 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Files and folders whose language is checked. Still to come: spectra/weights, linalg, runs, training, figures.
+# Files and folders whose language is checked. Still to come: spectra/weights, linalg, runs, training.
 COVERED = (
     "README.md",
     "CONTRIBUTING.md",
     "docs",
     "spectra/analysis",
     "spectra/commands",
+    "spectra/figures",
     "spectra/api.py",
     "spectra/cli.py",
     "spectra/config.py",

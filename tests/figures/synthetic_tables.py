@@ -30,7 +30,7 @@ def flat(position: np.ndarray) -> np.ndarray:
 
 
 def principal(position: np.ndarray) -> np.ndarray:
-    """Nearly everything in the first tenth: an SVD-initialised adapter that stays where it began."""
+    """Nearly everything in the first tenth: an SVD-initialized adapter that stays where it began."""
     return np.where(position < 0.1, 1.0, 3e-3)
 
 

@@ -57,7 +57,7 @@ def profile_curve(tables: Tables, side: Side, step: int | None = None) -> pd.Dat
     side
         ``left``: the base's left singular vectors (output space); ``right``: the right ones (input space).
     step
-        An analysed step; None is the last.
+        An analyzed step; None is the last.
 
     Returns
     -------

@@ -15,7 +15,7 @@ from spectra.figures.data.summaries import BAND, QUANTILES, order_kinds
 from spectra.linalg.nulls.haar_moments import NORMAL_95
 from spectra.runs.tables import Tables
 
-DEEP = ("drift", "coordinates")  # tables with one row a matrix and snapshot, beside ``modules``
+DEEP = ("drift", "coordinates")  # tables with one row per matrix and snapshot, beside ``modules``
 
 
 def last_step(frame: pd.DataFrame) -> int | None:
@@ -29,11 +29,11 @@ def spread(rows: pd.DataFrame, values: "pd.Series[float]", *, middle: float = 0.
     Parameters
     ----------
     rows
-        One row a matrix and step.
+        One row per matrix and step.
     values
         A number of each row; what is NaN or not finite is left out.
     middle
-        The quantile that stands in the place of the median.
+        Quantile to use instead of the median.
     """
     finite = values.astype("float64").replace([np.inf, -np.inf], np.nan)
     groups = pd.DataFrame({"step": rows["step"], "value": finite}).dropna().groupby("step")["value"]
@@ -43,7 +43,7 @@ def spread(rows: pd.DataFrame, values: "pd.Series[float]", *, middle: float = 0.
 
 
 def with_modules(frame: pd.DataFrame, tables: Tables) -> pd.DataFrame:
-    """Return the rows of a table with layer, kind, shape and size of their matrix."""
+    """Return the rows of a table with layer, module type, shape and size of their matrix."""
     columns = ["step", "module", "layer", "kind", "out_features", "in_features", "relative_fro"]
     return frame.merge(tables.modules[columns], on=["step", "module"], validate="many_to_one")
 
@@ -56,7 +56,7 @@ def drift_rows(tables: Tables) -> pd.DataFrame:
 
 @once_per_run
 def cells(tables: Tables, name: str, column: str, step: int) -> pd.DataFrame:
-    """Return a layer × kind grid of a column of a deep table, as ``summaries.grid`` does for ``modules``."""
+    """Return a layer × module type grid of a column of a deep table, as ``summaries.grid`` does for ``modules``."""
     frame = tables[name]
     rows = with_modules(frame[(frame["step"] == step) & frame[column].notna()], tables)
     rows = rows.assign(layer=rows["layer"].fillna(-1).astype("int64"), value=rows[column].astype("float64"))
@@ -81,7 +81,7 @@ def interval(tables: Tables, metric: str) -> pd.DataFrame:
 
 @once_per_run
 def mask_rows(tables: Tables, step: int) -> pd.DataFrame:
-    """Return visibility and mask enrichments by kind of module, each beside noise through the same cast.
+    """Return visibility and mask enrichments by module type, each next to noise through the same cast.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What the figures draw, prepared as small tables: pandas and float64 only, no drawing.
+"""Small tables for the figures: medians, lifts, grids and curves. Draws nothing.
 
 Means of shares over matrices, and what chance gives for them, come from :mod:`spectra.statistics.shares`.
 """
@@ -40,24 +40,24 @@ def check(value: str, allowed: Any, name: str) -> None:
 
 @once_per_run
 def analyzed_steps(tables: Tables) -> list[int]:
-    """Return the analysed steps in order."""
+    """Return the analyzed steps in order."""
     return sorted({int(value) for value in tables.modules["step"]})
 
 
 def resolve_step(tables: Tables, step: int | None) -> int:
-    """Return ``step``, or the last analysed step for None; 0 for tables without a row.
+    """Return ``step``, or the last analyzed step for None; 0 for tables without a row.
 
     Raises
     ------
     UsageError
-        If that step was not analysed.
+        If that step was not analyzed.
     """
     steps = analyzed_steps(tables)
     if step is None:
         return steps[-1] if steps else 0
     if step not in steps:
         known = ", ".join(map(str, steps)) or "none"
-        raise UsageError("was not analysed", where=f"step {step}", hint=f"choose one of: {known}")
+        raise UsageError("was not analyzed", where=f"step {step}", hint=f"choose one of: {known}")
     return step
 
 
@@ -74,7 +74,7 @@ def only_vectors(tables: Tables) -> bool:
 
 
 def order_kinds(kinds: Iterable[str]) -> list[str]:
-    """Return the distinct kinds in the order of a block's forward pass, unknown ones after, as they come.
+    """Return the distinct module types in the order of a block's forward pass, then unknown ones.
 
     >>> order_kinds(["up_proj", "c_attn", "q_proj", "up_proj"])
     ['q_proj', 'up_proj', 'c_attn']
@@ -91,9 +91,9 @@ def lifts(tables: Tables, by: list[str], fraction: float = FRACTION, step: int |
     by
         Columns to group by, beside side and subspace: ``["step"]`` or ``["step", "kind"]``.
     fraction
-        Part of the singular directions that counts as principal or minor; the nearest analysed one is taken.
+        Part of the singular directions that counts as principal or minor; the nearest analyzed one is taken.
     step
-        One analysed step; None is all.
+        One analyzed step; None is all.
 
     Returns
     -------
@@ -131,7 +131,7 @@ def _mean_lift(group: pd.DataFrame) -> dict[str, float]:
 
 @once_per_run
 def grid(tables: Tables, metric: str, *, step: int, side: Side = "left", fraction: float = FRACTION) -> pd.DataFrame:
-    """Return a layer × kind grid of ``metric`` at ``step``: the mean over the matrices of each cell, NaN where none is.
+    """Return a layer × module type grid of ``metric`` at ``step``: the mean per cell, NaN where there is no matrix.
 
     Parameters
     ----------
@@ -188,7 +188,7 @@ def by_step(tables: Tables, column: str) -> pd.DataFrame:
 
 @once_per_run
 def kinds(tables: Tables, *, step: int, fraction: float = FRACTION) -> pd.DataFrame:
-    """Return one row a kind at ``step``: median size and rank of the update, lifts and their z.
+    """Return one row per module type at ``step``: median size and rank of the update, lifts and their z.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What a method's accuracy costs in trainable parameters."""
+"""Accuracy of each method against its share of trainable parameters."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -21,7 +21,7 @@ def accuracy_against_size(comparison: pd.DataFrame, *, ax: Axes | None = None) -
     Parameters
     ----------
     comparison
-        One row a run, with columns run, trainable_share, accuracy_start, accuracy_end, accuracy_low, accuracy_high;
+        One row per run, with columns run, trainable_share, accuracy_start, accuracy_end, accuracy_low, accuracy_high;
         the order sets the styles. Rows without a share or a final accuracy are named below the axis.
     ax
         Axes to draw into; None makes a new figure.
@@ -29,7 +29,7 @@ def accuracy_against_size(comparison: pd.DataFrame, *, ax: Axes | None = None) -
     Returns
     -------
     Axes
-        One marker line a run, in order, then the accuracy before training (dashed) where it is known.
+        One marker line per run, in order, then the accuracy before training (dashed) where it is known.
     """
     table = comparison.reset_index(drop=True).astype(dict.fromkeys(_NUMBERS, "float64"))
     known = table["trainable_share"].gt(0) & table["accuracy_end"].notna()

@@ -1,4 +1,4 @@
-"""A number of every matrix at a glance: layer × kind."""
+"""One number per matrix as a heat map: layer × module type."""
 
 from collections.abc import Callable
 
@@ -25,14 +25,14 @@ _LABELS = {
     "top1_energy": "share of ‖ΔW‖² in its largest singular value",
     "outside_left": "share of ‖ΔW‖² outside the base's column space",
     "outside_right": "share of ‖ΔW‖² outside the base's row space",
-    "nss": "normalised spectral shift",
+    "nss": "normalized spectral shift",
     "rho_sigma": "ρ_Σ",
     "kappa_spec": "κ_spec (isotropic update: 1)",
     "unchanged_bf16": "entries unchanged in bfloat16",
     "row_gini": "Gini of the row norms² of ΔW",
     "column_gini": "Gini of the column norms² of ΔW",
 }
-_ANNOTATED_ROWS = 9  # with more layers the colour has to do
+_ANNOTATED_ROWS = 9  # with more layers the color has to do
 _VALUE_WIDTH = 0.25  # inches: a narrower cell cannot hold a value
 _LOG_FROM = 30.0
 _MOST = 0.01  # the diverging map ends here and at its inverse
@@ -50,7 +50,7 @@ def heatmap(
     step: int | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a layer × kind map of one number of every matrix.
+    """Draw one number per matrix as a layer × module type heat map.
 
     Parameters
     ----------
@@ -58,12 +58,12 @@ def heatmap(
         The tables of one run.
     metric
         A number column of ``modules``, ``drift`` or ``coordinates``, or ``principal_lift`` or ``minor_lift``: share of
-        ‖ΔW‖² in the first or last singular directions of the base, in units of chance, on a diverging colour map
-        centred at 1.
+        ‖ΔW‖² in the first or last singular directions of the base, in units of chance, on a diverging color map
+        centered at 1.
     side, fraction
         For a lift: which singular vectors, and which part of them.
     step
-        An analysed step; None is the last one that has the metric.
+        An analyzed step; None is the last one that has the metric.
     ax
         Axes to draw into; None makes a new figure.
 
@@ -76,7 +76,7 @@ def heatmap(
     Raises
     ------
     UsageError
-        If the metric or side is unknown, or the step was not analysed.
+        If the metric or side is unknown, or the step was not analyzed.
     """
     step, cells = _cells(tables, metric, step, side, fraction)
     with styled():
@@ -85,22 +85,22 @@ def heatmap(
             ax.set_axis_off()
             return say(ax, f"{metric} is undefined at step {step}:\nΔW = 0, or no matrix has it")
         norm = _norm(cells, metric)
-        colours = _DIVERGING if _is_relative(metric) else "cividis"
+        colors = _DIVERGING if _is_relative(metric) else "cividis"
         values = cells.to_numpy(dtype="float64")
-        image = ax.imshow(values, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
+        image = ax.imshow(values, cmap=colors, norm=norm, aspect="auto", interpolation="nearest")
         _hatch_missing(ax, cells)
         _name_cells(ax, cells)
         if len(cells) <= _ANNOTATED_ROWS and _cell_width(ax, cells) > _VALUE_WIDTH:
             _write(ax, image, cells, _short)
         elif _is_relative(metric):
-            # In grey both arms of a diverging map are dark: the sign tells them apart.
+            # In gray both arms of a diverging map are dark: the sign tells them apart.
             _write(ax, image, cells, lambda value: _sign(float(norm(value))))
-        colour_bar(ax, image, _label(tables, metric, side, fraction))
+        color_bar(ax, image, _label(tables, metric, side, fraction))
     return ax
 
 
 def _cells(tables: Tables, metric: str, step: int | None, side: Side, fraction: float) -> tuple[int, pd.DataFrame]:
-    """Return the step that is drawn and its layer × kind grid, from the table that has the metric."""
+    """Return the step that is drawn and its layer × module type grid, from the table that has the metric."""
     deep = next((name for name in DEEP if metric in tables[name].select_dtypes("number").columns), None)
     if deep is None or metric == "step":
         step = resolve_step(tables, step)
@@ -110,13 +110,13 @@ def _cells(tables: Tables, metric: str, step: int | None, side: Side, fraction: 
 
 
 def height_for(cells: pd.DataFrame) -> float:
-    """Return the figure height in inches at which the layers of a grid and the names of its kinds stay readable."""
+    """Return the figure height in inches at which layers and module types of a grid stay readable."""
     longest = max((len(short(str(kind))) for kind in cells.columns), default=0)
     return 0.25 + 0.16 * min(max(len(cells), 10), 60) + 0.04 * longest
 
 
 def _is_relative(metric: str) -> bool:
-    """Return whether chance is 1, so that the colours run both ways from it."""
+    """Return whether chance is 1, so that the colors run both ways from it."""
     return metric.endswith("_lift") or metric == "kappa_spec"
 
 
@@ -133,8 +133,8 @@ def _norm(cells: pd.DataFrame, metric: str) -> Normalize:
     return Normalize(min(low, 0.0), high if high > low or high > 0 else low + 1.0)
 
 
-def colour_bar(ax: Axes, image: AxesImage, label: str) -> None:
-    """Put a colour bar beside the axes; a diverging logarithmic one has ticks around chance."""
+def color_bar(ax: Axes, image: AxesImage, label: str) -> None:
+    """Put a color bar beside the axes; a diverging logarithmic one has ticks around chance."""
     figure = figure_of(ax)
     tall = max(8.0, ax.get_window_extent().height / figure.dpi / 0.11)
     bar = figure.colorbar(image, ax=ax, label=label, pad=0.02, fraction=0.06, aspect=tall)
@@ -178,12 +178,12 @@ def _write(ax: Axes, image: AxesImage, cells: pd.DataFrame, words: Callable[[flo
 
 
 def _cell_width(ax: Axes, cells: pd.DataFrame) -> float:
-    """Return the width of a cell in inches, before the colour bar takes its part."""
+    """Return the width of a cell in inches, before the color bar takes its part."""
     return float(ax.get_window_extent().width) / figure_of(ax).dpi / cells.shape[1]
 
 
 def _sign(place: float) -> str:
-    """Return + or − for a colour well away from chance, which is at 0.5."""
+    """Return + or − for a color well away from chance, which is at 0.5."""
     return "" if abs(place - 0.5) < 0.1 else "+" if place > 0.5 else "−"
 
 

@@ -6,14 +6,14 @@ from matplotlib.colors import LogNorm
 from numpy.typing import NDArray
 
 from spectra.figures.data.snapshots import last_step, map_grid
-from spectra.figures.plots.heatmaps import colour_bar
+from spectra.figures.plots.heatmaps import color_bar
 from spectra.figures.style.style import new_axes, say, styled
 from spectra.runs.tables import Tables
 
 _MOST_REACH = 100.0
-_SIGNED = 0.15  # of the colour map, from its middle
+_SIGNED = 0.15  # of the color map, from its middle
 _DARK = 0.3
-_LEAST_REACH = 2.0  # the colours reach at least to half of chance and twice chance: noise stays pale
+_LEAST_REACH = 2.0  # the colors reach at least to half of chance and twice chance: noise stays pale
 
 
 def map_steps(tables: Tables) -> list[int]:
@@ -33,7 +33,7 @@ def spectral_map(
     step
         A step of ``map``; None is the last.
     reach
-        Largest lift of the colour map, its inverse being the smallest; None takes what the step needs. One number
+        Largest lift of the color map, its inverse being the smallest; None takes what the step needs. One number
         makes several steps comparable.
     ax
         Axes to draw into; None makes a new figure.
@@ -41,8 +41,8 @@ def spectral_map(
     Returns
     -------
     Axes
-        ``ax.images[0]`` holds the grid, left bins downwards, right bins to the right; white is chance. In grey both
-        arms of the colour map are dark: blocks well away from chance bear a + or a −.
+        ``ax.images[0]`` holds the grid, left bins downwards, right bins to the right; white is chance. In gray both
+        arms of the color map are dark: blocks well away from chance bear a + or a −.
     """
     at = last_step(tables.map) if step is None else step
     cells, matrices = map_grid(tables, -1 if at is None else at)
@@ -61,7 +61,7 @@ def spectral_map(
         ax.set_xticks([0, 0.5, 1])
         ax.set_yticks([0, 0.5, 1])
         ax.grid(False)
-        colour_bar(ax, image, "share of ‖ΔW‖² ÷ chance" + (f"\n(mean of {matrices})" if matrices > 1 else ""))
+        color_bar(ax, image, "share of ‖ΔW‖² ÷ chance" + (f"\n(mean of {matrices})" if matrices > 1 else ""))
     return ax
 
 
@@ -75,7 +75,7 @@ def map_reach(tables: Tables, step: int | None) -> float:
 
 
 def _sign(ax: Axes, away: NDArray[np.float64]) -> None:
-    """Mark blocks that are well away from chance: ``away`` is −½ at the lower and ½ at the upper end of the colours."""
+    """Mark blocks that are well away from chance: ``away`` is −½ at the lower and ½ at the upper end of the colors."""
     rows, columns = away.shape
     for marker, chosen in (("+", away > _SIGNED), ("_", away < -_SIGNED)):
         y, x = np.nonzero(chosen)

@@ -21,7 +21,7 @@ TITLES = {
 
 
 def coordinates(tables: Tables, *, step: int | None = None, axes: Sequence[Axes] | None = None) -> list[Axes]:
-    """Draw observed and expected visibility and mask enrichment by kind of module.
+    """Draw observed and expected visibility and mask enrichment by module type.
 
     Parameters
     ----------
@@ -30,13 +30,13 @@ def coordinates(tables: Tables, *, step: int | None = None, axes: Sequence[Axes]
     step
         A step of ``coordinates``; None is the last.
     axes
-        Four axes side by side, one a key of ``TITLES``; None makes a new figure.
+        Four axes side by side, one per key of ``TITLES``; None makes a new figure.
 
     Returns
     -------
     list[Axes]
-        In each, ``lines[0]`` are the observed means (filled) and ``lines[1]`` what noise gives (open), one a kind,
-        upwards; the grey bars are noise ± 2 standard deviations.
+        In each, ``lines[0]`` are the observed means (filled) and ``lines[1]`` what noise gives (open), one per module
+        type, upwards; the gray bars are noise ± 2 standard deviations.
 
     Raises
     ------

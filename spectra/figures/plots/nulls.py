@@ -59,7 +59,7 @@ def forest(tables: Tables, *, metric: str, step: int | None = None, ax: Axes | N
     Returns
     -------
     Axes
-        The vertical line is the value; bars are the nulls' 95 %, ticks their means, one family a row. ``ax.texts``
+        The vertical line is the value; bars are the nulls' 95 %, ticks their means, one family per row. ``ax.texts``
         holds the z, bold where the null does not explain the value.
 
     Raises

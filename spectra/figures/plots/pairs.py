@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
 from spectra.figures.data.snapshots import pair_grid
-from spectra.figures.plots.heatmaps import colour_bar
+from spectra.figures.plots.heatmaps import color_bar
 from spectra.figures.style.style import FULL_WIDTH, new_axes, say, short, styled
 
 _WITH_Z = 8  # more runs leave no room for z in a cell
@@ -54,7 +54,7 @@ def pair_cosines(pairs: pd.DataFrame, runs: Sequence[str], *, ax: Axes | None = 
         ax.grid(False)
         if len(names) <= _WITH_VALUE:
             _write(ax, cosine, z, reach)
-        colour_bar(ax, image, "mean cosine of ΔW")
+        color_bar(ax, image, "mean cosine of ΔW")
     return ax
 
 

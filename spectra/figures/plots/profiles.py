@@ -41,19 +41,19 @@ def profile(tables: Tables, *, side: Side, step: int | None = None, ax: Axes | N
     side
         ``left`` or ``right`` singular vectors of the base.
     step
-        An analysed step; None is the last.
+        An analyzed step; None is the last.
     ax
         Axes to draw into; None makes a new figure.
 
     Returns
     -------
     Axes
-        Lines, in order: ΔW, base W, chance (1). The grey band is chance ± 2 standard deviations of the mean.
+        Lines, in order: ΔW, base W, chance (1). The gray band is chance ± 2 standard deviations of the mean.
 
     Raises
     ------
     UsageError
-        If the side is unknown or the step was not analysed.
+        If the side is unknown or the step was not analyzed.
     """
     curve = profile_curve(tables, side, step)
     with styled():
@@ -74,9 +74,9 @@ def profile(tables: Tables, *, side: Side, step: int | None = None, ax: Axes | N
 
 
 def cumulative(tables: Tables, *, side: Side, step: int | None = None, ax: Axes | None = None) -> Axes:
-    """Draw the cumulative share of ‖ΔW‖² along the base's singular index against chance and the base's own energy.
+    """Draw the cumulative share of ‖ΔW‖² along the base's singular index against chance and the energy of the base.
 
-    The curve is never renormalised: what it lacks to 1 at the right edge lies outside the base's singular vectors.
+    The curve is never renormalized: what it lacks to 1 at the right edge lies outside the base's singular vectors.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def cumulative(tables: Tables, *, side: Side, step: int | None = None, ax: Axes 
     side
         ``left`` or ``right`` singular vectors of the base.
     step
-        An analysed step; None is the last.
+        An analyzed step; None is the last.
     ax
         Axes to draw into; None makes a new figure.
 
@@ -97,7 +97,7 @@ def cumulative(tables: Tables, *, side: Side, step: int | None = None, ax: Axes 
     Raises
     ------
     UsageError
-        If the side is unknown or the step was not analysed.
+        If the side is unknown or the step was not analyzed.
     """
     curve = cumulative_curve(tables, side, step)
     with styled():
@@ -131,7 +131,7 @@ def overlay(runs: Mapping[str, Tables], *, side: Side, ax: Axes | None = None) -
     Returns
     -------
     Axes
-        One line a run, in order, empty where its ΔW is 0; then chance (1).
+        One line per run, in order, empty where its ΔW is 0; then chance (1).
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How the snapshots of one run relate: towards the final update, along a line, away from the start."""
+"""How the snapshots of one run relate: cosine to the final update, linearity, overlap with the initialization."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,15 +17,15 @@ _NULL: dict[str, Any] = {"linestyle": ":", "linewidth": 1, "marker": "."}
 
 
 def convergence(tables: Tables, *, axes: Sequence[Axes] | None = None) -> list[Axes]:
-    """Draw cosine and subspaces against the last snapshot, linearity, and what is left of the start.
+    """Draw cosine and subspaces against the last snapshot, linearity, and overlap with the initialization.
 
     Parameters
     ----------
     tables
         The tables of one run.
     axes
-        Four axes: cosine to the final update, subspace overlap with it, linearity, overlap with the start; None makes
-        a new figure.
+        Four axes: cosine to the final update, subspace overlap with it, linearity, overlap with the initialization;
+        None makes a new figure.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def convergence(tables: Tables, *, axes: Sequence[Axes] | None = None) -> list[A
         _draw_cosine(drawn[0], rows)
         _draw_sides(drawn[1], rows, "subspace_final_{}", "expected_subspace_{}", "overlap with final subspace")
         _draw_linearity(drawn[2], rows)
-        _draw_sides(drawn[3], rows, "{}_at_start", "expected_{}_at_start", "still in the start's space")
+        _draw_sides(drawn[3], rows, "{}_at_start", "expected_{}_at_start", "overlap with the initialization")
         for ax in drawn:
             say_if_empty(ax, "one snapshot, or ΔW = 0")
             step_axis(ax)
@@ -71,7 +71,7 @@ def _draw_linearity(ax: Axes, rows: pd.DataFrame) -> None:
 
 
 def _draw_sides(ax: Axes, rows: pd.DataFrame, column: str, expected: str, label: str) -> None:
-    """Draw a column of either side, each with its own null in its own colour."""
+    """Draw a column of either side, each with its own null in its own color."""
     ax.set_ylabel(label)
     drawn: list[tuple[str, LineStyle]] = []
     for side, style in (("left", UPDATE), ("right", UPDATE_RIGHT)):

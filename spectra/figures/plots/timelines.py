@@ -70,7 +70,7 @@ def timeline_signals(tables: Tables, verdict: Mapping[str, Any]) -> list[Signal]
 
 
 def timeline(tables: Tables, verdict: Mapping[str, Any], *, axes: Sequence[Axes] | None = None) -> list[Axes]:
-    """Draw signals of the training log above signals of the weights, each with the step at which it left its start.
+    """Draw signals of the training log above those of the weights, each with the step at which it left its first level.
 
     Parameters
     ----------
@@ -79,24 +79,24 @@ def timeline(tables: Tables, verdict: Mapping[str, Any], *, axes: Sequence[Axes]
     verdict
         The verdict, as in ``verdict.json``: its ``signals`` are marked, the first one through all panels.
     axes
-        One axes a signal of :func:`timeline_signals`, from top to bottom; None makes a new figure.
+        One axes per signal of :func:`timeline_signals`, from top to bottom; None makes a new figure.
 
     Returns
     -------
     list[Axes]
-        One axes a signal; one that says so where there is none.
+        One axes per signal; if there is no signal, one axes that says so.
 
     Raises
     ------
     UsageError
-        If the number of ``axes`` is another.
+        If the number of ``axes`` is wrong.
     """
     shown = timeline_signals(tables, verdict)
     given(axes, max(len(shown), 1), "timeline")
     with styled():
         drawn = list(axes) if axes is not None else stacked(max(len(shown), 1), 0.5 + _PANEL * max(len(shown), 2))
         if not shown:
-            return [say(drawn[0], "nothing was logged, and no snapshot was analysed")]
+            return [say(drawn[0], "nothing was logged, and no snapshot was analyzed")]
         for ax, signal in zip(drawn, shown, strict=True):
             _draw(ax, tables, signal)
         step_axis(drawn[-1])

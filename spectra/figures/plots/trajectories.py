@@ -72,7 +72,7 @@ def trajectory(tables: Tables, *, axes: Sequence[Axes] | None = None) -> list[Ax
 
 
 def learning_curves(runs: Mapping[str, Tables], *, ax: Axes | None = None) -> Axes:
-    """Draw the mean reward of every run over training steps; the raw values lie pale behind a running mean.
+    """Draw the mean reward of every run over training steps; raw values in pale color behind a running mean.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def learning_curves(runs: Mapping[str, Tables], *, ax: Axes | None = None) -> Ax
     Returns
     -------
     Axes
-        One labelled line a run, in order; empty where the run logged no reward.
+        One labeled line per run, in order; empty where the run logged no reward.
     """
     curves = {name: curve(tables, "reward") for name, tables in runs.items()}
     with styled():
@@ -107,7 +107,7 @@ def _draw_size(ax: Axes, tables: Tables) -> None:
     if not floor.empty:
         label = "rounding floor"
         ax.plot(floor["step"], floor["floor"], color=MUTED, linestyle="--", linewidth=1, marker="_", label=label)
-    say_if_empty(ax, "no snapshot was analysed")
+    say_if_empty(ax, "no snapshot was analyzed")
     if ax.lines:
         ax.set_ylim(bottom=0)
 

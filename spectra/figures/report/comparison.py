@@ -74,7 +74,7 @@ def write_comparison_report(
     runs
         Name of the run → what the page says about it; the order sets the styles.
     comparison
-        One row a run; ``run`` holds the names. Every number is shown.
+        One row per run; ``run`` holds the names. Every number is shown.
     out_dir
         The directory; made if it is missing. The Markdown page refers to the SVG files there. Where it has
         ``tables/pairs.parquet``, the page shows how the updates relate.

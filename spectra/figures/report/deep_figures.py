@@ -1,4 +1,4 @@
-"""The figures of the deep tables: none of a table without a row."""
+"""Figures of the tables that --deep computes; a table without rows has no figure."""
 
 from collections.abc import Iterator, Sequence
 
@@ -30,7 +30,7 @@ def map_figures(tables: Tables) -> Iterator[CaptionedFigure]:
         "Where does ΔW lie on both sides at once?",
         "Share of ‖ΔW‖² in blocks of the base's left and right singular directions, mean over matrices, in units of "
         "chance, at the first and the last snapshot with an update. White is chance; orange is more, purple less. The "
-        "upper left corner is the part of ΔW that acts from and into the base's strongest directions. Even pale colour "
+        "upper left corner is the part of ΔW that acts from and into the base's strongest directions. Even pale color "
         "is what chance gives.",
         "Heat map of update energy over left and right singular directions of the base.",
         lambda: _maps(tables, sorted({steps[0], steps[-1]})),
@@ -46,9 +46,9 @@ def motion_figures(tables: Tables) -> Iterator[CaptionedFigure]:
     yield CaptionedFigure(
         "drift",
         "Did the singular values or only the directions move?",
-        "Normalised spectral shift (NSS), the part ρ_Σ of ΔW that changes singular values, κ_spec = ρ_Σ²·O·I/min(O, "
+        "Normalized spectral shift (NSS), the part ρ_Σ of ΔW that changes singular values, κ_spec = ρ_Σ²·O·I/min(O, "
         "I), and the largest principal angle between the first k singular vectors of W and W + ΔW: medians over "
-        "matrices, shaded 10–90 %. Dotted and grey: what a small update in random directions gives by chance; open "
+        "matrices, shaded 10–90 %. Dotted and gray: what a small update in random directions gives by chance; open "
         "marks: the angles that Gaussian noise of the same norm gives, where it was drawn for every matrix. An NSS "
         "under the rounding error is not resolved.",
         "Four line charts over training steps: spectral shift, its share of the update, kappa, principal angles.",
@@ -59,9 +59,10 @@ def motion_figures(tables: Tables) -> Iterator[CaptionedFigure]:
     yield CaptionedFigure(
         "heatmap_kappa_spec",
         "Which matrices changed their singular values?",
-        "κ_spec by layer and kind at the last snapshot for which it was computed. White is 1: what a small update in "
-        "random directions gives by chance. Orange (+) changes singular values more than that, purple (−) less.",
-        "Heat map of kappa by layer and kind of module.",
+        "κ_spec by layer and module type at the last snapshot for which it was computed. White is 1: what a small "
+        "update in random directions gives by chance. Orange (+) changes singular values more than that, "
+        "purple (−) less.",
+        "Heat map of kappa by layer and module type.",
         lambda: figure_of(heatmap(tables, metric="kappa_spec")),
         section=MOTION,
     )
@@ -77,9 +78,9 @@ def coordinate_figures(tables: Tables) -> Iterator[CaptionedFigure]:
         "Left: share of entries whose bfloat16 value did not change. Right: how much more often than its size "
         "suggests a mask holds an entry that did, for the largest entries of the base's principal part, its smallest "
         "entries, and the former without the latter. Filled: ΔW; open: Gaussian noise of the same norm through the "
-        "same cast, which is chance, with ±2 standard deviations. Rounding alone favours small entries: the mask's "
+        "same cast, which is chance, with ±2 standard deviations. Rounding alone favors small entries: the mask's "
         "size (dotted) is no null.",
-        "Dumbbell charts of observed and expected visibility by kind of module.",
+        "Dumbbell charts of observed and expected visibility by module type.",
         lambda: figure_of(coordinates(tables)[0]),
         section="Which entries moved",
         takeaway=takeaways.entries(tables),
@@ -95,7 +96,7 @@ def null_figures(tables: Tables) -> Iterator[CaptionedFigure]:
         "nulls",
         "Which numbers does chance explain?",
         "Each metric of ΔW (blue line, mean over matrices) beside the 95 % of updates of the same shape and norm that "
-        "know nothing of the task: Gaussian noise, noise of the same rank, the same singular values in random "
+        "do not depend on the task: Gaussian noise, noise of the same rank, the same singular values in random "
         "directions, signs flipped, entries permuted, entries of one size. z is the distance in the null's standard "
         "deviations; bold where chance does not explain the value. A number inside the bar of noise of its own rank "
         "says nothing beyond the method's rank. The table `nulls` holds further metrics.",
@@ -114,10 +115,10 @@ def relation_figures(tables: Tables) -> Iterator[CaptionedFigure]:
         "convergence",
         "When was the final update decided?",
         "Cosine and leading subspaces of each snapshot's ΔW against the last one, R² of a straight path, and how much "
-        "of ΔW's space is still that of the start: medians over matrices, shaded 10–90 %. Dotted: what chance gives, "
-        "a random walk or random directions. With LoRA the right side stays at its random start until A has moved, "
-        "and then shows no learning.",
-        "Four line charts over training steps: cosine, subspace overlap, linearity, overlap with the start.",
+        "of ΔW's space is still that of the initialization: medians over matrices, shaded 10–90 %. Dotted: what chance "
+        "gives, a random walk or random directions. With LoRA the right side stays at its random initialization until "
+        "A has moved, and then shows no learning.",
+        "Four line charts over training steps: cosine, subspace overlap, linearity, overlap with the initialization.",
         lambda: figure_of(convergence(tables)[0]),
         section="How the snapshots relate",
         takeaway=takeaways.halfway(tables),

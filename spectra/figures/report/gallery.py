@@ -56,14 +56,14 @@ def comparison_figures(
         "Accuracy after training with its 95 % interval against the share of parameters that train (logarithmic). The "
         "dashed line is the accuracy before training: a run whose interval holds that line has not shown that it "
         "learned, and runs whose intervals overlap are not told apart by this evaluation.",
-        "Scatter chart of final accuracy against the trainable share, one point a run.",
+        "Scatter chart of final accuracy against the trainable share, one point per run.",
         lambda: figure_of(accuracy_against_size(comparison)),
     )
     yield CaptionedFigure(
         "learning_curves",
         "How did the reward grow?",
         "Mean reward of each training batch. Pale: as logged; bold: a running mean where the curve is long.",
-        "Line chart of reward over training steps, one line a run.",
+        "Line chart of reward over training steps, one line per run.",
         lambda: figure_of(learning_curves(runs)),
     )
     for side in SIDES:
@@ -71,9 +71,9 @@ def comparison_figures(
             f"overlay_{side}",
             f"Where does each method write? ({SPACE[side]})",
             f"Share of ‖ΔW‖² along the base's {side} singular vectors at each run's last step, in units of chance (1 = "
-            "an update of random orientation). Grey: ±2 standard deviations of the mean, for the run where it is "
+            "an update of random orientation). Gray: ±2 standard deviations of the mean, for the run where it is "
             "widest. Left of the axis are the base's largest singular values.",
-            f"Line chart of update energy along the {side} singular vectors, one line a run.",
+            f"Line chart of update energy along the {side} singular vectors, one line per run.",
             partial(_overlay, runs, side),
         )
     if pairs is not None and len(pairs):
@@ -81,8 +81,8 @@ def comparison_figures(
             "pair_cosines",
             "Do the runs move the weights the same way?",
             "Cosine of every two runs' last updates, mean over the matrices that both change. White is 0, which is "
-            "what unrelated updates have by chance, with a standard deviation of 1/√(O·I) a matrix; z is the mean's "
-            "distance from 0 in its own standard deviations. Runs that share a random initialisation share part of "
+            "what unrelated updates have by chance, with a standard deviation of 1/√(O·I) per matrix; z is the mean's "
+            "distance from 0 in its own standard deviations. Runs that share a random initialization share part of "
             "their updates from there.",
             "Matrix of cosines between the updates of every two runs.",
             lambda: figure_of(pair_cosines(pairs, list(runs))),

@@ -1,4 +1,4 @@
-"""The report of one run: the verdict in words, its evidence, the figures and what made them, on one page."""
+"""The report of one run: verdict, evidence, figures and facts on one page."""
 
 from collections import Counter
 from collections.abc import Hashable, Mapping
@@ -41,7 +41,7 @@ class RunReport:
 
     @property
     def step(self) -> int:
-        """The last analysed step: what the tables of the page show."""
+        """The last analyzed step: what the tables of the page show."""
         return resolve_step(self.tables, None)
 
     @property
@@ -60,11 +60,11 @@ class RunReport:
         return left_out(self.tables)
 
     def kind_rows(self) -> list[dict[Hashable, Any]]:
-        """Return one row a kind of module, see ``summaries.kinds``."""
+        """Return one row per module type, see ``summaries.kinds``."""
         return kinds(self.tables, step=self.step).to_dict("records")
 
     def module_counts(self) -> list[tuple[str, int]]:
-        """Return how many modules got each verdict, the commonest first."""
+        """Return how many modules got each verdict, most frequent first."""
         return Counter(entry["verdict"] for entry in self.verdict.get("modules", {}).values()).most_common()
 
 

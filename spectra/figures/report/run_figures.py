@@ -1,4 +1,4 @@
-"""The figures of one run that every analysis has: its course, and where ΔW lies in the base's spectrum."""
+"""Figures that every analysis of a run has: training curves, and where ΔW lies in the base's spectrum."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,7 +27,7 @@ def course_figures(tables: Tables, verdict: Mapping[str, Any]) -> Iterator[Capti
         "How did the update grow?",
         "Size, rank and direction of ΔW at every snapshot above the training curves, on one step axis. Shaded: 10–90 "
         "% of the matrices, and bars in the third panel are the 95 % interval of the mean over layers. There chance "
-        "is 1 and the grey band is ±2 standard deviations of the mean over matrices for updates of the same spectrum "
+        "is 1 and the gray band is ±2 standard deviations of the mean over matrices for updates of the same spectrum "
         "and random orientation. Where snapshots hold rounded weights, the dashed line is what rounding alone puts "
         "into ΔW. Reward and entropy: pale as logged, bold as a running mean. A healthy run has no jump in size or "
         "rank just before the reward falls.",
@@ -39,8 +39,8 @@ def course_figures(tables: Tables, verdict: Mapping[str, Any]) -> Iterator[Capti
     yield CaptionedFigure(
         "timeline",
         "Which signal moved first?",
-        "Signals of the training log (blue) above signals of the weights (orange). A signal has left the level of its "
-        "start for good since the black line in its panel, by more than its own noise explains, which is what chance "
+        "Signals of the training log (blue) above signals of the weights (orange). A signal has left its initial level "
+        "for good since the black line in its panel, by more than its own noise explains, which is what chance "
         "is here. The dotted line through all panels is the first of them. A panel without a black line shows a "
         "signal that did not.",
         "Stacked line charts of training signals over steps with their onsets marked.",
@@ -66,9 +66,9 @@ def size_figure(tables: Tables) -> CaptionedFigure:
     return CaptionedFigure(
         "heatmap_relative_fro",
         "How much did each matrix move?",
-        "‖ΔW‖/‖W‖ (Frobenius) by layer and kind at the last snapshot; hatched cells have no such matrix. An even field "
-        "is the usual picture. One bright cell is one module that runs away.",
-        "Heat map of the relative norm of the update by layer and kind of module.",
+        "‖ΔW‖/‖W‖ (Frobenius) by layer and module type at the last snapshot; hatched cells have no such matrix. An "
+        "even field is the usual picture. One bright cell is one module that runs away.",
+        "Heat map of the relative norm of the update by layer and module type.",
         lambda: figure_of(heatmap(tables, metric="relative_fro")),
         takeaway=takeaways.extremes(tables),
     )
@@ -77,7 +77,7 @@ def size_figure(tables: Tables) -> CaptionedFigure:
 def _profile_figure(tables: Tables, side: Side) -> CaptionedFigure:
     vectors = f"{side} singular vectors"
     note = (
-        " With LoRA this side is set by the random initialisation of A until A itself has moved."
+        " With LoRA this side is set by the random initialization of A until A itself has moved."
         if side == "right"
         else ""
     )
@@ -85,10 +85,10 @@ def _profile_figure(tables: Tables, side: Side) -> CaptionedFigure:
         f"profile_{side}",
         f"Where in the base's spectrum does ΔW lie? ({SPACE[side]})",
         f"Share of ‖ΔW‖² in equal bins of the base's {vectors}, from the largest singular value (0) to the smallest "
-        "(1), divided by what a randomly oriented update would have there. Chance is 1, and the grey band is ±2 "
+        "(1), divided by what a randomly oriented update would have there. Chance is 1, and the gray band is ±2 "
         "standard deviations of the mean over matrices: a curve inside it is indistinguishable from noise. The "
-        f"base's own energy is drawn for scale and is not a null.{note}",
-        f"Line chart of update energy in units of chance along the base's {vectors}, beside the base's own energy.",
+        f"energy of the base is drawn for scale and is not a null.{note}",
+        f"Line chart of update energy in units of chance along the base's {vectors}, beside the energy of the base.",
         lambda: figure_of(profile(tables, side=side)),
         section=PLACE,
         takeaway=takeaways.place(tables, side),
@@ -115,9 +115,9 @@ def _lift_figure(tables: Tables) -> CaptionedFigure:
         "heatmap_principal_lift",
         "Which matrices write into the base's strongest directions?",
         f"Share of ‖ΔW‖² in the first {share} of the base's singular directions, in units of chance, by layer and "
-        "kind: left singular vectors on the left, right ones on the right. White is chance; orange (+) is more "
-        "principal than chance, purple (−) less. Faint, patternless colour is what chance gives.",
-        "Two heat maps of principal lift by layer and kind, for left and right singular vectors.",
+        "module type: left singular vectors on the left, right ones on the right. White is chance; orange (+) is more "
+        "principal than chance, purple (−) less. Faint, patternless color is what chance gives.",
+        "Two heat maps of principal lift by layer and module type, for left and right singular vectors.",
         lambda: _lifts(tables),
         section=PLACE,
     )

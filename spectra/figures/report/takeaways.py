@@ -1,4 +1,4 @@
-"""What each figure shows of a run, in one sentence: numbers that the figure draws, beside chance."""
+"""One sentence per figure: the numbers that it draws, next to chance."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -65,7 +65,7 @@ def first_signal(verdict: Mapping[str, Any]) -> str:
     """Say which signal moved first, and what followed."""
     found = verdict.get("signals", [])
     if not found:
-        return "No signal left the level of its start."
+        return "No signal left its initial level."
     first, *later = found
     said = f"First, since step {first['onset_step']}: {first['says']}"
     after = [f"{words(entry['signal'])} {_later(entry['onset_step'] - first['onset_step'])}" for entry in later]
@@ -157,7 +157,7 @@ def unexplained(tables: Tables) -> str:
 
 
 def halfway(tables: Tables) -> str:
-    """Say how near the update was to its end half-way, beside a random walk."""
+    """Say how near the update was to its end halfway, beside a random walk."""
     cosine = tables.trajectory.dropna(subset=["cos_final"]).groupby("step")["cos_final"].median()
     steps = [step for step in cosine.index if 0 < step < cosine.index.max()]
     if not steps:

@@ -26,17 +26,17 @@ MISSING = "–"
 
 
 def tone(verdict: str) -> Tone:
-    """Return how a verdict is coloured; an unknown one is as serious as a collapse."""
+    """Return how a verdict is colored; an unknown one is as serious as a collapse."""
     return _TONES.get(verdict, "bad")
 
 
 def sign(verdict: str) -> str:
-    """Return the mark that stands beside the colour, for who cannot tell the colours apart."""
+    """Return the mark that stands beside the color, for readers who cannot tell the colors apart."""
     return _SIGNS[tone(verdict)]
 
 
 def status_tone(status: str) -> Tone:
-    """Return how the result of a bookkeeping check is coloured."""
+    """Return how the result of a bookkeeping check is colored."""
     return _STATUS_TONES.get(status, "idle")
 
 

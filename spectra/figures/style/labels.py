@@ -26,7 +26,7 @@ def label_points(
     ax
         Axes whose limits and size are final: places are found in pixels.
     x, y, names
-        One entry a point, in data coordinates.
+        One entry per point, in data coordinates.
     taken
         Further boxes to keep clear of, in pixels.
 

@@ -35,14 +35,14 @@ _METADATA: dict[str, dict[str, None]] = {
     "pdf": {"CreationDate": None},
     "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
 }
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#000000")
+_COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#000000")
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 
 
 @dataclass(frozen=True)
 class LineStyle:
-    """Colour, dash and marker of one curve: told apart without colour too.
+    """Color, dash and marker of one curve: told apart without color too.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ class ShownAxes(Axes):
 def run_style(index: int) -> LineStyle:
     """Return the style of the ``index``-th run; the first 28 are all different."""
     return LineStyle(
-        _COLOURS[index % len(_COLOURS)],
+        _COLORS[index % len(_COLORS)],
         _DASHES[index % len(_DASHES)],
         _MARKERS[index % len(_MARKERS)],
     )
@@ -128,7 +128,7 @@ def figure_of(ax: Axes) -> Figure:
 
 
 def legend_above(ax: Axes) -> Legend | None:
-    """Put the legend above the axes, where it can cover no data; nothing where nothing is labelled."""
+    """Put the legend above the axes, where it can cover no data; nothing if nothing is labeled."""
     found = list(zip(*ax.get_legend_handles_labels(), strict=True))
     if not found:
         return None

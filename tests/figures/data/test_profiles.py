@@ -39,7 +39,7 @@ def test_profile_and_projection_agree_on_the_principal_half(lora: Tables) -> Non
     assert curve["update"][:8].mean() == pytest.approx(lift, rel=1e-12)
 
 
-def test_cumulative_is_not_renormalised_to_the_span() -> None:
+def test_cumulative_is_not_renormalized_to_the_span() -> None:
     tables = one_matrix([0.2, 0.1], [0.8, 0.2], shape=(16, 4), concentration=0.5)
     curve = cumulative_curve(tables, "left")
     assert curve["position"].tolist() == [0.0, 0.5, 1.0]

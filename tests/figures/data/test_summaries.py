@@ -126,5 +126,5 @@ def test_curve_keeps_finite_values_and_smooths() -> None:
 def test_steps_are_resolved_or_refused(lora: Tables) -> None:
     assert summaries.resolve_step(lora, None) == 64
     assert summaries.resolve_step(lora, 16) == 16
-    with pytest.raises(UsageError, match="step 5: was not analysed; choose one of: 0, 16, 32, 48, 64"):
+    with pytest.raises(UsageError, match="step 5: was not analyzed; choose one of: 0, 16, 32, 48, 64"):
         summaries.resolve_step(lora, 5)

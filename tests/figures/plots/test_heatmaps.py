@@ -11,7 +11,7 @@ from spectra.runs.tables import Tables
 from tests.figures.synthetic_tables import Spec, make, principal
 
 
-def test_values_ticks_and_colour_bar(lora: Tables) -> None:
+def test_values_ticks_and_color_bar(lora: Tables) -> None:
     ax = heatmap(lora)
     cells = grid(lora, "relative_fro", step=64)
     np.testing.assert_array_equal(np.asarray(ax.images[0].get_array()), cells.to_numpy())
@@ -30,7 +30,7 @@ def test_missing_cells_are_hatched(full: Tables) -> None:
 
 
 @pytest.mark.parametrize("fixture", ["lora", "pissa", "full"])
-def test_lift_is_centred_at_chance(fixture: str, request: pytest.FixtureRequest) -> None:
+def test_lift_is_centered_at_chance(fixture: str, request: pytest.FixtureRequest) -> None:
     ax = heatmap(request.getfixturevalue(fixture), metric="principal_lift", side="right")
     norm = ax.images[0].norm
     assert norm(1.0) == pytest.approx(0.5)
@@ -41,7 +41,7 @@ def test_lift_is_centred_at_chance(fixture: str, request: pytest.FixtureRequest)
     assert "right share in\nfirst 10 % ÷ chance" == ax.images[0].colorbar.ax.get_ylabel()
 
 
-def test_thirty_layers_have_colours_without_values() -> None:
+def test_thirty_layers_have_colors_without_values() -> None:
     ax = heatmap(make(Spec(layers=30, steps=(8,))))
     assert ax.images[0].get_array().shape == (30, 7)
     assert not ax.texts

@@ -74,7 +74,7 @@ def test_an_empty_table_says_so(lora: Tables) -> None:
         drift(lora, axes=drift(lora)[:1])
 
 
-def test_the_heat_map_of_kappa_is_centred_at_one_and_at_its_last_step(whole: Tables) -> None:
+def test_the_heat_map_of_kappa_is_centered_at_one_and_at_its_last_step(whole: Tables) -> None:
     ax = heatmap(whole, metric="kappa_spec")
     values = whole.drift.query("step == 64 and module == 'model.layers.2.mlp.up_proj'")["kappa_spec"]
     kinds = [tick.get_text() for tick in ax.get_xticklabels()]

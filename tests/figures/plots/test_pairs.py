@@ -30,7 +30,7 @@ def test_zero_is_white_whatever_the_sign() -> None:
     assert (image.norm.vmin, image.norm.vmax) == (-0.4, 0.4)
 
 
-def test_many_runs_have_colours_alone() -> None:
+def test_many_runs_have_colors_alone() -> None:
     runs = [f"run-{i}" for i in range(20)]
     ax = pair_cosines(pair_rows(runs, ["a"]), runs)
     assert not ax.texts

@@ -116,16 +116,16 @@ def test_page_is_accessible(texts: tuple[str, str]) -> None:
     assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
 
 
-def test_colours_have_contrast_in_both_schemes(texts: tuple[str, str]) -> None:
+def test_colors_have_contrast_in_both_schemes(texts: tuple[str, str]) -> None:
     schemes = re.findall(r":root \{(.*?)\}", texts[0], re.DOTALL)
     assert len(schemes) == 2
     for scheme in schemes:
-        colour = dict(re.findall(r"--(\w+): (#\w{6})", scheme))
+        color = dict(re.findall(r"--(\w+): (#\w{6})", scheme))
         for ink in ("ink", "soft", "link"):
-            assert contrast(colour[ink], colour["page"]) > 4.5
-            assert contrast(colour[ink], colour["card"]) > 4.5
+            assert contrast(color[ink], color["page"]) > 4.5
+            assert contrast(color[ink], color["card"]) > 4.5
         for tone in ("good", "idle", "warn", "bad"):
-            assert contrast(colour["on"], colour[tone]) > 4.5
+            assert contrast(color["on"], color[tone]) > 4.5
 
 
 def test_markdown_has_the_same_tables_and_refers_to_the_figures(texts: tuple[str, str]) -> None:
@@ -260,13 +260,13 @@ def test_comparison_markdown_has_whole_tables(side_by_side: tuple[str, str]) -> 
 
 
 def contrast(one: str, two: str) -> float:
-    """Return the WCAG contrast ratio of two colours."""
+    """Return the WCAG contrast ratio of two colors."""
     low, high = sorted((luminance(one), luminance(two)))
     return (high + 0.05) / (low + 0.05)
 
 
-def luminance(colour: str) -> float:
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+def luminance(color: str) -> float:
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 

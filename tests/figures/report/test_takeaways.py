@@ -27,7 +27,7 @@ def test_a_place_within_chance_is_called_chance(lora: Tables, pissa: Tables) -> 
 
 
 def test_the_first_signal_and_the_steps_to_the_others() -> None:
-    assert takeaways.first_signal(verdict()) == "No signal left the level of its start."
+    assert takeaways.first_signal(verdict()) == "No signal left its initial level."
     said = takeaways.first_signal(verdict("reward_collapsed"))
     assert said.startswith("First, since step 28: entropy fell from 0.9 to 0.4; ")
     assert said.endswith("; reward 12 steps later, update size 20 steps later.")

@@ -43,13 +43,13 @@ def test_a_notebook_shows_the_axes_as_their_figure(lora: Tables) -> None:
         assert image.size == (792, 374)
 
 
-def test_the_first_28_runs_look_different_and_neighbours_differ_in_grey_or_dash() -> None:
+def test_the_first_28_runs_look_different_and_neighbors_differ_in_grey_or_dash() -> None:
     styles = [run_style(index) for index in range(28)]
     assert len({(s.color, s.linestyle) for s in styles}) == 28
     assert len({(s.color, s.marker) for s in styles}) == 28
     for one, two in zip(styles, styles[1:], strict=False):
-        grey = [np.dot([0.299, 0.587, 0.114], to_rgb(style.color)) for style in (one, two)]
-        assert one.linestyle != two.linestyle or abs(grey[0] - grey[1]) > 0.1
+        gray = [np.dot([0.299, 0.587, 0.114], to_rgb(style.color)) for style in (one, two)]
+        assert one.linestyle != two.linestyle or abs(gray[0] - gray[1]) > 0.1
 
 
 def test_long_names_take_more_legend_rows() -> None:
