@@ -1,4 +1,4 @@
-"""Tensors in, tensors out: operators, decompositions, subspaces, nulls. Knows no model, path or configuration.
+"""Linear algebra on tensors: operators, decompositions, subspaces, nulls. No models, paths or configurations.
 
 Shape letters, used in every signature::
 
@@ -10,5 +10,6 @@ Shape letters, used in every signature::
     T  snapshots
     L  layers
 
-Nothing is imported here: ``spectra.linalg.nulls.haar_moments`` is pure arithmetic, and figures use it without torch.
+This file imports nothing, so that figures can use ``spectra.linalg.nulls.haar_moments``, plain arithmetic, without
+torch.
 """

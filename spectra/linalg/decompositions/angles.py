@@ -1,4 +1,4 @@
-"""Angles between subspaces and between vectors, through the sine where the cosine cannot resolve them."""
+"""Angles between subspaces and between vectors, computed from the sine where the cosine loses digits."""
 
 import torch
 from jaxtyping import Float64
@@ -8,7 +8,7 @@ from torch import Tensor
 def principal_angles(x: Float64[Tensor, "n k"], y: Float64[Tensor, "n l"]) -> Float64[Tensor, " m"]:
     """Return the min(K, L) principal angles between the column spaces of x and y, in degrees, ascending.
 
-    Cosines σ(XᵀY) fix large angles; angles under 45° come from the sines, the singular values of the residual
+    Cosines σ(XᵀY) determine large angles; angles under 45° come from the sines, the singular values of the residual
     (1 − XXᵀ)Y, since arccos near 1 loses half of the digits (Björck and Golub 1973).
 
     Parameters
@@ -27,10 +27,10 @@ def principal_angles(x: Float64[Tensor, "n k"], y: Float64[Tensor, "n l"]) -> Fl
 
 
 def orthonormal_angles(x: Float64[Tensor, "n k"], y: Float64[Tensor, "n k"]) -> Float64[Tensor, " k"]:
-    """Return the principal angles between the spaces of orthonormal columns, in degrees, ascending: for many draws.
+    """Return the principal angles between the spans of orthonormal columns, in degrees, ascending; fast, for many draws.
 
-    Their sines squared are the eigenvalues of RᵀR with R = (1 − XXᵀ)Y: a fifth of the cost of
-    :func:`principal_angles`, and the same to 1e-8 of the largest angle. Columns that span everything have angles of 0.
+    Their squared sines are the eigenvalues of RᵀR with R = (1 − XXᵀ)Y. This costs a fifth of :func:`principal_angles`
+    and agrees with it to 1e-8 of the largest angle. Columns that span the whole space have angles of 0.
     """
     if x.shape[0] == x.shape[1]:
         return x.new_zeros(x.shape[1])
@@ -42,7 +42,7 @@ def orthonormal_angles(x: Float64[Tensor, "n k"], y: Float64[Tensor, "n k"]) -> 
 def vector_angles(x: Float64[Tensor, "n k"], y: Float64[Tensor, "n k"]) -> Float64[Tensor, " k"]:
     """Return the angle arccos |⟨x_i, y_i⟩| between the lines along each pair of unit columns, in degrees, 0 to 90.
 
-    2·arcsin(½‖x_i ∓ y_i‖) with the sign that makes the product positive: full digits for tiny angles too.
+    2·arcsin(½‖x_i ∓ y_i‖) with the sign that makes the product positive: accurate for tiny angles too.
     """
     signs = torch.where((x * y).sum(0) < 0, -1.0, 1.0)
     half = torch.linalg.vector_norm(x - y * signs, dim=0) / 2

@@ -1,8 +1,8 @@
-"""The float64 decomposition of a matrix on its small side.
+"""Singular basis of a base matrix in float64, stored for its smaller side.
 
-A base matrix is decomposed once and used by every snapshot, run and method on it. Only the q × q vectors of the
-smaller side and σ are kept; the longer side's vectors are implied, v_j = Wᵀu_j/σ_j, and are applied without being
-formed, so a projection of R columns costs products with R columns.
+A base matrix is decomposed once; every snapshot, run and method on it uses the result. Only the q × q vectors of the
+smaller side and σ are kept. The longer side's vectors are implied, v_j = Wᵀu_j/σ_j, and are applied without being
+formed, so that a projection of R columns costs products with R columns.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-# Rows that a streamed QR takes at a time: at least so many, and as many as the small side, since each is factored with
-# the R of those before stacked on it.
+# Rows per block of a streamed QR: at least this number, and at least as many as the small side, since each block is
+# factored with the R of the previous blocks stacked on it.
 _BLOCK = 512
 
-# Below this multiple of σ₁ an implied vector loses more than eps·1e7 ≈ 2e-9 to division by σ_j: those are stored.
+# Below this multiple of σ₁ an implied vector loses more than eps·1e7 ≈ 2e-9 to division by σ_j; such vectors are stored.
 _IMPLIED_LIMIT = 1e-7
 
 
@@ -40,9 +40,9 @@ class Factors:
 
 
 def thin_svd(matrix: Float64[Tensor, "o i"]) -> Factors:
-    """Return the thin SVD of a dense matrix, backward stable: QR of the long side, SVD of the square factor.
+    """Return the thin SVD of a dense matrix by QR of the long side and SVD of the square factor; backward stable.
 
-    A Gram matrix would be 1.7 times faster and squares the condition number, which the minor subspace does not bear.
+    A Gram matrix would be 1.7 times faster, but it squares the condition number, which ruins the minor subspace.
     """
     rows, columns = matrix.shape
     if rows < columns:
@@ -59,39 +59,39 @@ def thin_svd(matrix: Float64[Tensor, "o i"]) -> Factors:
 def small_side_svd(
     block: Callable[[int, int], Float64[Tensor, "k small"]], long: int
 ) -> tuple[Float64[Tensor, "small r"], Float64[Tensor, " r"]]:
-    """Return the small side's singular vectors and σ of a matrix that is seen a block of its long side at a time.
+    """Return the small side's singular vectors and σ of a matrix that is read in blocks along its long side.
 
-    A streamed QR (each block stacked under the R of those before, as in TSQR) and the SVD of the last R: backward
-    stable, and nothing of the whole matrix's size is formed.
+    A streamed QR (each block stacked under the R of the previous ones, as in TSQR), then the SVD of the last R. It is
+    backward stable and forms nothing of the full matrix's size.
 
     Parameters
     ----------
     block
-        From start and stop along the long side to that block, with the small side as its columns.
+        Function of start and stop along the long side that returns that block, with the small side as its columns.
     long
         Length of the long side.
     """
     r = block(0, min(_BLOCK, long))
-    size = max(_BLOCK, r.shape[1])
-    for start in range(_BLOCK, long, size):
-        r = torch.linalg.qr(torch.cat([r, block(start, min(start + size, long))]), mode="r")[1]
+    length = max(_BLOCK, r.shape[1])
+    for start in range(_BLOCK, long, length):
+        r = torch.linalg.qr(torch.cat([r, block(start, min(start + length, long))]), mode="r")[1]
     _, s, vh = torch.linalg.svd(r, full_matrices=False)
     return vh.T, s
 
 
 @dataclass(frozen=True)
 class Basis:
-    """The singular basis of a base matrix, small side stored.
+    """Singular basis of a base matrix, stored for its smaller side.
 
     Attributes
     ----------
     vectors
-        Q × Q: left singular vectors where O ≤ I, right ones otherwise.
+        Q × Q: left singular vectors if O ≤ I, right ones otherwise.
     sigma
         Q singular values, descending.
     tail
-        Singular vectors of the long side, long × (number of columns), for the last columns, whose σ is too small for
-        them to be implied. Usually empty.
+        Long-side singular vectors, long × (number of columns), of the last columns, whose σ is too small for them to
+        be implied. Usually empty.
     shape
         (O, I) of the base matrix.
     """
@@ -107,11 +107,11 @@ class Basis:
         return self.shape[0] <= self.shape[1]
 
     def left(self, matrix: Float64[Tensor, "o i"], x: Float64[Tensor, "o k"]) -> Float64[Tensor, "q k"]:
-        """Return UᵀX; ``matrix`` is the base matrix that this basis belongs to."""
+        """Return UᵀX; ``matrix`` is the base matrix of this basis."""
         return self.vectors.T @ x if self.small_is_left else self._implied(matrix.T, x)
 
     def right(self, matrix: Float64[Tensor, "o i"], x: Float64[Tensor, "i k"]) -> Float64[Tensor, "q k"]:
-        """Return VᵀX; ``matrix`` is the base matrix that this basis belongs to."""
+        """Return VᵀX; ``matrix`` is the base matrix of this basis."""
         return self._implied(matrix, x) if self.small_is_left else self.vectors.T @ x
 
     def _implied(self, small_by_long: Tensor, x: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def decompose(matrix: Float64[Tensor, "o i"]) -> Basis:
     small, sigma = small_side_svd(lambda start, stop: tall[start:stop], len(tall))
     if float(sigma[-1]) > _IMPLIED_LIMIT * float(sigma[0]):
         return Basis(small.contiguous(), sigma, tall.new_empty(len(tall), 0), (rows, columns))
-    # Both sides from one SVD: those of tiny σ are not determined by the other side.
+    # Both sides from one SVD: vectors of tiny σ are not determined by the other side.
     factors = thin_svd(tall)
     kept = int((factors.s > _IMPLIED_LIMIT * factors.s[0]).sum())
     return Basis(factors.v.contiguous(), factors.s, factors.u[:, kept:].contiguous(), (rows, columns))

@@ -1,6 +1,6 @@
-"""The shape of a spectrum: how many directions an update uses, and how evenly.
+"""Shape of a spectrum: how many directions an update uses, and how evenly.
 
-Every function takes the singular values of ΔW, descending, and returns NaN for ΔW = 0: the shape of nothing is
+Every function takes the singular values of ΔW, descending, and returns NaN for ΔW = 0, where the shape is
 undefined. p_r = σ_r²/Σσ² are energy shares. Definitions follow Roy and Vetterli (2007) for effective rank and
 Rudelson and Vershynin (2007) for stable rank.
 """
@@ -34,7 +34,7 @@ def effective_rank(sigma: Sigma) -> float:
 
 
 def effective_rank_energy(sigma: Sigma) -> float:
-    """Return exp H(p), the same of energies: between 1 and rank, at most ``effective_rank``."""
+    """Return exp H(p), the effective rank of the energies: between 1 and rank, at most ``effective_rank``."""
     return _exp_entropy(energy_shares(sigma))
 
 

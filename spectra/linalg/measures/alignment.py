@@ -1,7 +1,7 @@
-"""Where an update's energy lies in the base's singular basis.
+"""Energy of an update along the singular directions of the base weight.
 
-With W = UΣVᵀ and ΔW = P diag(s) Zᵀ, the energies need only the Q × R coordinates UᵀP and VᵀZ. Shares are parts of the
-whole ‖ΔW‖²_F; what lies outside the base's column or row space is reported, not hidden by renormalising.
+With W = UΣVᵀ and ΔW = P diag(s) Zᵀ, the energies need only the Q × R coordinates UᵀP and VᵀZ. Shares are fractions of
+‖ΔW‖²_F; energy outside the base's column or row space is reported, not hidden by renormalizing.
 """
 
 from dataclasses import dataclass, replace
@@ -14,13 +14,13 @@ from torch import Tensor
 from spectra.linalg.decompositions.basis import Basis, small_side_svd
 from spectra.linalg.operators.basic import Operator
 
-# Columns that are projected at a time: a long side by this many is small beside the base matrix.
+# Columns projected at a time: a block of the long side with this many columns is small next to the base matrix.
 _CHUNK = 128
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Coordinates of an update in the base's singular basis.
+    """Coordinates of an update in the singular basis of the base weight.
 
     With ΔW = P diag(s) Zᵀ, one of the two factors below carries the weights s/‖s‖: left·rightᵀ = UᵀΔWV/‖ΔW‖.
 
@@ -33,7 +33,7 @@ class Alignment:
     right
         VᵀZ, Q × R, weighted where ``left`` is not.
     left_is_weighted
-        Which of the two carries the weights.
+        Whether ``left`` carries the weights.
     left_profile
         ‖u_iᵀΔW‖²/‖ΔW‖² for each base direction i, Q.
     right_profile
@@ -57,7 +57,7 @@ class Alignment:
     def map(self, bins: int) -> Float64[Tensor, "b b"]:
         """Return |u_iᵀΔWv_j|²/‖ΔW‖² summed in blocks of :func:`bin_edges`, left bins by right bins.
 
-        At most q × q/bins numbers of the q × q matrix exist at a time. The blocks sum to 1 less what lies outside.
+        At most q × q/bins entries of the q × q matrix exist at a time. The blocks sum to 1 less the energy outside.
         """
         edges = bin_edges(len(self.left), bins)
         rows = []
@@ -67,7 +67,7 @@ class Alignment:
         return torch.stack(rows)
 
     def diagonal_share(self) -> float:
-        """Return Σ_i (u_iᵀΔWv_i)²/‖ΔW‖², to first order the share of ΔW that moves the singular values of W.
+        """Return Σ_i (u_iᵀΔWv_i)²/‖ΔW‖²: to first order, the share of ΔW that moves the singular values of W.
 
         Between 0 and 1; q/(mn) for a random orientation. NaN for ΔW = 0.
         """
@@ -82,15 +82,15 @@ class Alignment:
         return _centroid(self.right_profile)
 
     def inside_left(self) -> tuple[float, float, float]:
-        """Return Σp², Σp³ and Σp⁴ of the energy shares of UUᵀΔW, Σp = 1: what lies in the base's column space.
+        """Return Σp², Σp³ and Σp⁴ of the energy shares of UUᵀΔW, Σp = 1: the part in the base's column space.
 
-        They are all that the null of the left centroid needs to know. NaN where nothing lies there.
+        The null of the left centroid depends on nothing else. NaN if that part is zero.
         """
         outside = self.shape[0] > self.shape[1]
         return self._powers(self._weighted(self.left, self.left_is_weighted) if outside else None)
 
     def inside_right(self) -> tuple[float, float, float]:
-        """Return the same of ΔWVVᵀ: what lies in the base's row space."""
+        """Return the same power sums for ΔWVVᵀ, the part in the base's row space."""
         outside = self.shape[1] > self.shape[0]
         return self._powers(self._weighted(self.right, not self.left_is_weighted) if outside else None)
 
@@ -118,8 +118,8 @@ class Alignment:
 def align(basis: Basis, matrix: Float64[Tensor, "o i"], update: Operator) -> Alignment:
     """Return the coordinates of an update in the basis of the base matrix ``matrix``.
 
-    A factored update costs products with its rank's number of columns. One of full rank is streamed along its long
-    side: nothing of the base's size is formed beside the base.
+    A factored update costs products with as many columns as its rank. A full-rank update is streamed along its long
+    side, so that no second matrix of the base's size is formed.
     """
     if update.rank_bound < min(update.shape):
         return _align_factored(basis, matrix, update)
@@ -136,7 +136,7 @@ def _align_factored(basis: Basis, matrix: Tensor, update: Operator) -> Alignment
 def _align_streamed(basis: Basis, matrix: Tensor, update: Operator) -> Alignment:
     rows, columns = update.shape
     if rows > columns:  # the same with the sides exchanged
-        # The stored vectors are those of the small side, whichever it is called.
+        # The stored vectors are those of the small side, left or right.
         flipped = _align_streamed(replace(basis, shape=(columns, rows)), matrix.T, update.T)
         return Alignment(
             flipped.sigma,

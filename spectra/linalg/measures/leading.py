@@ -1,4 +1,4 @@
-"""The directions that carry an update: its leading singular triplets, and how far two spaces overlap."""
+"""Leading singular triplets of an update, and the overlap of subspaces."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from spectra.linalg.decompositions.basis import Factors
 from spectra.linalg.decompositions.tolerance import rank_tolerance
 from spectra.linalg.operators.basic import LowRank, Operator, Sum, Transposed
 
-# A Gram matrix squares σ: down to this part of σ₁ its eigenvectors keep nine digits, ε·(σ₁/σ)².
+# A Gram matrix squares σ: down to this fraction of σ₁ its eigenvectors keep nine digits, ε·(σ₁/σ)².
 _GRAM_LIMIT = 1e-3
 
 
@@ -20,7 +20,7 @@ def is_factored(update: Operator) -> bool:
 
 
 def nonzero(factors: Factors) -> Factors:
-    """Return the triplets above the rank tolerance: none for ΔW = 0."""
+    """Return the triplets above the rank tolerance; none for ΔW = 0."""
     if not len(factors.s):
         return factors
     floor = rank_tolerance(len(factors.u), len(factors.v), float(factors.s[0]))
@@ -28,15 +28,15 @@ def nonzero(factors: Factors) -> Factors:
 
 
 def first(factors: Factors, count: int) -> Factors:
-    """Return the first ``count`` triplets, fewer where there are fewer."""
+    """Return the first ``count`` triplets, or all if there are fewer."""
     return Factors(factors.u[:, :count], factors.s[:count], factors.v[:, :count])
 
 
 def leading(matrix: Float64[Tensor, "o i"], count: int) -> Factors:
-    """Return the ``count`` leading singular triplets of a dense matrix, no more than its numerical rank.
+    """Return the ``count`` leading singular triplets of a dense matrix, at most as many as its numerical rank.
 
-    By the eigenvectors of the small side's Gram matrix, several times faster than an SVD and as good for the largest
-    values; an exact SVD where the last wanted one is under 1e-5·σ₁.
+    They come from the eigenvectors of the small side's Gram matrix, several times faster than an SVD and as accurate
+    for the largest values; from an exact SVD if the last of them is at most 1e-3·σ₁.
 
     Parameters
     ----------
@@ -55,9 +55,9 @@ def leading(matrix: Float64[Tensor, "o i"], count: int) -> Factors:
 
 
 def overlap(x: Float64[Tensor, "n k"], y: Float64[Tensor, "n l"]) -> float:
-    """Return ‖XᵀY‖²_F/K, the share of the space of X that lies in the space of Y; NaN for K = 0.
+    """Return ‖XᵀY‖²_F/K, the share of span(X) that lies in span(Y); NaN for K = 0.
 
-    Range 0 to 1; L/n for random spaces of those dimensions. K = 16 of both gives the subspace convergence of
+    Range 0 to 1; L/n for random subspaces of those dimensions. K = L = 16 gives the subspace convergence of
     arXiv 2606.07082.
 
     Parameters
@@ -69,13 +69,13 @@ def overlap(x: Float64[Tensor, "n k"], y: Float64[Tensor, "n l"]) -> float:
 
 
 def shared_spaces(x: Factors, y: Factors) -> tuple[float, float, int]:
-    """Return the overlap of the left and of the right spaces of two updates, and K, the smaller number of triplets."""
+    """Return the overlap of the left and of the right subspaces of two updates, and K, the smaller number of triplets."""
     count = min(len(x.s), len(y.s))
     return overlap(x.u[:, :count], y.u[:, :count]), overlap(x.v[:, :count], y.v[:, :count]), count
 
 
 def cosine(inner: float, norms: float) -> float:
-    """Return ⟨X, Y⟩/(‖X‖‖Y‖) from the inner product and the product of the norms; NaN where that is zero."""
+    """Return ⟨X, Y⟩/(‖X‖‖Y‖) from the inner product and the product of the norms; NaN if the latter is zero."""
     return min(max(inner / norms, -1.0), 1.0) if norms > 0 else float("nan")
 
 
@@ -93,9 +93,9 @@ def gram(updates: Sequence[Factors]) -> Float64[Tensor, "t t"]:
 
 
 def factor_spaces(update: Operator) -> tuple[Tensor | None, Tensor | None]:
-    """Return orthonormal bases of the spaces that the factors of ΔW span, O × R and I × R, None for a side without.
+    """Return orthonormal bases of the spans of ΔW's factors, O × R and I × R; None for a side whose factor is zero.
 
-    The factors say more than ΔW does: LoRA starts with B = 0, so that ΔW = 0, and with an A that has a row space.
+    The factors hold more than ΔW: LoRA initializes B = 0, so that ΔW = 0, but A already has a row space.
     """
     if isinstance(update, LowRank):
         return _space(update.b), _space(update.a.T)

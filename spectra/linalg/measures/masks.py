@@ -1,8 +1,8 @@
-"""Masks over the entries of a base weight, and how two masks meet.
+"""Masks over the entries of a base weight, and the overlap of two masks.
 
-The principal mask holds the entries that are large in the rank-k reconstruction of W, the low-magnitude mask those
-with small |W| ("The Path Not Taken", arXiv 2511.08567; α = k/q = 10 % is the main setting of arXiv 2606.13657). Counts
-are exact: of equal entries the first in row-major order are taken.
+The principal mask selects the largest entries of the rank-k reconstruction of W, the low-magnitude mask those
+with the smallest |W| ("The Path Not Taken", arXiv 2511.08567; α = k/q = 10 % is the main setting of arXiv 2606.13657). Counts
+are exact: ties go to the first entries in row-major order.
 """
 
 import math
@@ -16,21 +16,21 @@ from spectra.linalg.nulls.haar_moments import Null
 
 FRACTION = 0.1
 
-# Entries of a row block: two or three of them fit in a core's cache.
+# Entries per block of rows: two or three blocks fit in a core's cache.
 _BLOCK = 1 << 18
 
 Mask = Bool[Tensor, "o i"]
 
 
 def block_rows(columns: int) -> int:
-    """Return how many rows of that many columns to take at a time."""
+    """Return how many rows of ``columns`` entries to process at a time."""
     return max(1, _BLOCK // max(columns, 1))
 
 
 def principal_mask(
     weight: Float64[Tensor, "o i"], basis: Basis, fraction: float = FRACTION, rank_fraction: float = FRACTION
 ) -> Mask:
-    """Return the largest entries of |W_k|, W_k the rank-k reconstruction of W.
+    """Return the mask of the largest entries of |W_k|, W_k the rank-k reconstruction of W.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def principal_mask(
     basis
         Its singular basis.
     fraction
-        α: share of the entries that the mask holds, rounded to a count.
+        α: share of the entries in the mask, rounded to a count.
     rank_fraction
         k/q: k = max(1, round(rank_fraction · q)).
     """
@@ -49,7 +49,7 @@ def principal_mask(
 
 
 def low_magnitude_mask(weight: Float64[Tensor, "o i"], fraction: float = FRACTION) -> Mask:
-    """Return the smallest entries of |W|, that share of them."""
+    """Return the mask of the smallest entries of |W|; ``fraction`` is their share."""
     return _first(weight.abs(), fraction)
 
 
@@ -62,11 +62,11 @@ def reconstruction(weight: Float64[Tensor, "o i"], basis: Basis, k: int) -> Floa
 
 
 def _first(scores: Tensor, fraction: float) -> Mask:
-    """Return the round(fraction · n) entries of least score, of equal ones the first."""
+    """Return the mask of the round(fraction · n) entries of smallest score; ties go to the first."""
     count = round(fraction * scores.numel())
     if count == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
-    # A copy, so that it can be partitioned in place; torch's own selection would keep indices beside it.
+    # A copy, so that it can be partitioned in place; torch's own selection would also keep indices.
     ranked = scores.clone(memory_format=torch.contiguous_format).view(-1).cpu().numpy()
     ranked.partition(count - 1)
     cut = float(ranked[count - 1])
@@ -107,7 +107,7 @@ def expected_jaccard(first: float, second: float, entries: int) -> Null:
 
     Mean p₁p₂/(p₁ + p₂ − p₁p₂). |A ∩ B| is hypergeometric, with variance n²/(n − 1)·p₁p₂(1 − p₁)(1 − p₂), and the
     index follows it with slope (p₁ + p₂)/(n(p₁ + p₂ − p₁p₂)²). Masks that depend on the weights, such as those of
-    visible entries, meet more often than this: see ``BaseCoordinates.jaccard_null``.
+    visible entries, overlap more than this: see ``BaseCoordinates.jaccard_null``.
     """
     both = first * second
     union = first + second - both
@@ -118,5 +118,5 @@ def expected_jaccard(first: float, second: float, entries: int) -> Null:
 
 
 def ratio(part: float, whole: float) -> float:
-    """Return part/whole, NaN for 0/0 and for a whole of 0."""
+    """Return part/whole; NaN for a whole of 0."""
     return part / whole if whole else math.nan

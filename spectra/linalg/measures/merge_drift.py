@@ -1,13 +1,13 @@
-"""What merging an update into stored weights and taking it out again leaves behind.
+"""Drift of stored weights when an update is merged into them and unmerged again.
 
 peft's ``merge_adapter`` adds ΔW to the weights in place, ``unmerge_adapter`` subtracts it. In half precision both
-round, and W + ΔW − ΔW is not W: trainers that push merged weights to a sampler do this once a step. With fl the
+round, and W + ΔW − ΔW is not W. Trainers that send merged weights to a sampler do this once per step. With fl the
 rounding to the dtype of the weights, one cycle of peft 0.21 on LoRA is
 
     W ← fl( fl(W + ΔW) − fl(ΔW) ),
 
-where ΔW comes in the dtype of the adapter (float32 unless asked otherwise) and is rounded before it is added only by
-``safe_merge``. The map acts on each entry alone, so that a sample of entries is exact on that sample.
+where ΔW has the dtype of the adapter (float32 unless configured otherwise); only ``safe_merge`` rounds it before it is
+added. The map acts on each entry separately, so that the result for a sample of entries is exact.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,18 +17,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# An entry that a cycle of a constant ΔW leaves as it was is left by all others: those that move are taken apart when
-# they are fewer than this share.
+# An entry that one cycle of a constant ΔW does not change never changes: once fewer than this share of the entries
+# change, the simulation goes on with those alone.
 _SPARSE = 0.5
 
 Weights = Float[Tensor, "..."]
-# From the number of a cycle, from 1, to ΔW then.
-Growing = Callable[[int], Tensor]
+# Function of the cycle's number, counted from 1, that returns ΔW in that cycle.
+UpdateByCycle = Callable[[int], Tensor]
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far weights are from where they were.
+    """Difference between weights before and after.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Drift:
 
 
 def merge_cycle(weight: Weights, update: Weights, *, safe: bool = False) -> Weights:
-    """Return the weights after one merge and one unmerge, as peft does both on LoRA.
+    """Return the weights after one merge and one unmerge, as peft does for LoRA.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def merge_cycle(weight: Weights, update: Weights, *, safe: bool = False) -> Weig
     update
         ΔW of the same shape, in the dtype of the adapter.
     safe
-        Whether ``safe_merge`` is asked for.
+        Whether to simulate ``safe_merge``.
     """
     merged = weight.clone()
     merged += update.to(weight.dtype) if safe else update
@@ -64,27 +64,27 @@ def merge_cycle(weight: Weights, update: Weights, *, safe: bool = False) -> Weig
 
 
 def simulate(
-    weight: Weights, update: Weights | Growing, dtype: torch.dtype, cycles: Iterable[int], *, safe: bool = False
+    weight: Weights, update: Weights | UpdateByCycle, dtype: torch.dtype, cycles: Iterable[int], *, safe: bool = False
 ) -> dict[int, Weights]:
-    """Return the weights after so many merges and unmerges.
+    """Return the weights after given numbers of merges and unmerges.
 
     Parameters
     ----------
     weight
-        The weights before, of any shape; rounded to ``dtype`` first.
+        Initial weights, of any shape; rounded to ``dtype`` first.
     update
-        ΔW of the same shape, constant, or a function of the number of the cycle, from 1. Its dtype is the adapter's.
+        ΔW of the same shape, constant, or a function of the cycle's number, counted from 1. Its dtype is the adapter's.
     dtype
-        In which the weights are stored while training.
+        Dtype in which training stores the weights.
     cycles
-        After how many cycles to look; 0 is the start.
+        Numbers of cycles after which to return the weights; 0 means before the first.
     safe
         As in :func:`merge_cycle`.
 
     Returns
     -------
     dict
-        For each number of cycles the weights in ``dtype``.
+        The weights in ``dtype``, by number of cycles.
     """
     wanted = sorted(set(cycles))
     start = weight.detach().to(dtype)
@@ -101,23 +101,23 @@ def simulate(
 
 
 def _constant(start: Tensor, update: Tensor, wanted: list[int], last: int, safe: bool) -> dict[int, Tensor]:
-    whole, part, delta = start.flatten().clone(), start.flatten().clone(), update.flatten()
-    places = torch.arange(len(part), device=part.device)
+    full, part, delta = start.flatten().clone(), start.flatten().clone(), update.flatten()
+    indices = torch.arange(len(part), device=part.device)
     found = {0: start} if 0 in wanted else {}
     for cycle in range(1, last + 1):
         before, part = part, merge_cycle(part, delta, safe=safe)
         moved = part != before
         if cycle in wanted or float(moved.sum()) < _SPARSE * len(part):
-            whole[places] = part
+            full[indices] = part
         if float(moved.sum()) < _SPARSE * len(part):
-            places, part, delta = places[moved], part[moved], delta[moved]
+            indices, part, delta = indices[moved], part[moved], delta[moved]
         if cycle in wanted:
-            found[cycle] = whole.reshape(start.shape).clone()
+            found[cycle] = full.reshape(start.shape).clone()
     return found
 
 
 def drift(before: Weights, after: Weights) -> Drift:
-    """Return how far ``after`` is from ``before``, in float64; NaN for weights without entries."""
+    """Return the difference of ``after`` and ``before``, in float64; NaN for weights without entries."""
     if not before.numel():
         return Drift(float("nan"), float("nan"), float("nan"))
     difference = after.double() - before.double()

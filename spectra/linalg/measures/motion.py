@@ -1,7 +1,7 @@
-"""How a whole matrix moves under an update: its singular values, its leading subspaces, its direction.
+"""How W changes under an update: its singular values, its leading subspaces, its direction.
 
-Everything is float64 and backward stable: W + ΔW is seen a block of its long side at a time, by QR, and never as a Gram
-matrix. The floor of every number is the rounding of W itself: about eps·σ₁ for a singular value, and eps·σ₁/gap
+Everything is float64 and backward stable: W + ΔW is read in blocks along its long side, by QR, and never as a Gram
+matrix. The error floor of every number is the rounding of W itself: about eps·σ₁ for a singular value, and eps·σ₁/gap
 radians for a direction whose singular values are ``gap`` away from the rest. Where ``gap`` is 0 a direction is not
 defined, and its angle is arbitrary.
 """
@@ -28,8 +28,8 @@ ROTATION_FRACTION = 0.1
 INTRUDER_CANDIDATES = 10
 INTRUDER_COSINE = 0.5
 
-# Rows of a block of the long side: stacked under the last R, twice q repeats a third of the work; few blocks, since
-# each of them adds its rounding.
+# Rows per block of the long side. With 2q rows stacked under the last R, a third of the work is repeated; there should
+# be few blocks, since each adds its rounding.
 _BLOCK_RATIO, _LEAST_BLOCK = 2, 512
 
 # The rounding of a spectrum is under this many units of eps·√q·σ₁: see ``Motion.nss_error``.
@@ -45,35 +45,35 @@ class Motion:
     sigma
         Singular values of W', descending, Q.
     nss
-        Normalised spectral shift ‖σ(W') − σ(W)‖/‖σ(W)‖, 0 or more (arXiv 2511.08567). An isotropic update of relative
+        Normalized spectral shift ‖σ(W') − σ(W)‖/‖σ(W)‖, 0 or more (arXiv 2511.08567). An isotropic update of relative
         norm ε gives about ε/√max(O, I).
     nss_error
         Bound on the rounding error of ``nss``: 8·eps·√q·(σ₁ + σ₁')/‖σ(W)‖. By Weyl, each computed singular value is
         wrong by no more than the 2-norm of the backward error, which LAPACK states as eps·σ₁ times a modest factor;
         q such errors have the norm √q·eps·σ₁. The 8 is that factor. Against spectra that are known exactly, of
-        condition 1 to 1e8, it is under 2 up to 1024 × 1024 and 512 × 4096, and under 8 for 16 × 262144, the most
-        blocks for their size. An ``nss`` below the bound says no more than that the spectrum did not move.
+        condition 1 to 1e8, it is under 2 up to 1024 × 1024 and 512 × 4096, and under 8 for 16 × 262144, the shape
+        with the most blocks for its size. An ``nss`` below the bound cannot be told from 0.
     rho_sigma
-        ‖σ(W') − σ(W)‖/‖ΔW‖_F, 0 to 1: the part of the update that the spectrum shows (arXiv 2607.19331). Small
-        i.i.d. updates give 1/√max(O, I). NaN for ΔW = 0.
+        ‖σ(W') − σ(W)‖/‖ΔW‖_F, 0 to 1: the part of the update that moves the spectrum (arXiv 2607.19331).
+        Small i.i.d. updates give 1/√max(O, I). NaN for ΔW = 0.
     kappa_spec
-        ρ²·max(O, I), the same with 1 for small i.i.d. updates. NaN for ΔW = 0.
+        ρ²·max(O, I), scaled so that small i.i.d. updates give 1. NaN for ΔW = 0.
     one_minus_cos
         1 − ⟨W, W'⟩/(‖W‖‖W'‖), 0 to 2; about ½(‖ΔW‖/‖W‖)² for small updates in any direction but W's own.
     angle_max, angle_mean
-        From k to the largest, and the mean, of the 2k principal angles between the spaces of the first k left, and of
-        the first k right, singular vectors of W and of W'. NaN where k exceeds the rank of either. A small ΔW turns
-        them by up to ‖ΔW‖₂/(σ_k − σ_{k+1}) radians (Wedin): where those two values nearly agree, a large angle is no
-        finding. The k = q small-side vectors span everything: their angles are 0.
+        By k, the largest and the mean of the 2k principal angles between the spans of the first k left, and of the
+        first k right, singular vectors of W and of W'. NaN if k exceeds the rank of either. A small ΔW turns them by
+        up to ‖ΔW‖₂/(σ_k − σ_{k+1}) radians (Wedin): where those two values nearly agree, a large angle means
+        nothing. The k = q small-side vectors span the whole space: their angles are 0.
     rotation_head, rotation_tail
         Median of arccos |⟨u_i, u_i'⟩| over the first, and last, tenth of the indices, at least one; u_i are left
-        vectors. Two close singular values that change places turn both vectors by 90°. Indices whose σ_i is zero
-        within rounding have no direction and are left out; NaN where none has one.
+        vectors. Two close singular values that swap turn both vectors by 90°. Indices whose σ_i is zero within
+        rounding have no direction and are left out; NaN if none has one.
     intruders
         How many of the first 10 left singular vectors of W' have |cos| < 0.5 with every left singular vector of W
         (arXiv 2410.21228, as peft counts). Random directions of a large space are all intruders.
     intruder_energy
-        Their part Σσ'²/‖W'‖² of the energy, 0 to 1.
+        Their share Σσ'²/‖W'‖² of the energy, 0 to 1.
     """
 
     sigma: Float64[Tensor, " q"]
@@ -91,10 +91,10 @@ class Motion:
 
 
 def motion(weight: Float64[Tensor, "o i"], basis: Basis, update: Operator) -> Motion:
-    """Return how ``weight`` moves under ``update``.
+    """Return how ``weight`` changes under ``update``.
 
-    Costs a QR of the long side and an SVD of a Q × Q matrix with its vectors; beside W, at most two matrices of its
-    size are formed, and none where the long side is many times the small one.
+    Costs a QR of the long side and an SVD of a Q × Q matrix with its vectors. Besides W, at most two matrices of its
+    size are formed, and none if the long side is many times the small one.
 
     Parameters
     ----------
@@ -103,14 +103,14 @@ def motion(weight: Float64[Tensor, "o i"], basis: Basis, update: Operator) -> Mo
     basis
         Its singular basis.
     update
-        ΔW, finite. Where it is 0, everything is 0 but the ratios to ‖ΔW‖, which are NaN.
+        ΔW, finite. If it is 0, everything is 0 except the ratios to ‖ΔW‖, which are NaN.
     """
-    sizes = _sizes(_Wide.of(weight, update), update)
-    if sizes.update == 0:
+    norms_of = _norms(_Wide.of(weight, update), update)
+    if norms_of.update == 0:
         return _unmoved(basis)
     moved = _Moved.of(weight, basis, update)
     shift = float(torch.linalg.vector_norm(moved.sigma - basis.sigma))
-    base, rho = float(torch.linalg.vector_norm(basis.sigma)), shift / sizes.update
+    base, rho = float(torch.linalg.vector_norm(basis.sigma)), shift / norms_of.update
     rounding = math.sqrt(len(basis.sigma)) * torch.finfo(torch.float64).eps
     head, tail = _rotations(moved)
     angles = {k: _angles(moved, k) for k in ANGLE_DIMENSIONS}
@@ -121,7 +121,7 @@ def motion(weight: Float64[Tensor, "o i"], basis: Basis, update: Operator) -> Mo
         nss_error=_ratio(_ROUNDING_UNITS * rounding * float(basis.sigma[0] + moved.sigma[0]), base),
         rho_sigma=rho,
         kappa_spec=rho**2 * max(basis.shape),
-        one_minus_cos=_one_minus_cos(sizes),
+        one_minus_cos=_one_minus_cos(norms_of),
         angle_max={k: float(found.max()) for k, found in angles.items()},
         angle_mean={k: float(found.mean()) for k, found in angles.items()},
         rotation_head=head,
@@ -133,7 +133,7 @@ def motion(weight: Float64[Tensor, "o i"], basis: Basis, update: Operator) -> Mo
 
 @dataclass(frozen=True)
 class _Wide:
-    """W and ΔW, or their transposes, so that the rows are the small side."""
+    """W and ΔW, both transposed if O > I, so that the rows are the small side."""
 
     weight: Tensor
     update: Operator
@@ -144,7 +144,7 @@ class _Wide:
         return cls(weight, update) if rows <= columns else cls(weight.T, update.T)
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield some columns of W and the same of ΔW."""
+        """Yield blocks of columns of W, each with the same columns of ΔW."""
         small, long = self.weight.shape
         step = max(_BLOCK_RATIO * small, _LEAST_BLOCK)
         for start in range(0, long, step):
@@ -153,10 +153,10 @@ class _Wide:
 
 
 @dataclass(frozen=True)
-class _Sizes:
-    """Norms and product of W and ΔW.
+class _Norms:
+    """Norms and inner product of W and ΔW.
 
-    ``across`` is the norm of the part of ΔW that is orthogonal to W, ``rounding`` what counts as zero in W + ΔW.
+    ``across`` is the norm of the part of ΔW that is orthogonal to W, ``rounding`` the norm below which W + ΔW is zero.
     """
 
     weight: float
@@ -166,35 +166,35 @@ class _Sizes:
     rounding: float
 
 
-def _sizes(wide: _Wide, update: Operator) -> _Sizes:
+def _norms(wide: _Wide, update: Operator) -> _Norms:
     weight = float(torch.linalg.vector_norm(wide.weight))
-    if update.rank_bound < min(update.shape) and update.frobenius() == 0:  # what is within rounding of its terms
-        return _Sizes(weight, 0.0, 0.0, 0.0, 0.0)
+    if update.rank_bound < min(update.shape) and update.frobenius() == 0:  # equal within rounding of its terms
+        return _Norms(weight, 0.0, 0.0, 0.0, 0.0)
     product = sum(float((w * d).sum()) for w, d in wide.blocks())
     along = _ratio(product, weight**2) if weight > 0 else 0.0
     norms = [(torch.linalg.vector_norm(d), torch.linalg.vector_norm(d - along * w)) for w, d in wide.blocks()]
     moved, across = (math.hypot(*(float(norm) for norm in part)) for part in zip(*norms, strict=True))
-    return _Sizes(weight, moved, product, across, rank_tolerance(*update.shape, weight + moved))
+    return _Norms(weight, moved, product, across, rank_tolerance(*update.shape, weight + moved))
 
 
-def _one_minus_cos(sizes: _Sizes) -> float:
+def _one_minus_cos(norms_of: _Norms) -> float:
     """Return 1 − cos of the angle between W and W + ΔW without subtracting nearly equal numbers.
 
     sin = ‖ΔW⊥‖/‖W'‖ and cos = (‖W‖² + ⟨W, ΔW⟩)/(‖W‖‖W'‖), so that 1 − cos = sin²/(1 + cos).
     """
-    if sizes.weight == 0:
+    if norms_of.weight == 0:
         return math.nan  # an angle needs two directions
-    along = sizes.weight + sizes.product / sizes.weight
-    moved = math.hypot(along, sizes.across)
-    if moved <= sizes.rounding:
+    along = norms_of.weight + norms_of.product / norms_of.weight
+    moved = math.hypot(along, norms_of.across)
+    if moved <= norms_of.rounding:
         return math.nan
-    sine, cosine = sizes.across / moved, along / moved
+    sine, cosine = norms_of.across / moved, along / moved
     return sine**2 / (1 + cosine) if cosine > 0 else 1 - cosine
 
 
 @dataclass(frozen=True)
 class _Moved:
-    """W' and its singular vectors beside those of W; long-side vectors are made when they are asked for."""
+    """W' with its singular vectors and those of W; long-side vectors are computed on demand."""
 
     wide: _Wide
     weight: Tensor
@@ -210,7 +210,7 @@ class _Moved:
 
     @cached_property
     def rank(self) -> int:
-        """How many directions both W and W' have."""
+        """The smaller numerical rank of W and W'."""
         return min(numerical_rank(sigma, *self.basis.shape) for sigma in (self.basis.sigma, self.sigma))
 
     def small_sides(self, chosen: slice) -> tuple[Tensor, Tensor]:
@@ -220,7 +220,7 @@ class _Moved:
     def long_sides(self, chosen: slice) -> tuple[Tensor, Tensor]:
         """Return some long-side vectors of W and of W', unit columns.
 
-        The image of a small-side vector: its error is that of the small side, and eps·σ₁/σ_i.
+        Each is the image of a small-side vector; its error is that of the small side plus eps·σ₁/σ_i.
         """
         old, new = self.small_sides(chosen)
         matrix = self.wide.weight.T
@@ -243,16 +243,16 @@ def _small_side(wide: _Wide) -> tuple[Tensor, Tensor]:
 
 
 def _angles(moved: _Moved, k: int) -> Tensor:
-    """Return the 2k angles between both sides' leading spaces, in degrees, one NaN where there is no such space."""
+    """Return the 2k angles between both sides' leading subspaces, in degrees; one NaN if k exceeds the rank."""
     if k > moved.rank:
         return moved.sigma.new_full((1,), math.nan)
-    whole = [k == size for size in moved.wide.weight.shape]
+    spans_everything = [k == dimension for dimension in moved.wide.weight.shape]
     chosen = slice(0, k)
     sides = (moved.small_sides, moved.long_sides)
     return torch.cat(
         [
-            moved.sigma.new_zeros(k) if all_of_it else principal_angles(*side(chosen))
-            for side, all_of_it in zip(sides, whole, strict=True)
+            moved.sigma.new_zeros(k) if full else principal_angles(*side(chosen))
+            for side, full in zip(sides, spans_everything, strict=True)
         ]
     )
 
@@ -273,7 +273,7 @@ def _median_rotation(moved: _Moved, chosen: slice) -> float:
 
 
 def _intruders(moved: _Moved) -> list[int]:
-    """Return which of the first left vectors of W' resemble no left vector of W."""
+    """Return the indices of the leading left vectors of W' that resemble no left vector of W."""
     top = min(INTRUDER_CANDIDATES, numerical_rank(moved.sigma, *moved.basis.shape))
     _, candidates = moved.left_sides(slice(0, top))
     cosines = moved.basis.left(moved.weight, candidates).abs().amax(0)

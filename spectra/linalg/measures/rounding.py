@@ -1,12 +1,12 @@
-"""Which entries of a weight move when it is stored in half precision, and which would move by chance.
+"""Which entries of a weight change when it is stored in half precision, and which would change by chance.
 
-A trained weight W + ΔW is stored in bfloat16, so an entry moves visibly only where w + Δw leaves the interval of
-numbers that round to the same bfloat16 value as w. Small weights have short intervals: any update, noise too, shows
-first where |W| is small. The chance that independent noise shows is closed-form in the two distances to the ends of
-that interval.
+A trained weight W + ΔW is stored in bfloat16, so an entry moves visibly only if w + Δw leaves the interval of
+numbers that round to the same bfloat16 value as w. Small weights have short intervals, so any update, even noise, is
+visible first where |W| is small. The probability that independent noise is visible has a closed form in the two
+distances to the ends of that interval.
 
-Rounding here is one correct step, to nearest and ties to even, from float64. ``Tensor.to(torch.bfloat16)`` takes two
-(through float32) and is wrong by one unit where the first step lands on a tie.
+Rounding here is one correct step from float64, to nearest with ties to even. ``Tensor.to(torch.bfloat16)`` rounds twice
+(through float32) and is off by one unit if the first step lands on a tie.
 """
 
 import math
@@ -18,18 +18,18 @@ from torch import Tensor
 
 Values = Float64[Tensor, "*shape"]
 
-# Entries taken at a time by a sum over many.
+# Entries per block of a long sum.
 _BLOCK = 1 << 18
 
 _MANTISSA = 52  # explicit bits of a float64
-_BIAS = 1023  # of its exponent
+_BIAS = 1023  # exponent bias of a float64
 # In standard deviations: Φ(−a) and a·φ(a) are zero in float64 long before, and ∞·0 is avoided.
 _FARTHEST = 100.0
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """The numbers that a format holds: explicit mantissa bits, least exponent of a normal number, largest number."""
+    """A floating-point format: explicit mantissa bits, smallest exponent of a normal number, largest number."""
 
     mantissa: int
     least_exponent: int
@@ -45,15 +45,15 @@ class _Grid:
 
     @property
     def overflow(self) -> float:
-        """The least size that rounds to infinity: half a unit beyond the largest number."""
+        """The smallest magnitude that rounds to infinity: half a unit beyond the largest number."""
         eps = 2.0**-self.mantissa
         return self.largest + self.largest / (2 - eps) * eps / 2
 
 
 def round_to(values: Values, dtype: torch.dtype = torch.bfloat16) -> Values:
-    """Return float64 values rounded once to ``dtype``: to nearest, ties to even, as float64.
+    """Return float64 values rounded once to ``dtype``, to nearest with ties to even; the result is float64.
 
-    Subnormal numbers are kept, and what is half a unit or more beyond the largest number becomes ±∞.
+    Subnormal numbers are kept. Values half a unit or more beyond the largest number become ±∞.
 
     Raises
     ------
@@ -75,9 +75,9 @@ def round_to(values: Values, dtype: torch.dtype = torch.bfloat16) -> Values:
 
 
 def ulp(values: Values, dtype: torch.dtype = torch.bfloat16) -> Values:
-    """Return the distance between neighbouring numbers of ``dtype`` at the size of each value.
+    """Return the spacing of the numbers of ``dtype`` at the magnitude of each value.
 
-    At a power of two it is the distance on the far side from zero; at zero the smallest subnormal number; ∞ where a
+    At a power of two it is the spacing on the side away from zero; at zero the smallest subnormal number; ∞ if a
     value does not fit.
     """
     grid = _Grid.of(dtype)
@@ -87,11 +87,11 @@ def ulp(values: Values, dtype: torch.dtype = torch.bfloat16) -> Values:
 
 
 def rounding_norm(values: Values, dtype: torch.dtype = torch.bfloat16) -> float:
-    """Return the Frobenius norm of the error that rounding values of this size to ``dtype`` is expected to make.
+    """Return the expected Frobenius norm of the error of rounding these values to ``dtype``.
 
-    √(Σ ulp²/12): an error that is uniform over its unit, which holds where the values are not themselves on the grid
-    of ``dtype`` and differ from it by more than a unit. Values on the grid that an update of less than half a unit
-    leaves in place lose that update instead, which is less. ∞ where a value does not fit; 0 for no values.
+    √(Σ ulp²/12), for an error that is uniform over its unit. This holds if the values are not on the grid of ``dtype``
+    and differ from it by more than a unit. A value on the grid that an update of less than half a unit does not move
+    loses that update instead, a smaller error. ∞ if a value does not fit; 0 for no values.
     """
     flat = values.flatten()
     starts = range(0, len(flat), _BLOCK)
@@ -99,15 +99,15 @@ def rounding_norm(values: Values, dtype: torch.dtype = torch.bfloat16) -> float:
 
 
 def boundary_distances(values: Values) -> tuple[Values, Values]:
-    """Return how far each value is from the lower and from the upper end of the interval that it is rounded in.
+    """Return each value's distance to the lower and to the upper end of its rounding interval.
 
     Exact for normal numbers: both ends have nine bits, and the differences fit in a float64.
 
     Returns
     -------
     below, above
-        w − lo and hi − w, both ≥ 0, where [lo, hi] holds what rounds to the same bfloat16 number as w; ∞ for the
-        outer end of ±∞.
+        w − lo and hi − w, both ≥ 0, where [lo, hi] is the set of numbers that round to the same bfloat16 number as w;
+        ∞ for the outer end of ±∞.
     """
     grid = _Grid.of(torch.bfloat16)
     cast = round_to(values)
@@ -131,7 +131,7 @@ def _distances_beyond(values: Tensor, cast: Tensor, grid: _Grid) -> tuple[Tensor
 
 
 def gaussian_visibility(below: Values, above: Values, sd: float) -> tuple[Values, Values]:
-    """Return the chance that Gaussian noise leaves the interval, and how the noise's size moves that chance.
+    """Return the probability that Gaussian noise leaves the interval, and its derivative in ln sd.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def gaussian_visibility(below: Values, above: Values, sd: float) -> tuple[Values
 
 
 def flipped_visibility(values: Values, sizes: Values | float) -> Values:
-    """Return the chance that ±size with a random sign moves each value to another bfloat16 number: 0, ½ or 1."""
+    """Return the probability that adding ±size, sign random, changes each value's bfloat16 number: 0, ½ or 1."""
     cast = round_to(values)
     up, down = round_to(values + sizes) != cast, round_to(values - sizes) != cast
     return (up.to(torch.float64) + down.to(torch.float64)) / 2

@@ -1,11 +1,11 @@
-"""How straight the path of an update is: pooled R² of ΔW_s against the step s, in exact algebra.
+"""Linearity of a training trajectory: pooled R² of ΔW_s against the step s, computed exactly.
 
-With n snapshots at steps s and the Gram matrix G of their updates, the line through all entries at once (one intercept
-and one slope an entry, as arXiv 2601.04537 fits w(t) against t) leaves
+With n snapshots at steps s and the Gram matrix G of their updates, one linear fit over all entries (one intercept and
+one slope per entry, as arXiv 2601.04537 fits w(t) against t) has
 
     R² = cᵀGc / (cᵀc · (tr G − 1ᵀG1/n)),   c = s − mean(s),
 
-pooled: sums of squares over all entries, not a mean of each entry's own R².
+pooled: from sums of squares over all entries, not a mean of R² per entry.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from jaxtyping import Float64
 from torch import Tensor
 
 _EPS = torch.finfo(torch.float64).eps
-# Rows that are taken at a time, so that no third matrix is made.
+# Rows per block, so that no third matrix is formed.
 _ROWS = 256
 
 
 def straightness(steps: Sequence[int], gram: Float64[Tensor, "t t"]) -> float:
-    """Return the pooled R² of a straight line through updates, from their inner products.
+    """Return the pooled R² of a linear fit of updates against the step, from their inner products.
 
-    Range 0 to 1; NaN for a single snapshot, or where nothing moves.
+    Range 0 to 1; NaN for a single snapshot, or if all updates are equal.
 
     Parameters
     ----------
@@ -32,25 +32,26 @@ def straightness(steps: Sequence[int], gram: Float64[Tensor, "t t"]) -> float:
         ⟨ΔW_s, ΔW_t⟩, T × T.
     """
     time = torch.tensor(steps, dtype=torch.float64)
-    centred = time - time.mean()
+    centered = time - time.mean()
     total, trace = float(gram.trace() - gram.mean() * len(steps)), float(gram.trace())
-    return _ratio(float(centred @ gram @ centred), float(centred @ centred) * total, _noise(centred, trace))
+    return _resolved_ratio(float(centered @ gram @ centered), float(centered @ centered) * total, _noise(centered, trace))
 
 
 def random_walk_straightness(steps: Sequence[int]) -> float:
-    """Return what a walk gives whose steps have independent directions: E⟨ΔW_s, ΔW_t⟩ = min(s, t) in place of G.
+    """Return the R² of a random walk with independent directions: E⟨ΔW_s, ΔW_t⟩ = min(s, t) in place of G.
 
-    The ratio of the expectations, which the ratio itself approaches in many dimensions. 0.6 for many snapshots at
-    equal distances: most of what passes for a straight path is what any walk has.
+    This is the ratio of the expectations, which the ratio itself approaches in many dimensions. It is 0.6 for many
+    equally spaced snapshots: most of what looks like a straight path is what any random walk has.
     """
     time = torch.tensor(steps, dtype=torch.float64)
     return straightness(steps, torch.minimum(time[:, None], time[None, :]))
 
 
-class Path:
-    """The same R² for dense updates, given one after the other: two matrices are kept, their mean and co-moment.
+class StreamedStraightness:
+    """The R² of :func:`straightness` for dense updates that arrive one by one; keeps their mean and co-moment only.
 
-    Both are updated by differences from the mean so far (Welford 1962), so that a path far from zero keeps its digits.
+    Both are updated by differences from the running mean (Welford 1962), so that updates far from zero keep their
+    digits.
     """
 
     def __init__(self) -> None:
@@ -60,17 +61,17 @@ class Path:
         self._moment: Tensor | None = None
 
     def add(self, step: int, update: Float64[Tensor, "o i"]) -> float:
-        """Take the next update and return R² over all until now."""
+        """Add the next update and return the R² over all updates so far."""
         if self._mean is None or self._moment is None:
             self._mean, self._moment = torch.zeros_like(update), torch.zeros_like(update)
         self._times.append(float(step))
         self._trace += float(update.reshape(-1) @ update.reshape(-1))
-        centred = torch.tensor(self._times, dtype=torch.float64)
-        centred -= centred.mean()
-        self._take(update, self._mean, self._moment, float(centred[-1]))
+        centered = torch.tensor(self._times, dtype=torch.float64)
+        centered -= centered.mean()
+        self._take(update, self._mean, self._moment, float(centered[-1]))
         explained = float(torch.linalg.vector_norm(self._moment)) ** 2
-        spread = float(centred @ centred)
-        return _ratio(explained, spread * self._total, _noise(centred, self._trace))
+        spread = float(centered @ centered)
+        return _resolved_ratio(explained, spread * self._total, _noise(centered, self._trace))
 
     def _take(self, update: Tensor, mean: Tensor, moment: Tensor, time: float) -> None:
         count = len(self._times)
@@ -82,10 +83,10 @@ class Path:
             self._total += float((moved**2).sum()) * (count - 1) / count
 
 
-def _noise(centred: Tensor, trace: float) -> float:
-    """Return the size under which the denominator is rounding: the updates are all the same."""
-    return 16 * len(centred) * _EPS * float(centred @ centred) * trace
+def _noise(centered: Tensor, trace: float) -> float:
+    """Return the value below which the denominator is rounding: the updates are all equal."""
+    return 16 * len(centered) * _EPS * float(centered @ centered) * trace
 
 
-def _ratio(part: float, whole: float, noise: float) -> float:
+def _resolved_ratio(part: float, whole: float, noise: float) -> float:
     return min(max(part / whole, 0.0), 1.0) if whole > noise else float("nan")
