@@ -25,14 +25,14 @@ from spectra.analysis.tables.spectral import measure_matrix
 from spectra.linalg.decompositions import spectrum
 from spectra.linalg.decompositions.basis import Basis, decompose
 from spectra.linalg.measures.alignment import align
-from spectra.linalg.nulls.distributions import centroid_law, diagonal_law
+from spectra.linalg.nulls.distributions import centroid_distribution, diagonal_share_distribution
 from spectra.linalg.nulls.random_updates import FAMILIES, Original, haar
 from spectra.linalg.operators.basic import LowRank, Operator
 
 SHAPES = ((40, 64), (64, 40), (48, 48))
 LEVEL = 0.01
 
-# Operations that give eight draws, some statistics a few dozen, on these shapes, as a large matrix gets: Student's law
+# Operations that give eight draws, some statistics a few dozen, on these shapes, as a large matrix gets: Student's t
 # is on trial. Ranks among more draws are uniform by construction.
 FEW_DRAWS = 4e7
 
@@ -161,10 +161,10 @@ def _orientation(out: Collected, regime: str, base: Base, update: Operator, row:
         ("right", aligned.centroid_right(), aligned.inside_right()),
     ):
         name = f"centroid_{side}"
-        out[name, regime].add(centroid_law(directions, inside).p(value), row[f"z_{name}"])
+        out[name, regime].add(centroid_distribution(directions, inside).p(value), row[f"z_{name}"])
     shares = spectrum.energy_shares(aligned.sigma).numpy()
-    law = diagonal_law(*aligned.shape, shares)
-    out["diagonal_share", regime].add(law.p(row["diagonal_share"]), row["z_diagonal_share"])
+    distribution = diagonal_share_distribution(*aligned.shape, shares)
+    out["diagonal_share", regime].add(distribution.p(row["diagonal_share"]), row["z_diagonal_share"])
 
 
 def sampled_nulls(bases: list[Base], updates: int, generator: torch.Generator) -> Collected:

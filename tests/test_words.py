@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Files and folders whose language is checked. Still to come: spectra/weights, linalg, runs, training.
+# Files and folders whose language is checked. Still to come: spectra/weights, runs, training.
 COVERED = (
     "README.md",
     "CONTRIBUTING.md",
@@ -19,6 +19,7 @@ COVERED = (
     "spectra/analysis",
     "spectra/commands",
     "spectra/figures",
+    "spectra/linalg",
     "spectra/api.py",
     "spectra/cli.py",
     "spectra/config.py",

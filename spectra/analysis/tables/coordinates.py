@@ -14,7 +14,7 @@ from spectra.linalg.decompositions.basis import Basis
 from spectra.linalg.measures.gini import SquaredNorms, expected_gini, gini
 from spectra.linalg.measures.masks import FRACTION, block_rows, low_magnitude_mask, principal_mask, ratio
 from spectra.linalg.measures.rounding import boundary_distances, flipped_visibility, gaussian_visibility, round_to
-from spectra.linalg.nulls.counts import CountNull, Meeting
+from spectra.linalg.nulls.counts import CountNull, JaccardNull
 from spectra.linalg.nulls.haar_moments import Null
 from spectra.linalg.operators.basic import Dense, LowRank, Operator
 
@@ -150,7 +150,7 @@ class BaseCoordinates:
         if not (first_norm > 0 and second_norm > 0):
             return Null(math.nan, math.nan)
         root = math.sqrt(self.weight.numel())
-        meeting = Meeting(self.weight.numel())
+        meeting = JaccardNull(self.weight.numel())
         for below, above, _, counts in self._intervals():
             first = gaussian_visibility(below, above, first_norm / root)
             second = gaussian_visibility(below, above, second_norm / root)

@@ -24,7 +24,7 @@ from spectra.linalg.decompositions.angles import orthonormal_angles
 from spectra.linalg.decompositions.basis import Basis
 from spectra.linalg.measures.motion import ANGLE_DIMENSIONS, INTRUDER_CANDIDATES, INTRUDER_COSINE
 from spectra.linalg.nulls.counts import CountNull
-from spectra.linalg.nulls.monte_carlo import compare, normal_comparison
+from spectra.linalg.nulls.monte_carlo import compare_with_draws, compare_with_normal
 from spectra.linalg.nulls.random_updates import FAMILIES, Original, gaussian_sigma
 from spectra.linalg.operators.basic import Operator
 
@@ -252,7 +252,11 @@ def _compared(family: str, value: Metrics, draws: Iterable[Metrics]) -> list[Row
         return []
     samples: dict[str, NDArray[np.float64]] = {name: np.array([draw[name] for draw in drawn]) for name in value}
     return [
-        _row(name, family, asdict(compare(seen, samples[name], discrete=name in _COUNTS, log_normal=name in _ANGLES)))
+        _row(
+            name,
+            family,
+            asdict(compare_with_draws(seen, samples[name], discrete=name in _COUNTS, log_normal=name in _ANGLES)),
+        )
         for name, seen in value.items()
         if not math.isnan(seen)
     ]
@@ -267,7 +271,7 @@ def _closed(family: str, value: Metrics, null: CountNull) -> list[Row]:
         overlap = f"overlap_{mask}"
         nulls[overlap] = (null.overlap(members), null.overlap_z(members, value[overlap]), moved)
     return [
-        _row(name, family, asdict(normal_comparison(value[name], found.mean, found.sd, step=1 / count)))
+        _row(name, family, asdict(compare_with_normal(value[name], found.mean, found.sd, step=1 / count)))
         for name, (found, z, count) in nulls.items()
         if not math.isnan(z)
     ]

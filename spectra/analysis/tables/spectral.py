@@ -14,7 +14,12 @@ from spectra.linalg.decompositions import spectrum
 from spectra.linalg.decompositions.basis import Basis
 from spectra.linalg.measures.alignment import Alignment, align, bin_edges, binned
 from spectra.linalg.measures.tails import tail
-from spectra.linalg.nulls.distributions import centroid_law, diagonal_law, joint_law, share_law
+from spectra.linalg.nulls.distributions import (
+    centroid_distribution,
+    diagonal_share_distribution,
+    joint_share_distribution,
+    share_distribution,
+)
 from spectra.linalg.nulls.haar_exact import Powers
 from spectra.linalg.nulls.haar_moments import (
     haar_block_share,
@@ -141,7 +146,7 @@ def _orientation(aligned: Alignment, shares: Tensor) -> Row:
         "diagonal_share": diagonal,
         "expected_diagonal_share": null.mean,
         "z_diagonal_share": null.z(diagonal),
-        "p_diagonal_share": diagonal_law(*aligned.shape, shares.numpy(force=True)).p(diagonal),
+        "p_diagonal_share": diagonal_share_distribution(*aligned.shape, shares.numpy(force=True)).p(diagonal),
     }
 
 
@@ -150,7 +155,7 @@ def _centroid(side: str, index: float, inside: Powers, directions: int) -> Row:
     return {
         f"centroid_{side}": _ratio(index, float(directions - 1)),
         f"z_centroid_{side}": haar_centroid(directions, inside[0]).z(index),
-        f"p_centroid_{side}": centroid_law(directions, inside).p(index),
+        f"p_centroid_{side}": centroid_distribution(directions, inside).p(index),
     }
 
 
@@ -166,9 +171,9 @@ def _projection_rows(aligned: Alignment, basis: Basis, shares: Tensor, fraction:
     k = max(1, round(fraction * directions))
     concentration, p = float((shares**2).sum()), shares.numpy(force=True)
     nulls = {
-        "left": (haar_share(k, rows, concentration), share_law(k, rows, p)),
-        "right": (haar_share(k, columns, concentration), share_law(k, columns, p)),
-        "joint": (haar_joint_share(k, rows, columns, concentration), joint_law(k, rows, columns, p)),
+        "left": (haar_share(k, rows, concentration), share_distribution(k, rows, p)),
+        "right": (haar_share(k, columns, concentration), share_distribution(k, columns, p)),
+        "joint": (haar_joint_share(k, rows, columns, concentration), joint_share_distribution(k, rows, columns, p)),
     }
     out = []
     for subspace, chosen in (("principal", slice(0, k)), ("minor", slice(directions - k, directions))):

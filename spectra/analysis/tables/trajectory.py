@@ -22,10 +22,10 @@ from spectra.linalg.measures.leading import (
     is_factored,
     leading,
     nonzero,
-    overlap,
     shared_spaces,
+    subspace_overlap,
 )
-from spectra.linalg.measures.straightness import Path, random_walk_straightness, straightness
+from spectra.linalg.measures.straightness import StreamedStraightness, random_walk_straightness, straightness
 from spectra.linalg.operators.basic import Operator
 
 # Directions a side that are followed, as in arXiv 2606.07082.
@@ -172,7 +172,7 @@ def _at_start(now: Compact, start: _InitialSpaces | None) -> Row:
         space = None if start is None else getattr(start, side)
         share = expected = math.nan
         if space is not None and now.whole is not None and len(now.whole.s):
-            share = overlap(now.whole.u if side == "left" else now.whole.v, space)
+            share = subspace_overlap(now.whole.u if side == "left" else now.whole.v, space)
             expected = space.shape[1] / space.shape[0]
         row |= {f"{side}_at_start": share, f"expected_{side}_at_start": expected}
     return row
@@ -185,7 +185,7 @@ def _with_linearity(rows: list[Row], updates: Updates, known: Mapping[int, Compa
         inner = gram([whole for step in steps if (whole := known[step].whole) is not None])
         found = [straightness(steps[:count], inner[:count, :count]) for count in range(1, len(steps) + 1)]
     else:
-        path = Path()
+        path = StreamedStraightness()
         found = [path.add(step, updates[step]().dense()) for step in steps]
     for count, (row, r2) in enumerate(zip(rows, found, strict=True), start=1):
         row |= {"linearity": r2, "expected_linearity": random_walk_straightness(steps[:count])}

@@ -27,7 +27,7 @@ def principal_angles(x: Float64[Tensor, "n k"], y: Float64[Tensor, "n l"]) -> Fl
 
 
 def orthonormal_angles(x: Float64[Tensor, "n k"], y: Float64[Tensor, "n k"]) -> Float64[Tensor, " k"]:
-    """Return the principal angles between the spans of orthonormal columns, in degrees, ascending; fast, for many draws.
+    """Return the principal angles between the spans of orthonormal columns, in degrees, ascending. For many draws.
 
     Their squared sines are the eigenvalues of RᵀR with R = (1 − XXᵀ)Y. This costs a fifth of :func:`principal_angles`
     and agrees with it to 1e-8 of the largest angle. Columns that span the whole space have angles of 0.

@@ -16,7 +16,7 @@ from torch import Tensor
 # factored with the R of the previous blocks stacked on it.
 _BLOCK = 512
 
-# Below this multiple of σ₁ an implied vector loses more than eps·1e7 ≈ 2e-9 to division by σ_j; such vectors are stored.
+# Below this multiple of σ₁ an implied vector loses more than eps·1e7 ≈ 2e-9 to division by σ_j, and is stored.
 _IMPLIED_LIMIT = 1e-7
 
 

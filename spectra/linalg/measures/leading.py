@@ -54,7 +54,7 @@ def leading(matrix: Float64[Tensor, "o i"], count: int) -> Factors:
     return Factors(small, sigma, long) if wide is matrix else Factors(long, sigma, small)
 
 
-def overlap(x: Float64[Tensor, "n k"], y: Float64[Tensor, "n l"]) -> float:
+def subspace_overlap(x: Float64[Tensor, "n k"], y: Float64[Tensor, "n l"]) -> float:
     """Return ‖XᵀY‖²_F/K, the share of span(X) that lies in span(Y); NaN for K = 0.
 
     Range 0 to 1; L/n for random subspaces of those dimensions. K = L = 16 gives the subspace convergence of
@@ -69,9 +69,9 @@ def overlap(x: Float64[Tensor, "n k"], y: Float64[Tensor, "n l"]) -> float:
 
 
 def shared_spaces(x: Factors, y: Factors) -> tuple[float, float, int]:
-    """Return the overlap of the left and of the right subspaces of two updates, and K, the smaller number of triplets."""
+    """Return the overlap of the left and right subspaces of two updates, and K, the smaller number of triplets."""
     count = min(len(x.s), len(y.s))
-    return overlap(x.u[:, :count], y.u[:, :count]), overlap(x.v[:, :count], y.v[:, :count]), count
+    return subspace_overlap(x.u[:, :count], y.u[:, :count]), subspace_overlap(x.v[:, :count], y.v[:, :count]), count
 
 
 def cosine(inner: float, norms: float) -> float:

@@ -1,7 +1,7 @@
 """Masks over the entries of a base weight, and the overlap of two masks.
 
-The principal mask selects the largest entries of the rank-k reconstruction of W, the low-magnitude mask those
-with the smallest |W| ("The Path Not Taken", arXiv 2511.08567; α = k/q = 10 % is the main setting of arXiv 2606.13657). Counts
+The principal mask selects the largest entries of the rank-k reconstruction of W, the low-magnitude mask those with the
+smallest |W| ("The Path Not Taken", arXiv 2511.08567; α = k/q = 10 % is the main setting of arXiv 2606.13657). Counts
 are exact: ties go to the first entries in row-major order.
 """
 
@@ -82,19 +82,19 @@ def density(mask: Mask) -> float:
     return int(mask.sum()) / mask.numel()
 
 
-def overlap(mask: Mask, visible: Mask) -> float:
+def visible_overlap(mask: Mask, visible: Mask) -> float:
     """Return |M ∩ V|/|V|; NaN for an empty V. Its chance value for a V that ignores the weights is the density."""
     return ratio(float((mask & visible).sum()), float(visible.sum()))
 
 
 def coverage(mask: Mask, visible: Mask) -> float:
     """Return |M ∩ V|/|M|; NaN for an empty M. Its chance value for a V that ignores the weights is |V|/n."""
-    return overlap(visible, mask)
+    return visible_overlap(visible, mask)
 
 
 def enrichment(mask: Mask, visible: Mask) -> float:
     """Return overlap/density, 1 for a V that ignores the weights; NaN for an empty M or V."""
-    return ratio(overlap(mask, visible), density(mask))
+    return ratio(visible_overlap(mask, visible), density(mask))
 
 
 def jaccard(first: Mask, second: Mask) -> float:

@@ -105,12 +105,12 @@ def motion(weight: Float64[Tensor, "o i"], basis: Basis, update: Operator) -> Mo
     update
         ΔW, finite. If it is 0, everything is 0 except the ratios to ‖ΔW‖, which are NaN.
     """
-    norms_of = _norms(_Wide.of(weight, update), update)
-    if norms_of.update == 0:
+    norms = _norms(_Wide.of(weight, update), update)
+    if norms.update == 0:
         return _unmoved(basis)
     moved = _Moved.of(weight, basis, update)
     shift = float(torch.linalg.vector_norm(moved.sigma - basis.sigma))
-    base, rho = float(torch.linalg.vector_norm(basis.sigma)), shift / norms_of.update
+    base, rho = float(torch.linalg.vector_norm(basis.sigma)), shift / norms.update
     rounding = math.sqrt(len(basis.sigma)) * torch.finfo(torch.float64).eps
     head, tail = _rotations(moved)
     angles = {k: _angles(moved, k) for k in ANGLE_DIMENSIONS}
@@ -121,7 +121,7 @@ def motion(weight: Float64[Tensor, "o i"], basis: Basis, update: Operator) -> Mo
         nss_error=_ratio(_ROUNDING_UNITS * rounding * float(basis.sigma[0] + moved.sigma[0]), base),
         rho_sigma=rho,
         kappa_spec=rho**2 * max(basis.shape),
-        one_minus_cos=_one_minus_cos(norms_of),
+        one_minus_cos=_one_minus_cos(norms),
         angle_max={k: float(found.max()) for k, found in angles.items()},
         angle_mean={k: float(found.mean()) for k, found in angles.items()},
         rotation_head=head,
@@ -177,18 +177,18 @@ def _norms(wide: _Wide, update: Operator) -> _Norms:
     return _Norms(weight, moved, product, across, rank_tolerance(*update.shape, weight + moved))
 
 
-def _one_minus_cos(norms_of: _Norms) -> float:
+def _one_minus_cos(norms: _Norms) -> float:
     """Return 1 − cos of the angle between W and W + ΔW without subtracting nearly equal numbers.
 
     sin = ‖ΔW⊥‖/‖W'‖ and cos = (‖W‖² + ⟨W, ΔW⟩)/(‖W‖‖W'‖), so that 1 − cos = sin²/(1 + cos).
     """
-    if norms_of.weight == 0:
+    if norms.weight == 0:
         return math.nan  # an angle needs two directions
-    along = norms_of.weight + norms_of.product / norms_of.weight
-    moved = math.hypot(along, norms_of.across)
-    if moved <= norms_of.rounding:
+    along = norms.weight + norms.product / norms.weight
+    moved = math.hypot(along, norms.across)
+    if moved <= norms.rounding:
         return math.nan
-    sine, cosine = norms_of.across / moved, along / moved
+    sine, cosine = norms.across / moved, along / moved
     return sine**2 / (1 + cosine) if cosine > 0 else 1 - cosine
 
 

@@ -34,7 +34,9 @@ def straightness(steps: Sequence[int], gram: Float64[Tensor, "t t"]) -> float:
     time = torch.tensor(steps, dtype=torch.float64)
     centered = time - time.mean()
     total, trace = float(gram.trace() - gram.mean() * len(steps)), float(gram.trace())
-    return _resolved_ratio(float(centered @ gram @ centered), float(centered @ centered) * total, _noise(centered, trace))
+    return _resolved_ratio(
+        float(centered @ gram @ centered), float(centered @ centered) * total, _noise(centered, trace)
+    )
 
 
 def random_walk_straightness(steps: Sequence[int]) -> float:

@@ -1,1 +1,1 @@
-"""What chance gives: exact moments, distributions, sampled nulls."""
+"""Null distributions: exact moments, p-values, random updates."""

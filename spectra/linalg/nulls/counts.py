@@ -1,7 +1,7 @@
-"""What chance gives for counts of entries and their ratios, when every entry is drawn independently of the others.
+"""Null distributions of counts of entries and of their ratios, for independent entries.
 
-Ratios of counts use the delta method. For Gaussian noise whose norm is fixed to that of an update, the
-part of a count that follows the norm is taken out: Cov(count, ‖noise‖²)²/Var(‖noise‖²) = (Σ slope)²/(2n), where
+Ratios of counts use the delta method. For Gaussian noise whose norm is fixed to that of an update, the part of the
+variance that comes from the norm is subtracted: Cov(count, ‖noise‖²)²/Var(‖noise‖²) = (Σ slope)²/(2n), where
 slope = dp/d ln sd is an entry's Cov(visible, noise²)/sd².
 """
 
@@ -12,24 +12,24 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from spectra.linalg.nulls.haar_moments import Null
+from spectra.linalg.nulls.haar_moments import Null, sqrt_variance
 
-# Where fewer entries than this are expected, a count is not near normal and has no z.
-FEWEST = 10.0
+# A count with a smaller expectation than this is not near normal and has no z.
+MIN_EXPECTED = 10.0
 
 
 @dataclass(frozen=True)
 class CountNull:
-    """Numbers of visible entries under noise with independent entries, in disjoint groups of entries.
+    """Null of the numbers of visible entries in disjoint groups, under noise with independent entries.
 
     Attributes
     ----------
     sizes
-        Entries in each group.
+        Number of entries in each group.
     mean
-        Expected visible ones.
+        Expected number of visible entries in each group.
     covariance
-        Of the visible ones.
+        Covariance of these numbers.
     """
 
     sizes: Float64[Tensor, " g"]
@@ -51,7 +51,7 @@ class CountNull:
         sizes, mean, variance
             Number of entries, Σp and Σp(1 − p).
         slope
-            Σ dp/d ln sd, for Gaussian noise of fixed norm; None where nothing is to be taken out.
+            Σ dp/d ln sd, for Gaussian noise of fixed norm; None to subtract nothing.
         """
         covariance = torch.diag(variance)
         if slope is not None:
@@ -59,36 +59,36 @@ class CountNull:
         return cls(sizes, mean, covariance)
 
     def unchanged(self) -> Null:
-        """Return the null of the share of entries that do not move."""
+        """Return the null of the share of unchanged entries."""
         entries = float(self.sizes.sum())
-        return Null(1 - float(self.mean.sum()) / entries, _root(float(self.covariance.sum())) / entries)
+        return Null(1 - float(self.mean.sum()) / entries, sqrt_variance(float(self.covariance.sum())) / entries)
 
     def overlap(self, members: Float64[Tensor, " g"]) -> Null:
-        """Return the null of |M ∩ visible|/|visible|; NaN where nothing is expected to be visible.
+        """Return the null of |M ∩ visible|/|visible|; NaN if no entry is expected to be visible.
 
         Parameters
         ----------
         members
-            1 for the groups that make up the mask M, 0 for the others.
+            1 for the groups in the mask M, 0 for the others.
         """
         both = torch.stack([members, torch.ones_like(members)])
         return ratio_null(both @ self.mean, both @ self.covariance @ both.T)
 
     def unchanged_z(self, share: float) -> float:
-        """Return z of a share of unmoved entries; NaN where fewer than ``FEWEST`` are expected to move, or to stay."""
+        """Return z of a share of unchanged entries; NaN if under ``MIN_EXPECTED`` are expected to change or to stay."""
         visible = float(self.mean.sum())
-        normal = FEWEST <= visible <= float(self.sizes.sum()) - FEWEST
+        normal = MIN_EXPECTED <= visible <= float(self.sizes.sum()) - MIN_EXPECTED
         return self.unchanged().z(share) if normal else math.nan
 
     def overlap_z(self, members: Float64[Tensor, " g"], overlap: float) -> float:
-        """Return z of an overlap; NaN where fewer than ``FEWEST`` visible ones are expected inside M, or outside."""
+        """Return z of an overlap; NaN if under ``MIN_EXPECTED`` visible ones are expected inside M, or outside."""
         inside = float(members @ self.mean)
-        normal = FEWEST <= min(inside, float(self.mean.sum()) - inside)
+        normal = MIN_EXPECTED <= min(inside, float(self.mean.sum()) - inside)
         return self.overlap(members).z(overlap) if normal else math.nan
 
 
-class Meeting:
-    """Where two independent masks of independent entries meet: the null of their Jaccard index.
+class JaccardNull:
+    """Null of the Jaccard index of two independent masks with independent entries, accumulated in blocks.
 
     Parameters
     ----------
@@ -103,14 +103,14 @@ class Meeting:
         self._slopes = torch.zeros(2, 2, dtype=torch.float64)
 
     def add(self, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], counts: Tensor | float = 1.0) -> None:
-        """Take in some entries.
+        """Add a block of entries.
 
         Parameters
         ----------
         first, second
-            Probability and slope of each entry, for either mask.
+            Probability and slope of each entry, for the first and the second mask.
         counts
-            How many such entries there are.
+            Number of such entries.
         """
         (p, p_slope), (q, q_slope) = first, second
         parts = torch.stack([(p * q).flatten(), (p + q - p * q).flatten()])  # in both, in either
@@ -123,26 +123,21 @@ class Meeting:
         self._slopes += torch.stack([_both_either(p_slope, q, counts), _both_either(q_slope, p, counts)]).cpu()
 
     def jaccard(self) -> Null:
-        """Return the null of |A ∩ B|/|A ∪ B|; NaN where both are expected to be empty."""
+        """Return the null of |A ∩ B|/|A ∪ B|; NaN if both are expected to be empty."""
         return ratio_null(self._mean, self._covariance - self._slopes.T @ self._slopes / (2 * self.entries))
 
 
 def ratio_null(mean: Float64[Tensor, "2"], covariance: Float64[Tensor, "2 2"]) -> Null:
-    """Return the null of X/Y from the means and the covariance of (X, Y); NaN where Y is expected to be zero.
+    """Return the null of X/Y from the means and the covariance of (X, Y); NaN if Y is expected to be zero.
 
-    Mean R = X̄/Ȳ and variance Var(X − RY)/Ȳ². The mean's next term is O(1/Ȳ), small beside the standard deviation.
+    Mean R = X̄/Ȳ and variance Var(X − RY)/Ȳ². The mean's next term is O(1/Ȳ), small next to the standard deviation.
     """
     part, whole = mean.tolist()
     if whole <= 0:
         return Null(math.nan, math.nan)
     residual = torch.tensor([1.0, -part / whole], dtype=torch.float64, device=mean.device)
-    return Null(part / whole, _root(float(residual @ covariance @ residual)) / whole)
+    return Null(part / whole, sqrt_variance(float(residual @ covariance @ residual)) / whole)
 
 
 def _both_either(slope: Tensor, other: Tensor, counts: Tensor | float) -> Tensor:
     return torch.stack([(counts * slope * other).sum(), (counts * slope * (1 - other)).sum()])
-
-
-def _root(variance: float) -> float:
-    # Rounding can push a variance that is zero a hair below.
-    return math.sqrt(max(variance, 0.0))

@@ -1,10 +1,10 @@
-"""Laws of shares under the Haar null, for p-values that are uniform there.
+"""Distributions of shares under the Haar null, which give p-values that are uniform under it.
 
-A share of many independent terms is near normal; one of a rank-1 update in one direction piles up at zero. The laws
-here follow from one to the other: Pearson's curve through the first four moments, which is exact (a Beta) for one
-direction of energy; a mixture over the strongest direction where two base directions or fewer cannot average out an
-uneven spectrum; a product of two such laws for joint shares, exact for rank 1. ``reports/null_calibration.md`` shows
-how uniform the p-values are.
+A share of many independent terms is near normal; the share of a rank-1 update in one direction concentrates near zero.
+The distributions here cover the range between them: Pearson's curve through the first four moments, which is exact (a
+Beta) for one direction of energy; a mixture over the strongest direction if two base directions or fewer cannot average
+out an uneven spectrum; a product of two such distributions for joint shares, exact for rank 1.
+``reports/null_calibration.md`` shows how uniform the p-values are.
 """
 
 import math
@@ -17,32 +17,40 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from spectra.linalg.nulls.haar_exact import WHOLE, Moments, Powers, centred_moments, diagonal_moments, relative_moments
+from spectra.linalg.nulls.haar_exact import (
+    FULL_SIDE,
+    Moments,
+    Powers,
+    centered_moments,
+    diagonal_moments,
+    relative_moments,
+)
 
 Array = NDArray[np.floating[Any]]
 
-# p-values are no finer than this: further out, a law that is matched by moments says nothing.
+# Smallest p-value: further out, a distribution that is matched by moments is not reliable.
 RESOLUTION = 1e-9
 
-# Stands for zero where it is divided by: far below any share, and its inverse is finite.
+# Replaces zero in a denominator: far below any share, and its inverse is finite.
 _TINY = 1e-60
 
-# A skewness under this moves no p-value by 1e-3.
+# A smaller skewness than this moves no p-value by 1e-3.
 _SYMMETRIC = 1e-3
 
-# How far within type VI, in units of its limit, what stands for type IV is taken.
+# The type VI curve that replaces a type IV curve lies inside the limit of type VI by this factor.
 _INSIDE = 1.02
 
-# Up to so many base directions the terms of an uneven spectrum do not average out, and four moments are not enough.
+# With at most this many base directions the terms of an uneven spectrum do not average out, and four moments are not
+# enough.
 _FEW = 2
 
-# Standard normal quantiles of the nodes that stand for a law inside a mixture: they reach beyond RESOLUTION.
+# Standard normal quantiles of the nodes that represent a distribution inside a mixture: they reach beyond RESOLUTION.
 _AT = np.linspace(-6.4, 6.4, 65)
 _WEIGHTS: Array = np.exp(-(_AT**2) / 2) / np.exp(-(_AT**2) / 2).sum()
 
 
-class Law(ABC):
-    """A continuous law of one number."""
+class Distribution(ABC):
+    """Distribution of one continuous random variable."""
 
     @abstractmethod
     def cdf(self, x: Array) -> Array:
@@ -50,11 +58,11 @@ class Law(ABC):
 
     @abstractmethod
     def sf(self, x: Array) -> Array:
-        """Return P(X > x), with its digits where it is small."""
+        """Return P(X > x), accurate in relative terms if it is small."""
 
     @abstractmethod
     def nodes(self) -> tuple[Array, Array]:
-        """Return points and weights that stand for the law in a mean."""
+        """Return points and weights of a quadrature: Σ weight·f(point) approximates E f(X)."""
 
     def p(self, value: float) -> float:
         """Return the two-sided p-value 2·min(P(X ≤ x), P(X > x)): uniform under the null. NaN for NaN."""
@@ -65,8 +73,8 @@ class Law(ABC):
         return min(1.0, max(2 * smaller, RESOLUTION)) if not math.isnan(smaller) else math.nan
 
 
-class NoLaw(Law):
-    """What has no spread, or is undefined: every p-value is NaN."""
+class Undefined(Distribution):
+    """Distribution without spread, or undefined: every p-value is NaN."""
 
     def cdf(self, x: Array) -> Array:
         """Return NaN."""
@@ -82,8 +90,8 @@ class NoLaw(Law):
 
 
 @dataclass(frozen=True)
-class Pearson(Law):
-    """The curve of Pearson's system that has given moments (Johnson, Kotz and Balakrishnan 1994, §12.4.1).
+class Pearson(Distribution):
+    """The curve of Pearson's system with given moments (Johnson, Kotz and Balakrishnan 1994, §12.4.1).
 
     Attributes
     ----------
@@ -100,11 +108,11 @@ class Pearson(Law):
     shape: tuple[float, ...]
 
     @classmethod
-    def of(cls, moments: Moments) -> "Law":
-        """Return the curve, or :class:`NoLaw` where there is no spread."""
+    def of(cls, moments: Moments) -> "Distribution":
+        """Return the curve, or :class:`Undefined` if there is no spread."""
         skewness, excess = abs(moments.skewness), moments.excess
         if not (moments.sd > 0 and math.isfinite(excess)):
-            return NoLaw()
+            return Undefined()
         if skewness < _SYMMETRIC and abs(excess) < 1e-6:
             return cls(moments, "normal", ())
         if skewness < _SYMMETRIC and excess > 0:
@@ -115,8 +123,8 @@ class Pearson(Law):
             return cls(moments, "gamma", (4 / b1,))
         r = 6 * (b2 - b1 - 1) / gap
         if r < 0:
-            # Type IV has no elementary distribution function: its neighbour, VI with almost the largest excess that it
-            # has at this skewness, stands for it.
+            # Type IV has no elementary distribution function. Its neighbor replaces it: type VI with almost the largest
+            # excess that it has at this skewness.
             r = min(r, -_INSIDE * (8 + 2 * b1 + 4 * math.sqrt(4 + b1)) / b1)
         discriminant = b1 * (r + 2) ** 2 + 16 * (r + 1)
         root = (r + 2) * math.sqrt(b1 / discriminant)
@@ -134,9 +142,9 @@ class Pearson(Law):
 
     def nodes(self) -> tuple[Array, Array]:
         """Return quantiles at equal steps of the standard normal quantile."""
-        centre, scale = self._standard()
+        center, scale = self._standard()
         at = _AT if self.moments.skewness >= 0 else -_AT
-        raw = (self._quantile(at) - centre) / scale
+        raw = (self._quantile(at) - center) / scale
         z = raw if self.moments.skewness >= 0 else -raw
         return self.moments.mean + self.moments.sd * z, _WEIGHTS
 
@@ -154,9 +162,9 @@ class Pearson(Law):
 
     def _tail(self, x: Array, upper: bool) -> Array:
         """Return the lower or the upper tail of the curve with positive skewness."""
-        centre, scale = self._standard()
+        center, scale = self._standard()
         z = (x - self.moments.mean) / self.moments.sd
-        raw = centre + scale * (z if self.moments.skewness >= 0 else -z)
+        raw = center + scale * (z if self.moments.skewness >= 0 else -z)
         out: Any
         if self.kind == "gamma":
             raw = np.maximum(raw, 0)
@@ -184,29 +192,29 @@ class Pearson(Law):
 
 
 @dataclass(frozen=True)
-class Mixed(Law):
-    """s·H + (1 − s)(1 − H/k)·R for independent H and R: a strongest direction, and the rest beside it.
+class StrongestAndRest(Distribution):
+    """Distribution of s·H + (1 − s)(1 − H/k)·R for independent H and R: the strongest direction and the rest.
 
     Attributes
     ----------
     head, rest
-        Laws of H and R.
+        Distributions of H and R.
     share
         s, the energy of the strongest direction.
     k
         Number of base directions.
     head_is_wider
-        Whether s·H spreads more than (1 − s)·R: nodes stand for the narrower, whose steps show less.
+        Whether s·H spreads more than (1 − s)·R: nodes represent the narrower of the two, where their steps matter less.
     """
 
-    head: Law
-    rest: Law
+    head: Distribution
+    rest: Distribution
     share: float
     k: int
     head_is_wider: bool
 
     def cdf(self, x: Array) -> Array:
-        """Return P(X ≤ x), the mean over the nodes of the narrower of both parts."""
+        """Return P(X ≤ x), the mean over the nodes of the narrower part."""
         inner, at, weights = self._given_narrower(x)
         return inner.cdf(at) @ weights
 
@@ -224,8 +232,8 @@ class Mixed(Law):
         weights: Array = np.outer(head_weights, rest_weights)
         return points.ravel(), weights.ravel()
 
-    def _given_narrower(self, x: Array) -> tuple[Law, Array, Array]:
-        """Return the law of the wider part, where it is asked, and the weights of the narrower part's nodes."""
+    def _given_narrower(self, x: Array) -> tuple[Distribution, Array, Array]:
+        """Return the wider part's distribution, where to evaluate it, and the weights of the narrower's nodes."""
         if self.head_is_wider:
             rests, weights = self.rest.nodes()
             rests = (1 - self.share) * rests
@@ -237,17 +245,17 @@ class Mixed(Law):
 
 
 @dataclass(frozen=True)
-class Product(Law):
-    """Product of two independent positive numbers.
+class ProductDistribution(Distribution):
+    """Distribution of the product of two independent positive random variables.
 
     Attributes
     ----------
     first, second
-        Their laws.
+        Distributions of the two.
     """
 
-    first: Law
-    second: Law
+    first: Distribution
+    second: Distribution
 
     def cdf(self, x: Array) -> Array:
         """Return the mean over the first of P(second ≤ x/first)."""
@@ -274,11 +282,11 @@ def powers_of(shares: Sequence[float] | Array) -> Powers:
     return float((p**2).sum()), float((p**3).sum()), float((p**4).sum())
 
 
-def share_law(k: int, dim: int, shares: Sequence[float] | Array) -> Law:
-    """Return the law of the one-sided share in k of ``dim`` directions.
+def share_distribution(k: int, dim: int, shares: Sequence[float] | Array) -> Distribution:
+    """Return the distribution of the one-sided share in k of ``dim`` directions.
 
-    Exact for rank 1, and to four moments otherwise. For k ≤ 2 the strongest direction is taken apart: given its
-    coordinates, the rest is a share of random orientation in one dimension less (exactly for k = 1).
+    Exact for rank 1, and to four moments otherwise. For k ≤ 2 the strongest direction is treated separately: given
+    its coordinates, the rest is a share of random orientation in one dimension less (exactly for k = 1).
 
     Parameters
     ----------
@@ -290,51 +298,51 @@ def share_law(k: int, dim: int, shares: Sequence[float] | Array) -> Law:
     p = np.asarray(shares, dtype=np.float64)
     rest = 1 - float(p[0])
     if k <= _FEW and dim > 2 * k and rest > RESOLUTION:
-        head, others = share_law(k, dim, [1.0]), _plain_share_law(k, dim - 1, p[1:] / rest)
-        return Mixed(head, others, 1 - rest, k, bool(p[0] ** 2 > (p[1:] ** 2).sum()))
-    return _plain_share_law(k, dim, p)
+        head, others = share_distribution(k, dim, [1.0]), _plain_share_distribution(k, dim - 1, p[1:] / rest)
+        return StrongestAndRest(head, others, 1 - rest, k, bool(p[0] ** 2 > (p[1:] ** 2).sum()))
+    return _plain_share_distribution(k, dim, p)
 
 
-def joint_law(k: int, out_dim: int, in_dim: int, shares: Sequence[float] | Array) -> Law:
-    """Return the law of the joint share in k × k directions: left share × what of it lies on the right.
+def joint_share_distribution(k: int, out_dim: int, in_dim: int, shares: Sequence[float] | Array) -> Distribution:
+    """Return the distribution of the joint share in k × k directions: left share × the fraction of it on the right.
 
     The second factor has the moments that make those of the product exact; it is exact for rank 1, and for k = 1.
     """
     p = np.asarray(shares, dtype=np.float64)
     powers = powers_of(p)
-    first = relative_moments((k, out_dim), WHOLE, powers)
+    first = relative_moments((k, out_dim), FULL_SIDE, powers)
     both = relative_moments((k, out_dim), (k, in_dim), powers)
     ratios = [(joint - left) / (1 + left) for joint, left in zip(both, first, strict=True)]
-    left, right = share_law(k, out_dim, p), Pearson.of(Moments.of_relative(k / in_dim, *ratios))
-    # A side that is wholly chosen, such as one of a single dimension, leaves the other one's law.
+    left, right = share_distribution(k, out_dim, p), Pearson.of(Moments.of_relative(k / in_dim, *ratios))
+    # If all directions of one side are chosen, the other side's distribution remains.
     if k == out_dim:
         return right
-    return left if k == in_dim else Product(left, right)
+    return left if k == in_dim else ProductDistribution(left, right)
 
 
-def centroid_law(directions: int, inside: Powers) -> Law:
-    """Return the law of the centroid Σ i·e_i/Σe_i over ``directions`` indices, see :func:`nulls.haar_centroid`.
+def centroid_distribution(directions: int, inside: Powers) -> Distribution:
+    """Return the distribution of the centroid Σ i·e_i/Σe_i over ``directions`` indices, see ``haar_centroid``.
 
     Parameters
     ----------
     directions
         q.
     inside
-        Power sums of the part of ΔW that lies in the span of the q directions, from :meth:`Alignment.inside_left`.
+        Power sums of the part of ΔW in the span of the q directions, from :meth:`Alignment.inside_left`.
     """
-    return Pearson.of(centred_moments(np.arange(directions, dtype=np.float64), inside))
+    return Pearson.of(centered_moments(np.arange(directions, dtype=np.float64), inside))
 
 
-def diagonal_law(out_dim: int, in_dim: int, shares: Sequence[float] | Array) -> Law:
-    """Return the law of the diagonal share Σ_i (u_iᵀΔWv_i)²/‖ΔW‖², to four moments."""
+def diagonal_share_distribution(out_dim: int, in_dim: int, shares: Sequence[float] | Array) -> Distribution:
+    """Return the distribution of the diagonal share Σ_i (u_iᵀΔWv_i)²/‖ΔW‖², to four moments."""
     return Pearson.of(diagonal_moments(out_dim, in_dim, powers_of(shares)))
 
 
-def _plain_share_law(k: int, dim: int, p: Array) -> Law:
-    return Pearson.of(Moments.of_relative(k / dim, *relative_moments((k, dim), WHOLE, powers_of(p))))
+def _plain_share_distribution(k: int, dim: int, p: Array) -> Distribution:
+    return Pearson.of(Moments.of_relative(k / dim, *relative_moments((k, dim), FULL_SIDE, powers_of(p))))
 
 
-def _halved(law: Law) -> tuple[Array, Array]:
-    """Return every second node: enough where two laws' nodes are combined."""
-    points, weights = law.nodes()
+def _halved(distribution: Distribution) -> tuple[Array, Array]:
+    """Return every second node, enough where the nodes of two distributions are combined."""
+    points, weights = distribution.nodes()
     return points[::2], weights[::2] / weights[::2].sum()

@@ -4,8 +4,8 @@ For symmetric A and B of order d and a Haar matrix H,
 
     E tr(A H B Hᵀ)^j = Σ_κ C_κ(A) C_κ(B)/C_κ(1),   κ over the partitions of j,
 
-with the zonal polynomials C_κ (James 1964; Muirhead, *Aspects of Multivariate Statistical Theory*, §7.2), which need
-nothing but the power sums of the eigenvalues. Moments of the diagonal share, which is no such trace, come from the
+with the zonal polynomials C_κ (James 1964; Muirhead, *Aspects of Multivariate Statistical Theory*, §7.2), which depend
+only on the power sums of the eigenvalues. Moments of the diagonal share, which is not such a trace, come from the
 orthogonal Weingarten calculus (Collins and Śniady 2006), over the pairings of 2j indices.
 
 Power sums here are (Σp², Σp³, Σp⁴) of the energy shares p_r = σ_r²/Σσ²; Σp = 1.
@@ -24,12 +24,12 @@ Powers = tuple[float, float, float]
 Partition = tuple[int, ...]
 Matrix = NDArray[np.float64]
 
-# A relative variance of so little is rounding: that of a flat full-rank spectrum, whose energy is the same everywhere.
-# What has a spread, has one of order 1/(k·d) or more.
-_NOTHING = 1e-14
+# A relative variance up to this is rounding, as for a flat full-rank spectrum, whose energy is the same everywhere. A
+# real spread is of order 1/(k·d) or more.
+_NO_VARIANCE = 1e-14
 
-# A side that is wholly chosen; four dimensions have every partition of up to four.
-WHOLE = (4, 4)
+# A side with all directions chosen; four dimensions are enough for every partition of up to four.
+FULL_SIDE = (4, 4)
 
 # Power-sum types in the order of the coefficients below.
 _TYPES: dict[int, tuple[Partition, ...]] = {
@@ -53,14 +53,14 @@ _ZONAL: dict[int, tuple[tuple[Partition, int, tuple[int, ...]], ...]] = {
 
 @dataclass(frozen=True)
 class Moments:
-    """What a law is matched to.
+    """The four moments that a distribution is matched to.
 
     Attributes
     ----------
     mean, sd
         Mean and standard deviation.
     skewness, excess
-        Third standardised cumulant, and fourth (kurtosis − 3).
+        Third standardized cumulant, and fourth (kurtosis − 3).
     """
 
     mean: float
@@ -70,8 +70,8 @@ class Moments:
 
     @classmethod
     def of_relative(cls, mean: float, second: float, third: float, fourth: float) -> "Moments":
-        """Return the moments of X from E X^j/mean^j − 1, which keep their digits where the spread is small."""
-        if not second > _NOTHING:
+        """Return the moments of X from E X^j/mean^j − 1, which keep their digits if the spread is small."""
+        if not second > _NO_VARIANCE:
             return cls(mean, math.nan if math.isnan(second) else 0.0, math.nan, math.nan)
         skewness = (third - 3 * second) / second**1.5
         kurtosis = (fourth - 4 * third + 6 * second) / second**2
@@ -86,7 +86,7 @@ def relative_moments(left: tuple[int, int], right: tuple[int, int], powers: Powe
     Parameters
     ----------
     left, right
-        (k, d): directions in the block, and dimension of the side; :data:`WHOLE` makes the share one-sided.
+        (k, d): directions in the block, and dimension of the side; :data:`FULL_SIDE` makes the share one-sided.
     powers
         Power sums of the energy shares.
     """
@@ -97,15 +97,15 @@ def relative_moments(left: tuple[int, int], right: tuple[int, int], powers: Powe
     return second, third, fourth
 
 
-def centred_moments(weights: NDArray[np.float64], powers: Powers) -> Moments:
+def centered_moments(weights: NDArray[np.float64], powers: Powers) -> Moments:
     """Return the moments of Σ w_i e_i, e the profile of an update of random orientation in q dimensions.
 
-    Both the weights and the energy shares are centred first, so that nothing cancels.
+    Both the weights and the energy shares are centered first, so that no digits cancel.
 
     Parameters
     ----------
     weights
-        One for each of the q directions.
+        One weight per direction, q in all.
     powers
         Power sums of the energy shares of the update in these dimensions.
     """
@@ -118,9 +118,9 @@ def centred_moments(weights: NDArray[np.float64], powers: Powers) -> Moments:
     d3 = second - 3 * flat * first + 2 * flat**2
     d4 = third - 4 * flat * second + 6 * flat**2 * first - 3 * flat**3
     parts = {2: ((w2,), (d2,)), 3: ((w3,), (d3,)), 4: ((w2**2, w4), (d2**2, d4))}
-    moment = {order: _centred(order, directions, *both) for order, both in parts.items()}
+    moment = {order: _centered(order, directions, *both) for order, both in parts.items()}
     variance = moment[2]
-    if not variance > _NOTHING * w2 / directions:
+    if not variance > _NO_VARIANCE * w2 / directions:
         return Moments(mean, math.nan if math.isnan(variance) else 0.0, math.nan, math.nan)
     return Moments(mean, math.sqrt(variance), moment[3] / variance**1.5, moment[4] / variance**2 - 3)
 
@@ -143,13 +143,13 @@ def _rising(dimension: int, partition: Partition) -> int:
 
 @lru_cache(maxsize=4096)
 def _block_ratios(k_left: int, m: int, k_right: int, n: int, order: int) -> tuple[float, ...]:
-    """Return, for each κ, the exact ratio of its term to that of the mean's power, less one."""
+    """Return, for each κ, the exact ratio of its term to that of the mean's power, minus one."""
     mean = Fraction(k_left * k_right, m * n) ** order
     out = []
     for partition, _, _ in _ZONAL[order]:
-        whole = _rising(m, partition) * _rising(n, partition)
-        held = _rising(k_left, partition) * _rising(k_right, partition)
-        out.append(float(Fraction(held, whole) / mean - 1) if whole else 0.0)
+        full = _rising(m, partition) * _rising(n, partition)
+        block = _rising(k_left, partition) * _rising(k_right, partition)
+        out.append(float(Fraction(block, full) / mean - 1) if full else 0.0)
     return tuple(out)
 
 
@@ -164,16 +164,16 @@ def _zonal(powers: Powers, order: int) -> list[float]:
     ]
 
 
-def _centred(order: int, dimension: int, left: tuple[float, ...], right: tuple[float, ...]) -> float:
+def _centered(order: int, dimension: int, left: tuple[float, ...], right: tuple[float, ...]) -> float:
     """Return E tr(A H B Hᵀ)^j for traceless A and B, given their power-sum products of the types without ones."""
     kept = [index for index, kind in enumerate(_TYPES[order]) if 1 not in kind]
     total = sum(weight for _, weight, _ in _ZONAL[order])
     moment = 0.0
     for partition, weight, coefficients in _ZONAL[order]:
-        whole = _rising(dimension, partition)
-        if whole:
+        full = _rising(dimension, partition)
+        if full:
             a, b = (sum(coefficients[i] * x for i, x in zip(kept, side, strict=True)) for side in (left, right))
-            moment += weight / total * a * b / whole
+            moment += weight / total * a * b / full
     return moment
 
 
@@ -204,7 +204,7 @@ def _kinds(order: int) -> tuple[Partition, ...]:
 
 @lru_cache
 def _loops(order: int) -> NDArray[np.int64]:
-    """Return, for each two pairings, the index of the kind of loops that they make together."""
+    """Return, for each pair of pairings, the index of the type of loops that they form together."""
     pairings = _pairings(tuple(range(2 * order)))
     kinds = {tuple(sorted(kind, reverse=True)): index for index, kind in enumerate(_kinds(order))}
     return np.array(
@@ -214,7 +214,7 @@ def _loops(order: int) -> NDArray[np.int64]:
 
 @lru_cache
 def _joins(order: int) -> NDArray[np.int64]:
-    """Return, for each two pairings, the number of blocks that they join the pairs (1 2)(3 4)… into."""
+    """Return, for each pair of pairings, the number of blocks into which they join the pairs (1 2)(3 4)…."""
     pairings = _pairings(tuple(range(2 * order)))
     fixed = tuple((2 * i, 2 * i + 1) for i in range(order))
     return np.array(
@@ -236,6 +236,6 @@ def _blocks(edges: Sequence[tuple[int, int]], points: int) -> Partition:
 def _weingarten(order: int, dimension: int) -> Matrix:
     """Return the orthogonal Weingarten matrix: the pseudo-inverse of d^{#loops}."""
     number = np.array([len(kind) for kind in _kinds(order)])[_loops(order)]
-    # Scaled to a unit diagonal, so that the cut-off of the pseudo-inverse does not depend on d.
+    # Scaled to a unit diagonal, so that the cutoff of the pseudo-inverse does not depend on d.
     inverse = np.linalg.pinv(float(dimension) ** (number - order), hermitian=True)
     return np.asarray(inverse / float(dimension) ** order, dtype=np.float64)

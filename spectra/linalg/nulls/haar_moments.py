@@ -1,18 +1,18 @@
-"""What chance gives: moments of energy shares when ΔW keeps its singular values and takes a random orientation.
+"""Moments of energy shares under the Haar null: ΔW keeps its singular values and takes a random orientation.
 
 The Haar null draws the left and the right singular vectors of ΔW independently and uniformly. All shares below are
-parts of ‖ΔW‖²_F. With p_r = σ_r²/Σσ² the only thing the null needs to know of the spectrum is the *concentration*
-Σp_r² = 1 / participation ratio. Moments follow from the Beta law of ‖P_k a‖² for a uniform unit vector a
+fractions of ‖ΔW‖²_F. With p_r = σ_r²/Σσ², the null depends on the spectrum only through the *concentration*
+Σp_r² = 1 / participation ratio. Moments follow from the Beta distribution of ‖P_k a‖² for a uniform unit vector a
 (Muirhead, *Aspects of Multivariate Statistical Theory*, §1.5) and from exchangeability of the columns of a Haar
-matrix, whose squared projections sum to k exactly. p-values need more of the law than two moments: they are in
-:mod:`spectra.linalg.nulls.distributions`, and this module stays plain arithmetic.
+matrix, whose squared projections sum to k exactly. p-values need more than two moments of the distribution: they are
+in :mod:`spectra.linalg.nulls.distributions`, and this module stays plain arithmetic.
 """
 
 import math
 from dataclasses import dataclass
 
-# 97.5 % quantile of the standard normal law: a mean's 95 % interval ends so many standard deviations from it, and
-# chance does not explain a larger |z|.
+# 97.5 % quantile of the standard normal distribution: the half-width of a mean's 95 % interval in standard deviations,
+# and the |z| above which chance is not an explanation.
 NORMAL_95 = 1.959963984540054
 
 
@@ -24,11 +24,11 @@ class Null:
     sd: float
 
     def lift(self, share: float) -> float:
-        """Return share / mean. 1 is chance; range 0 to 1/mean."""
+        """Return share / mean, the enrichment over chance: 1 is chance; range 0 to 1/mean."""
         return share / self.mean
 
     def z(self, share: float) -> float:
-        """Return (share − mean) / sd, NaN where the null has no spread (k covers everything)."""
+        """Return (share − mean) / sd, NaN if the null has no spread (k covers everything)."""
         return (share - self.mean) / self.sd if self.sd > 0 else math.nan
 
 
@@ -46,12 +46,12 @@ def haar_share(k: int, dim: int, concentration: float) -> Null:
     dim
         Dimension of the side: out-features for the left, in-features for the right.
     concentration
-        Σp², 1/dim ≤ c ≤ 1. NaN (ΔW = 0) gives a NaN spread.
+        Σp², 1/dim ≤ c ≤ 1. NaN (ΔW = 0) gives a standard deviation of NaN.
     """
     mean = k / dim
     if dim == 1:
         return Null(mean, 0.0)
-    return Null(mean, _root(_diagonal_variance(k, dim) * (dim * concentration - 1) / (dim - 1)))
+    return Null(mean, sqrt_variance(_diagonal_variance(k, dim) * (dim * concentration - 1) / (dim - 1)))
 
 
 def haar_joint_share(k: int, out_dim: int, in_dim: int, concentration: float) -> Null:
@@ -90,7 +90,9 @@ def haar_block_share(block: tuple[int, int], shape: tuple[int, int], concentrati
     # Written in variances, not as E X² − (E X)², which loses its digits when the spread is small.
     same = left**2 * v_right + right**2 * v_left + v_left * v_right
     cross = w_left * w_right - left**2 * w_right - right**2 * w_left
-    return Null(left * right, _root(concentration * same + (1 - concentration) * (cross + 2 * o_left * o_right)))
+    return Null(
+        left * right, sqrt_variance(concentration * same + (1 - concentration) * (cross + 2 * o_left * o_right))
+    )
 
 
 def haar_centroid(directions: int, inside: float) -> Null:
@@ -98,8 +100,8 @@ def haar_centroid(directions: int, inside: float) -> Null:
 
     Mean (q − 1)/2. Given the singular values of the part of ΔW inside the span of the q directions, e/Σe is the profile
     of an update of random orientation in q dimensions: variance q(q² − 1)/12 · 2(qc − 1)/(q(q + 2)(q − 1)), exact. On
-    the side of q dimensions all of ΔW is inside; on the longer side the law is conditional on what is inside, which
-    says nothing of where in the span it lies.
+    the side of q dimensions all of ΔW is inside. On the longer side the null is conditional on the part inside, which
+    carries no information on where in the span it lies.
 
     Parameters
     ----------
@@ -111,7 +113,7 @@ def haar_centroid(directions: int, inside: float) -> Null:
     q = directions
     if q == 1:
         return Null(0.0, 0.0)
-    return Null((q - 1) / 2, _root((q + 1) * (q * inside - 1) / (6 * (q + 2))))
+    return Null((q - 1) / 2, sqrt_variance((q + 1) * (q * inside - 1) / (6 * (q + 2))))
 
 
 def haar_diagonal_share(out_dim: int, in_dim: int, concentration: float) -> Null:
@@ -135,13 +137,13 @@ def haar_diagonal_share(out_dim: int, in_dim: int, concentration: float) -> Null
     if q > 1:
         odds = ((out_dim + 1) * (in_dim + 1) + 2) / ((out_dim - 1) * (in_dim - 1))
         variance += q * (q - 1) * alpha * (c + (1 - c) * odds)
-    return Null(mean, _root(variance))
+    return Null(mean, sqrt_variance(variance))
 
 
 def isotropic_rho(out_dim: int, in_dim: int) -> float:
     """Return ρ_Σ = ‖σ(W + ΔW) − σ(W)‖/‖ΔW‖ of a small update in random directions: 1/√max(O, I).
 
-    To first order Δσ_i is u_iᵀΔWv_i, and the q of the O·I entries that these are hold q/(O·I) of the energy.
+    To first order Δσ_i is u_iᵀΔWv_i, and these q of the O·I entries hold q/(O·I) of the energy.
     """
     return 1 / math.sqrt(max(out_dim, in_dim))
 
@@ -149,19 +151,19 @@ def isotropic_rho(out_dim: int, in_dim: int) -> float:
 def walk_cosine(step: int, last: int) -> float:
     """Return √(t/T), the cosine between a random walk of independent steps at t and at its end T, 0 ≤ t ≤ T.
 
-    NaN for T = 0: the walk has gone nowhere.
+    NaN for T = 0, where the walk has not moved.
     """
     return math.sqrt(step / last) if last > 0 else math.nan
 
 
 def mean_of_independent(nulls: list[Null]) -> Null:
-    """Return the null of the plain mean of independent shares, such as one share a matrix."""
+    """Return the null of the plain mean of independent shares, such as one share per matrix."""
     count = len(nulls)
     return Null(sum(n.mean for n in nulls) / count, math.sqrt(sum(n.sd**2 for n in nulls)) / count)
 
 
 def _diagonal_variance(k: int, dim: int) -> float:
-    """Variance of ‖P_k a‖² for a uniform unit vector a: Beta(k/2, (d − k)/2)."""
+    """Return the variance of ‖P_k a‖² for a uniform unit vector a: Beta(k/2, (d − k)/2)."""
     return 2 * k * (dim - k) / (dim**2 * (dim + 2))
 
 
@@ -173,6 +175,6 @@ def _moments(k: int, dim: int) -> tuple[float, float, float]:
     return variance, variance / (dim - 1), k * (dim - k) / ((dim + 2) * dim * (dim - 1))
 
 
-def _root(variance: float) -> float:
-    # Rounding can push a variance that is zero (a flat full-rank spectrum) a hair below; NaN must stay NaN.
+def sqrt_variance(variance: float) -> float:
+    """Return √variance; 0 for a negative one, since rounding can push a variance of zero below; NaN stays NaN."""
     return variance if math.isnan(variance) else math.sqrt(max(variance, 0.0))

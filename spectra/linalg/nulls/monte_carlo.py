@@ -1,4 +1,4 @@
-"""A value against draws of a null: expectation, spread, interval and p-value, with few draws and with many."""
+"""Compare a value with draws of a null: expectation, spread, interval and p-value, from few or many draws."""
 
 import math
 from dataclasses import dataclass
@@ -9,32 +9,32 @@ from scipy import special
 
 from spectra.linalg.nulls.distributions import RESOLUTION
 
-# From so many draws on a p-value and an interval are ranks; a rank among fewer cannot tell 1 % from 10 %.
+# With at least this many draws, p-value and interval come from ranks; a rank among fewer cannot tell 1 % from 10 %.
 RANKED = 99
 
 _TAIL = 0.025
 
-# Stands for zero under a logarithm.
+# Replaces zero in a logarithm.
 _TINY = 1e-300
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A value beside its null.
+class NullComparison:
+    """A value compared with its null.
 
     Attributes
     ----------
     value, expected, sd
-        The value; mean and standard deviation of the null.
+        The value, and the mean and standard deviation of the null.
     lo, hi
         The null's 2.5 % and 97.5 % quantiles.
     z
-        (value − expected)/sd, NaN where the null has no spread. From n draws its variance under the null is
+        (value − expected)/sd, NaN if the null has no spread. With n draws its variance under the null is
         (n² − 1)/(n(n − 3)), 1.6 for eight.
     p
         Two-sided p-value.
     draws
-        Draws that the null comes from; 0 where it is in closed form.
+        Number of draws; 0 for a null in closed form.
     """
 
     value: float
@@ -47,64 +47,64 @@ class Comparison:
     draws: int
 
 
-def compare(
+def compare_with_draws(
     value: float, draws: NDArray[np.float64], *, discrete: bool = False, log_normal: bool = False
-) -> Comparison:
-    """Return a value beside draws of its null.
+) -> NullComparison:
+    """Compare a value with draws of its null.
 
-    From :data:`RANKED` draws on, p is 2·min((1 + #{draws ≤ value})/(n + 1), (1 + #{draws ≥ value})/(n + 1)), at most 1,
-    which is valid whatever the law. With fewer, value and draws, or their logarithms, are taken as normal:
-    (value − mean)/(sd·√(1 + 1/n)) has Student's t law with n − 1 degrees of freedom, exactly; so have the ends of the
-    interval. z is always that of the values themselves.
+    With :data:`RANKED` draws or more, p is 2·min((1 + #{draws ≤ value})/(n + 1), (1 + #{draws ≥ value})/(n + 1)), at
+    most 1, which is valid for every distribution. With fewer, value and draws, or their logarithms, are taken as
+    normal: (value − mean)/(sd·√(1 + 1/n)) then has exactly Student's t distribution with n − 1 degrees of freedom,
+    which also gives the ends of the interval. z always refers to the values themselves.
 
     Parameters
     ----------
     value
         The value; NaN gives NaN.
     draws
-        At least two draws of the same statistic under the null. Those that are NaN, where the statistic is undefined,
-        are left out.
+        At least two draws of the same statistic under the null. NaN draws, where the statistic is undefined, are left
+        out.
     discrete
-        Whether the statistic is a count: p is then by ranks whatever the number of draws.
+        Whether the statistic is a count: p then comes from ranks for any number of draws.
     log_normal
-        Whether few draws are taken as normal after their logarithm: for what is positive and leans to the right.
+        Whether few draws are taken as log-normal: for positive, right-skewed statistics.
     """
     kept = draws[~np.isnan(draws)]
     count = len(kept)
     if count < 2 or math.isnan(value):
-        return Comparison(value, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, count)
+        return NullComparison(value, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, count)
     mean, sd = float(kept.mean()), float(kept.std(ddof=1))
-    # Draws that are equal but for rounding have no spread.
+    # Draws that are equal up to rounding have no spread.
     sd = sd if sd > 1e-12 * abs(mean) else 0.0
     z = (value - mean) / sd if sd > 0 else math.nan
     if discrete or count >= RANKED or sd == 0:
         lo, hi = (float(q) for q in np.quantile(kept, (_TAIL, 1 - _TAIL)))
-        return Comparison(value, mean, sd, lo, hi, z, _rank_p(value, kept, tie=1e-12 * abs(mean)), count)
+        return NullComparison(value, mean, sd, lo, hi, z, _rank_p(value, kept, tie=1e-12 * abs(mean)), count)
     if log_normal:
         lo, hi, p = _student(math.log(max(value, _TINY)), np.log(np.maximum(kept, _TINY)))
         lo, hi = math.exp(lo), math.exp(hi)
     else:
         lo, hi, p = _student(value, kept)
-    return Comparison(value, mean, sd, lo, hi, z, p, count)
+    return NullComparison(value, mean, sd, lo, hi, z, p, count)
 
 
-def normal_comparison(value: float, mean: float, sd: float, *, step: float = 0.0) -> Comparison:
-    """Return a value beside a null that is near normal, with a known mean and standard deviation.
+def compare_with_normal(value: float, mean: float, sd: float, *, step: float = 0.0) -> NullComparison:
+    """Compare a value with a near-normal null of known mean and standard deviation.
 
     Parameters
     ----------
     value, mean, sd
-        The value and the moments of its null; NaN, or no spread, gives no p-value.
+        The value and the moments of its null; NaN, or a zero spread, gives a p-value of NaN.
     step
-        Distance of the values that a discrete statistic can take: half of it is given to chance, so that p errs on the
-        side of chance.
+        Spacing of the values that a discrete statistic can take: half of it is subtracted from |value − mean|, so that
+        p is conservative.
     """
     if not sd > 0 or math.isnan(value):
-        return Comparison(value, mean, sd, math.nan, math.nan, math.nan, math.nan, 0)
+        return NullComparison(value, mean, sd, math.nan, math.nan, math.nan, math.nan, 0)
     half = float(special.ndtri(1 - _TAIL)) * sd
     beyond = max(abs(value - mean) - step / 2, 0.0) / sd
     p = max(2 * float(special.ndtr(-beyond)), RESOLUTION)
-    return Comparison(value, mean, sd, mean - half, mean + half, (value - mean) / sd, p, 0)
+    return NullComparison(value, mean, sd, mean - half, mean + half, (value - mean) / sd, p, 0)
 
 
 def _student(value: float, draws: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -1,7 +1,7 @@
-"""Null updates: matrices that chance could have put in an update's place, at its own shape and norm.
+"""Null updates: random matrices of the same shape and norm as an update.
 
-Each family keeps some of the update and draws the rest anew; what differs from a family is a property of what the
-family destroys. All draws come from a ``torch.Generator`` that the caller seeds.
+Each family keeps some properties of the update and randomizes the rest; a difference from a family comes from the
+properties that the family destroys. All draws come from a ``torch.Generator`` that the caller seeds.
 """
 
 from collections.abc import Callable, Mapping
@@ -68,7 +68,7 @@ def gaussian(original: Original, generator: torch.Generator) -> Operator:
 
 
 def low_rank(original: Original, generator: torch.Generator) -> Operator:
-    """Return B A with Gaussian factors of the update's numerical rank, as an adapter with random factors has.
+    """Return B A with Gaussian factors of the update's numerical rank, as of an adapter with random factors.
 
     Keeps shape, norm and rank. Destroys the spectrum within the rank, the orientation, and which entries are large.
     """
@@ -101,9 +101,9 @@ def sign_flipped(original: Original, generator: torch.Generator) -> Operator:
 
 
 def permuted(original: Original, generator: torch.Generator) -> Operator:
-    """Return the update's entries in random places.
+    """Return the update's entries at random positions.
 
-    Keeps shape, norm and the values of the entries. Destroys where they are: rows, columns, spectrum, orientation.
+    Keeps shape, norm and the values of the entries. Destroys their positions: rows, columns, spectrum, orientation.
     """
     order = torch.randperm(original.dense.numel(), generator=generator)
     return Dense(original.dense.flatten()[order.to(original.sigma.device)].reshape(original.shape))
@@ -112,7 +112,7 @@ def permuted(original: Original, generator: torch.Generator) -> Operator:
 def adam_like(original: Original, generator: torch.Generator) -> Operator:
     """Return ±c with random signs, as the first step of Adam on a gradient of noise.
 
-    Keeps shape and norm. Destroys everything else: all entries are of one size.
+    Keeps shape and norm. Destroys everything else: all entries have the same magnitude.
     """
     rows, columns = original.shape
     signs = _signs(original.shape, generator, original.sigma.device)
@@ -134,7 +134,7 @@ def haar(
 ) -> Float64[Tensor, "n r"]:
     """Return the first columns of a Haar-distributed orthogonal matrix.
 
-    The signs of R's diagonal make the factorisation unique; without them Q is not Haar (Mezzadri 2007).
+    The signs of R's diagonal make the factorization unique; without them Q is not Haar (Mezzadri 2007).
     """
     q, r = torch.linalg.qr(_normal((size, columns), generator, device))
     columns_signed: Tensor = q * torch.sign(torch.diagonal(r))

@@ -1,6 +1,6 @@
-"""Weight updates as operators: ΔW keeps the structure that its method gives it.
+"""Weight updates as linear operators that keep the structure of the method: dense, low-rank, sums.
 
-All arithmetic is float64; factors that arrive in another dtype are converted once. An operator never changes.
+All arithmetic is float64; factors of another dtype are converted once. Operators are immutable.
 """
 
 from abc import ABC, abstractmethod
@@ -14,9 +14,9 @@ from spectra.linalg.decompositions.tolerance import rank_tolerance
 
 
 class Operator(ABC):
-    """A linear map from I inputs to O outputs, given by what it does to vectors.
+    """A linear map from I inputs to O outputs, defined by its products with vectors.
 
-    Subclasses give ``shape``, ``matmul`` and ``rmatmul``; those with structure override ``svd``.
+    Subclasses define ``shape``, ``matmul`` and ``rmatmul``; those with structure override ``svd``.
     """
 
     @property
@@ -32,7 +32,7 @@ class Operator(ABC):
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where the factors are."""
+        """Device of the factors."""
 
     @abstractmethod
     def matmul(self, x: Float64[Tensor, "i k"]) -> Float64[Tensor, "o k"]:
@@ -63,7 +63,7 @@ class Operator(ABC):
         return self.matmul(self._unit_vectors(self.shape[1], start, stop))
 
     def is_finite(self) -> bool:
-        """Return whether ΔW holds neither NaN nor infinity; no dense matrix is formed."""
+        """Return whether ΔW has no NaN and no infinity; no dense matrix is formed."""
         # One NaN anywhere in a row makes that row's product with ones NaN.
         ones = torch.ones(self.shape[1], 1, dtype=torch.float64, device=self.device)
         return bool(torch.isfinite(self.matmul(ones)).all())
@@ -110,7 +110,7 @@ class Dense(Operator):
 
     @property
     def device(self) -> torch.device:
-        """Where the factors are."""
+        """Device of the factors."""
         return self.matrix.device
 
     def matmul(self, x: Float64[Tensor, "i k"]) -> Float64[Tensor, "o k"]:
@@ -167,7 +167,7 @@ class LowRank(Operator):
 
     @property
     def device(self) -> torch.device:
-        """Where the factors are."""
+        """Device of the factors."""
         return self.b.device
 
     def matmul(self, x: Float64[Tensor, "i k"]) -> Float64[Tensor, "o k"]:
@@ -199,12 +199,12 @@ class LowRank(Operator):
 
 
 class RowScaled(Operator):
-    """diag(d) · inner: each output of ``inner`` times its own factor.
+    """diag(d) · inner: each output of ``inner`` is scaled by its own factor.
 
     Parameters
     ----------
     scales
-        O factors.
+        d, O factors.
     inner
         The operator that is scaled.
     """
@@ -220,12 +220,12 @@ class RowScaled(Operator):
 
     @property
     def rank_bound(self) -> int:
-        """The inner operator's."""
+        """Rank bound of the inner operator."""
         return self.inner.rank_bound
 
     @property
     def device(self) -> torch.device:
-        """Where the factors are."""
+        """Device of the factors."""
         return self.scales.device
 
     def matmul(self, x: Float64[Tensor, "i k"]) -> Float64[Tensor, "o k"]:
@@ -276,7 +276,7 @@ class Sum(Operator):
 
     @property
     def device(self) -> torch.device:
-        """Where the factors are."""
+        """Device of the factors."""
         return self.left.device
 
     def matmul(self, x: Float64[Tensor, "i k"]) -> Float64[Tensor, "o k"]:
@@ -307,7 +307,7 @@ class Sum(Operator):
 
 
 class Difference(Sum):
-    """left − right, such as s(BA − B₀A₀) of a method that moves the base at initialisation.
+    """left − right, such as s(BA − B₀A₀) of a method that moves the base at initialization.
 
     Parameters
     ----------
@@ -319,9 +319,9 @@ class Difference(Sum):
         super().__init__(left, _negated(right))
 
     def svd(self) -> Factors:
-        """Return the SVD; what is within rounding of the two terms is exactly zero.
+        """Return the SVD; singular values within rounding of the two terms are set to zero.
 
-        Equal terms must give ΔW = 0, and not a matrix of rounding errors whose spectrum looks like one.
+        Equal terms must give ΔW = 0, not a matrix of rounding errors with a spectrum of its own.
         """
         factors = super().svd()
         floor = rank_tolerance(*self.shape, self.left.frobenius() + self.right.frobenius())
@@ -347,12 +347,12 @@ class Transposed(Operator):
 
     @property
     def rank_bound(self) -> int:
-        """The inner operator's."""
+        """Rank bound of the inner operator."""
         return self.inner.rank_bound
 
     @property
     def device(self) -> torch.device:
-        """Where the factors are."""
+        """Device of the factors."""
         return self.inner.device
 
     def matmul(self, x: Float64[Tensor, "o k"]) -> Float64[Tensor, "i k"]:

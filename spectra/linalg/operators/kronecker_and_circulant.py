@@ -1,7 +1,7 @@
-"""Weight updates with more structure than a low-rank product: Kronecker, block-circulant, placed in a larger matrix.
+"""Kronecker products, block-circulant matrices, and operators embedded in a larger matrix.
 
-Each keeps its factors where that is cheaper than the O × I matrix; :func:`product` and :func:`hadamard` choose between
-factors and a dense matrix by the rank that the factors allow.
+Each operator keeps its factors if that is cheaper than the O × I matrix; :func:`product` and :func:`hadamard` choose
+between factors and a dense matrix by the rank that the factors allow.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from spectra.linalg.operators.basic import Dense, LowRank, Operator
 
 
 def product(b: Float[Tensor, "o r"], a: Float[Tensor, "r i"], scale: float = 1.0) -> Operator:
-    """Return scale · B A, factored where R is below both sides, dense where factors would cost more."""
+    """Return scale · B A, factored if R is below both sides, otherwise dense, which is cheaper."""
     low_rank = LowRank(b, a, scale)
     return low_rank if a.shape[0] < min(low_rank.shape) else Dense(low_rank.dense())
 
@@ -33,7 +33,7 @@ def hadamard(first: LowRank, second: LowRank, scale: float = 1.0) -> Operator:
 
 
 def block_diagonal(blocks: Iterable[Tensor]) -> Tensor:
-    """Return the matrix that has these blocks on its diagonal and zeros elsewhere."""
+    """Return the matrix with these blocks on its diagonal and zeros elsewhere."""
     matrix: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]  # torch does not type it
     return matrix
 
@@ -63,7 +63,7 @@ class Kronecker(Operator):
 
     @property
     def device(self) -> torch.device:
-        """Where the factors are."""
+        """Device of the factors."""
         return self.left.device
 
     def matmul(self, x: Float64[Tensor, "i k"]) -> Float64[Tensor, "o k"]:
@@ -79,7 +79,7 @@ class Kronecker(Operator):
         return _kron(self.left.dense(), self.right.dense())
 
     def svd(self) -> Factors:
-        """Return the SVD: every pair of triplets of the two factors is one of the product."""
+        """Return the SVD: each pair of triplets of the two factors gives one of the product."""
         left, right = self.left.svd(), self.right.svd()
         return _sorted(_kron(left.u, right.u), torch.kron(left.s, right.s), _kron(left.v, right.v))
 
@@ -109,7 +109,7 @@ class BlockCirculant(Operator):
 
     @property
     def device(self) -> torch.device:
-        """Where the kernel is."""
+        """Device of the kernel."""
         return self.kernel.device
 
     def matmul(self, x: Float64[Tensor, "i k"]) -> Float64[Tensor, "o k"]:
@@ -127,10 +127,10 @@ class BlockCirculant(Operator):
         return out
 
     def svd(self) -> Factors:
-        """Return the SVD from one small SVD a frequency: b/2 of M × N in place of one of Mb × Nb.
+        """Return the SVD from one small SVD per frequency: b/2 of size M × N instead of one of Mb × Nb.
 
         Frequencies f and b − f are conjugate: u ⊗ e_f gives two real vectors, √2·Re and √2·Im, with one σ; frequencies
-        0 and b/2 are real already.
+        0 and b/2 are already real.
         """
         spectrum = torch.fft.fft(self.kernel).conj()
         size = spectrum.shape[2]
@@ -147,18 +147,18 @@ class BlockCirculant(Operator):
 
 
 class Placed(Operator):
-    """An operator on some rows and columns of a matrix that is zero elsewhere.
+    """An operator embedded in some rows and columns of a matrix that is zero elsewhere.
 
     Parameters
     ----------
     inner
         P × Q.
     shape
-        (O, I) of the whole.
+        (O, I) of the full matrix.
     rows
-        P row numbers, each once; None takes the rows as they are (P = O).
+        P distinct row indices; None means all rows in order (P = O).
     columns
-        Q column numbers, each once; None takes the columns as they are (Q = I).
+        Q distinct column indices; None means all columns in order (Q = I).
     """
 
     def __init__(
@@ -180,12 +180,12 @@ class Placed(Operator):
 
     @property
     def rank_bound(self) -> int:
-        """The inner operator's."""
+        """Rank bound of the inner operator."""
         return self.inner.rank_bound
 
     @property
     def device(self) -> torch.device:
-        """Where the inner operator is."""
+        """Device of the inner operator."""
         return self.inner.device
 
     def matmul(self, x: Float64[Tensor, "i k"]) -> Float64[Tensor, "o k"]:
@@ -214,7 +214,7 @@ def _kron(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _wave(frequency: int, size: int, device: torch.device) -> Tensor:
-    """Return e_f, size × 1: exp(2πi·f·s/size)/√size. Whole turns are taken off in integers, where nothing is lost."""
+    """Return e_f, size × 1: exp(2πi·f·s/size)/√size. Full turns are removed in integers, which is exact."""
     turns = torch.arange(size, device=device) * frequency % size
     wave: Tensor = torch.exp(2j * torch.pi * turns.to(torch.float64) / size) / size**0.5
     return wave[:, None]

@@ -1,6 +1,6 @@
-"""Structured maps that methods multiply the base weight by: rotations in blocks, rotations in planes, products.
+"""Structured maps that multiply the base weight: block rotations, plane rotations, products.
 
-They act on features, F × F, so a product with the base weight costs what the structure costs and not F² a column.
+They act on features, F × F; a product with the base weight costs what the structure costs, not F² per column.
 """
 
 import torch
@@ -10,13 +10,13 @@ from torch import Tensor
 from spectra.linalg.operators.basic import LowRank, Operator
 
 
-def nothing(like: Float[Tensor, "o i"]) -> LowRank:
-    """Return ΔW = 0 in the shape and place of a matrix, with one singular value, as tables need one."""
+def zero_update(like: Float[Tensor, "o i"]) -> LowRank:
+    """Return ΔW = 0 with the shape and device of a matrix, as rank 1: tables need at least one singular value."""
     return LowRank(like.new_zeros(like.shape[0], 1), like.new_zeros(1, like.shape[1]))
 
 
 class BlockDiagonal(Operator):
-    """Square blocks of one size along the diagonal, as OFT rotates features.
+    """Square blocks of equal size along the diagonal, as OFT uses to rotate features.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class BlockDiagonal(Operator):
 
     @property
     def device(self) -> torch.device:
-        """Where the blocks are."""
+        """Device of the blocks."""
         return self.blocks.device
 
     def matmul(self, x: Float64[Tensor, "i k"]) -> Float64[Tensor, "i k"]:
@@ -56,16 +56,16 @@ class BlockDiagonal(Operator):
 
 
 class PlaneMix(Operator):
-    """diag(p) + diag(q)·J, where J turns each pair of features by a quarter: what RoAd multiplies outputs by.
+    """diag(p) + diag(q)·J, where J rotates each pair of features by 90°: the map that RoAd applies to outputs.
 
     Feature i of the first half of each group of G is paired with feature i + G/2: J maps (x₁, x₂) to (−x₂, x₁).
 
     Parameters
     ----------
     kept
-        p, F numbers: what each feature keeps of itself.
+        p, F numbers: weight of the feature itself.
     turned
-        q, F numbers: what it gets of its partner.
+        q, F numbers: weight of its partner.
     group
         G, even, a divisor of F.
     """
@@ -87,7 +87,7 @@ class PlaneMix(Operator):
 
     @property
     def device(self) -> torch.device:
-        """Where the factors are."""
+        """Device of the factors."""
         return self.kept.device
 
     def matmul(self, x: Float64[Tensor, "i k"]) -> Float64[Tensor, "i k"]:
@@ -104,13 +104,13 @@ class PlaneMix(Operator):
 
 
 class Product(Operator):
-    """left · right, never multiplied out unless asked for: (R − I)W of a method that rotates the base weight.
+    """left · right, multiplied out only on demand, such as (R − I)W of a method that rotates the base weight.
 
     Parameters
     ----------
     left, right
         Operators with as many columns of ``left`` as rows of ``right``. ``dense()`` applies ``left`` to the dense
-        ``right``, so the structured one goes left; its transpose gives the other order.
+        ``right``, so the structured operator goes left; use the transpose for the other order.
     """
 
     def __init__(self, left: Operator, right: Operator) -> None:
@@ -131,7 +131,7 @@ class Product(Operator):
 
     @property
     def device(self) -> torch.device:
-        """Where the factors are."""
+        """Device of the factors."""
         return self.left.device
 
     def matmul(self, x: Float64[Tensor, "i k"]) -> Float64[Tensor, "o k"]:

@@ -1,6 +1,6 @@
-"""Rotations from skew-symmetric parameters, as their difference from the identity.
+"""Rotations from skew-symmetric parameters, as the difference R − I.
 
-R − I is formed without R: an update of 1e-6 keeps its digits, and Q = 0 gives exactly 0.
+R − I is computed without forming R: an update of 1e-6 keeps its digits, and Q = 0 gives exactly 0.
 """
 
 import torch
@@ -25,7 +25,7 @@ def cayley_minus_identity(q: Float64[Tensor, "*n b b"]) -> Float64[Tensor, "*n b
 
 
 def neumann_minus_identity(q: Float64[Tensor, "*n b b"], terms: int) -> Float64[Tensor, "*n b b"]:
-    """Return R − I of the Neumann series that stands for the Cayley rotation, as peft cuts it off.
+    """Return R − I of the Neumann series that approximates the Cayley rotation, truncated as in peft.
 
     With T terms, 2Q + 2Q² + … + 2Q^(T−2) + Q^(T−1): the last power counts once. Three terms give what four give.
     """

@@ -10,7 +10,7 @@ from scipy import stats
 
 from spectra.analysis.tables.spectral import kind_of, layer_of, measure_matrix, measure_vector
 from spectra.linalg.decompositions.basis import decompose
-from spectra.linalg.nulls.distributions import joint_law, share_law
+from spectra.linalg.nulls.distributions import joint_share_distribution, share_distribution
 from spectra.linalg.nulls.haar_moments import haar_centroid, haar_diagonal_share
 from spectra.linalg.operators.basic import Dense, LowRank, Operator, RowScaled, Sum
 from tests import oracles, oracles_nulls
@@ -102,9 +102,9 @@ def test_p_values(name: str) -> None:
     shares = shares[: update.rank_bound] / shares.sum() if shares.sum() > 0 else np.array([math.nan])
     for row in measure_matrix(weight, decompose(weight), update).projection:
         k = row["k"]
-        law = {"left": share_law(k, 40, shares), "right": share_law(k, 72, shares)}
-        law["joint"] = joint_law(k, 40, 72, shares)
-        assert row["p"] == pytest.approx(law[row["side"]].p(row["share"]), rel=1e-4, abs=1e-8, nan_ok=True)
+        expected = {"left": share_distribution(k, 40, shares), "right": share_distribution(k, 72, shares)}
+        expected["joint"] = joint_share_distribution(k, 40, 72, shares)
+        assert row["p"] == pytest.approx(expected[row["side"]].p(row["share"]), rel=1e-4, abs=1e-8, nan_ok=True)
         # A share far from chance on either side has a small p, one beside its expectation a large one.
         if abs(row["z"]) > 6:
             assert row["p"] < 0.02

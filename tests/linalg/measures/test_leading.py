@@ -12,8 +12,8 @@ from spectra.linalg.measures.leading import (
     inner_product,
     leading,
     nonzero,
-    overlap,
     shared_spaces,
+    subspace_overlap,
 )
 from spectra.linalg.operators.basic import Dense, Difference, LowRank, Transposed
 from spectra.linalg.operators.kronecker_and_circulant import Kronecker
@@ -48,7 +48,7 @@ def test_leading_triplets_stop_at_the_rank() -> None:
 @pytest.mark.parametrize("scale", [1e-30, 1e-7, 1e20])
 def test_size_does_not_matter(scale: float) -> None:
     dense = matrix(30, 50, condition=100, seed=1)
-    assert overlap(leading(scale * dense, 8).u, leading(dense, 8).u) == pytest.approx(1, abs=1e-12)
+    assert subspace_overlap(leading(scale * dense, 8).u, leading(dense, 8).u) == pytest.approx(1, abs=1e-12)
 
 
 def test_inner_products_from_factors() -> None:
@@ -70,7 +70,7 @@ def test_shared_spaces_take_the_smaller_number_of_directions() -> None:
     x, y = leading(randn(40, 60, seed=1), 16), nonzero(LowRank(randn(40, 3, seed=2), randn(3, 60, seed=3)).svd())
     left, right, count = shared_spaces(x, y)
     assert count == 3
-    assert left == overlap(first(x, 3).u, y.u) and right == overlap(first(x, 3).v, y.v)
+    assert left == subspace_overlap(first(x, 3).u, y.u) and right == subspace_overlap(first(x, 3).v, y.v)
     assert math.isnan(shared_spaces(x, first(y, 0))[0])
 
 

@@ -61,7 +61,7 @@ def test_how_masks_meet() -> None:
     mask, visible = random_masks(0, 0.1, 0.3)
     m, v = mask.numpy(), visible.numpy()
     assert masks.density(mask) == m.mean()
-    assert masks.overlap(mask, visible) == (m & v).sum() / v.sum()
+    assert masks.visible_overlap(mask, visible) == (m & v).sum() / v.sum()
     assert masks.coverage(mask, visible) == (m & v).sum() / m.sum()
     assert masks.enrichment(mask, visible) == pytest.approx((m & v).sum() / v.sum() / m.mean())
     assert masks.jaccard(mask, visible) == (m & v).sum() / (m | v).sum()
@@ -70,7 +70,7 @@ def test_how_masks_meet() -> None:
 
 def test_empty_masks_are_undefined_and_not_zero() -> None:
     mask, empty = random_masks(0, 0.1, 0.0)
-    assert math.isnan(masks.overlap(mask, empty))
+    assert math.isnan(masks.visible_overlap(mask, empty))
     assert math.isnan(masks.coverage(empty, mask))
     assert math.isnan(masks.enrichment(empty, mask))
     assert math.isnan(masks.jaccard(empty, empty))

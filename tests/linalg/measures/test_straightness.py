@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from spectra.linalg.measures.straightness import Path, random_walk_straightness, straightness
+from spectra.linalg.measures.straightness import StreamedStraightness, random_walk_straightness, straightness
 from tests import oracles_relations as oracle
 from tests.builders import randn
 
@@ -23,7 +23,7 @@ def updates(kind: str) -> list[torch.Tensor]:
 def test_both_ways_are_the_least_squares_line(kind: str) -> None:
     given = updates(kind)
     flat = torch.stack([update.flatten() for update in given])
-    path = Path()
+    path = StreamedStraightness()
     # Inner products lose the square of how much farther the origin is than the path is long.
     error = 1e-6 if kind == "far" else 1e-10
     for count, (step, update) in enumerate(zip(STEPS, given, strict=True), start=1):
@@ -45,7 +45,7 @@ def test_a_walk_is_known_exactly() -> None:
 
 def test_nothing_moves_no_line() -> None:
     still = randn(4, 5, seed=1)
-    path = Path()
+    path = StreamedStraightness()
     assert all(math.isnan(path.add(step, still)) for step in (1, 2, 3))
     assert math.isnan(straightness([1, 2, 3], torch.full((3, 3), 7.0, dtype=torch.float64)))
     assert math.isnan(straightness([1, 2, 3], torch.zeros(3, 3, dtype=torch.float64)))
@@ -54,7 +54,7 @@ def test_nothing_moves_no_line() -> None:
 def test_what_is_added_stays_as_it_is() -> None:
     update = randn(4, 5, seed=1)
     kept = update.clone()
-    path = Path()
+    path = StreamedStraightness()
     path.add(0, update)
     path.add(1, randn(4, 5, seed=2))
     assert torch.equal(update, kept)

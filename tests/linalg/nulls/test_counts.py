@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from spectra.linalg.measures.rounding import boundary_distances, flipped_visibility, gaussian_visibility, round_to
-from spectra.linalg.nulls.counts import CountNull, Meeting, ratio_null
+from spectra.linalg.nulls.counts import CountNull, JaccardNull, ratio_null
 from spectra.linalg.nulls.haar_moments import Null
 from tests.builders import randn
 
@@ -77,7 +77,7 @@ def test_jaccard_of_two_independent_updates(fixed: bool) -> None:
             noise *= sd * math.sqrt(len(WEIGHT)) / torch.linalg.vector_norm(noise, dim=1, keepdim=True)
     else:  # without slopes nothing is taken out
         first, second = (first[0], torch.zeros_like(WEIGHT)), (second[0], torch.zeros_like(WEIGHT))
-    meeting = Meeting(len(WEIGHT))
+    meeting = JaccardNull(len(WEIGHT))
     meeting.add(first, second)
     a, b = (visible(noise) for noise in noises)
     agrees((a & b).sum(1) / (a | b).sum(1), meeting.jaccard())
@@ -86,7 +86,7 @@ def test_jaccard_of_two_independent_updates(fixed: bool) -> None:
 def test_equal_entries_may_be_counted_once() -> None:
     p = gaussian_visibility(*boundary_distances(WEIGHT[:5]), 1e-4)
     counts = torch.tensor([3.0, 1.0, 2.0, 5.0, 1.0], dtype=torch.float64)
-    once, each = Meeting(12), Meeting(12)
+    once, each = JaccardNull(12), JaccardNull(12)
     once.add(p, p, counts)
     repeated = (p[0].repeat_interleave(counts.long()), p[1].repeat_interleave(counts.long()))
     each.add(repeated, repeated)

@@ -8,13 +8,13 @@ from scipy import integrate, stats
 
 from spectra.linalg.nulls.distributions import (
     RESOLUTION,
-    Law,
+    Distribution,
     Pearson,
-    centroid_law,
-    diagonal_law,
-    joint_law,
+    centroid_distribution,
+    diagonal_share_distribution,
+    joint_share_distribution,
     powers_of,
-    share_law,
+    share_distribution,
 )
 from spectra.linalg.nulls.haar_exact import Moments
 from tests import oracles_nulls as oracle
@@ -28,8 +28,8 @@ KINDS = {
 }
 
 
-def moments_of(law: stats.rv_continuous) -> Moments:
-    mean, variance, skewness, excess = law.stats(moments="mvsk")
+def moments_of(distribution: stats.rv_continuous) -> Moments:
+    mean, variance, skewness, excess = distribution.stats(moments="mvsk")
     return Moments(float(mean), math.sqrt(variance), float(skewness), float(excess))
 
 
@@ -72,9 +72,9 @@ def test_type_four_takes_its_neighbour() -> None:
 def test_rank_one_laws_are_exact() -> None:
     left, right = stats.beta(1.5, 8.5), stats.beta(1.5, 12.5)
     x = np.array([1e-4, 0.01, 0.03, 0.1, 0.3])
-    np.testing.assert_allclose(share_law(3, 20, [1.0]).cdf(x), left.cdf(x), atol=1e-9)
+    np.testing.assert_allclose(share_distribution(3, 20, [1.0]).cdf(x), left.cdf(x), atol=1e-9)
     product = [integrate.quad(lambda b, at=at: left.pdf(b) * right.cdf(at / b), 0, 1, limit=200)[0] for at in x]
-    np.testing.assert_allclose(joint_law(3, 20, 28, [1.0]).cdf(x), product, atol=2e-3)
+    np.testing.assert_allclose(joint_share_distribution(3, 20, 28, [1.0]).cdf(x), product, atol=2e-3)
 
 
 SPECTRA = {
@@ -91,46 +91,46 @@ def test_p_values_of_random_orientations_are_uniform(name: str) -> None:
     energy = oracle.random_coordinates(p, shape, draws, seed=11)
     diagonal = np.trace(energy[:, :20, :20], axis1=1, axis2=2)
     index = np.arange(20)
-    cases: dict[str, tuple[Law, np.ndarray]] = {
-        "diagonal": (diagonal_law(*shape, p), diagonal),
-        "centroid": (centroid_law(20, powers_of(p)), energy.sum(2) @ index),
-        **{f"left {k}": (share_law(k, 20, p), energy[:, :k].sum((1, 2))) for k in (1, 2, 4, 10)},
-        **{f"right {k}": (share_law(k, 28, p), energy[:, :, :k].sum((1, 2))) for k in (1, 2, 4, 10)},
-        **{f"joint {k}": (joint_law(k, *shape, p), energy[:, :k, :k].sum((1, 2))) for k in (4, 10)},
-        "joint 1": (joint_law(1, *shape, p), energy[:120, 0, 0]),
+    cases: dict[str, tuple[Distribution, np.ndarray]] = {
+        "diagonal": (diagonal_share_distribution(*shape, p), diagonal),
+        "centroid": (centroid_distribution(20, powers_of(p)), energy.sum(2) @ index),
+        **{f"left {k}": (share_distribution(k, 20, p), energy[:, :k].sum((1, 2))) for k in (1, 2, 4, 10)},
+        **{f"right {k}": (share_distribution(k, 28, p), energy[:, :, :k].sum((1, 2))) for k in (1, 2, 4, 10)},
+        **{f"joint {k}": (joint_share_distribution(k, *shape, p), energy[:, :k, :k].sum((1, 2))) for k in (4, 10)},
+        "joint 1": (joint_share_distribution(1, *shape, p), energy[:120, 0, 0]),
     }
-    for case, (law, values) in cases.items():
-        found = 2 * np.minimum(law.cdf(values), law.sf(values))
-        assert law.p(float(values[0])) == pytest.approx(found[0])
+    for case, (distribution, values) in cases.items():
+        found = 2 * np.minimum(distribution.cdf(values), distribution.sf(values))
+        assert distribution.p(float(values[0])) == pytest.approx(found[0])
         assert stats.kstest(found, "uniform").pvalue > 1e-3, case
 
 
 def test_tails_keep_their_order() -> None:
-    law = joint_law(4, 64, 64, [0.6, 0.4])
+    distribution = joint_share_distribution(4, 64, 64, [0.6, 0.4])
     x = np.array([0.01, 0.05, 0.1, 0.2])
-    upper = law.sf(x)
+    upper = distribution.sf(x)
     assert (np.diff(upper) < 0).all()
-    np.testing.assert_allclose(law.cdf(x) + upper, 1, atol=1e-9)
-    assert law.p(0.9) == RESOLUTION
-    assert law.p(4**2 / 64**2) > 0.1
+    np.testing.assert_allclose(distribution.cdf(x) + upper, 1, atol=1e-9)
+    assert distribution.p(0.9) == RESOLUTION
+    assert distribution.p(4**2 / 64**2) > 0.1
 
 
 def test_what_has_no_spread_has_no_p() -> None:
-    for law in (
-        share_law(8, 8, [0.5, 0.5]),
-        share_law(3, 10, [0.1] * 10),
-        share_law(1, 1, [1.0]),
-        joint_law(1, 1, 1, [1.0]),
-        share_law(2, 10, [math.nan]),
-        joint_law(2, 10, 12, [math.nan, math.nan]),
-        diagonal_law(4, 6, [math.nan]),
-        centroid_law(1, (1.0, 1.0, 1.0)),
+    for distribution in (
+        share_distribution(8, 8, [0.5, 0.5]),
+        share_distribution(3, 10, [0.1] * 10),
+        share_distribution(1, 1, [1.0]),
+        joint_share_distribution(1, 1, 1, [1.0]),
+        share_distribution(2, 10, [math.nan]),
+        joint_share_distribution(2, 10, 12, [math.nan, math.nan]),
+        diagonal_share_distribution(4, 6, [math.nan]),
+        centroid_distribution(1, (1.0, 1.0, 1.0)),
     ):
-        assert math.isnan(law.p(0.5))
-    assert math.isnan(share_law(1, 10, [1.0]).p(math.nan))
+        assert math.isnan(distribution.p(0.5))
+    assert math.isnan(share_distribution(1, 10, [1.0]).p(math.nan))
 
 
 def test_a_side_that_is_wholly_chosen_leaves_the_other() -> None:
     x = np.array([0.05, 0.2, 0.5])
-    np.testing.assert_allclose(joint_law(1, 1, 9, [1.0]).cdf(x), stats.beta(0.5, 4).cdf(x), atol=1e-9)
-    np.testing.assert_allclose(joint_law(1, 9, 1, [1.0]).cdf(x), stats.beta(0.5, 4).cdf(x), atol=1e-9)
+    np.testing.assert_allclose(joint_share_distribution(1, 1, 9, [1.0]).cdf(x), stats.beta(0.5, 4).cdf(x), atol=1e-9)
+    np.testing.assert_allclose(joint_share_distribution(1, 9, 1, [1.0]).cdf(x), stats.beta(0.5, 4).cdf(x), atol=1e-9)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spectra.errors import CorruptFileError, UnsupportedMethodError
 from spectra.linalg.operators.basic import Dense, LowRank, Operator, RowScaled, Sum
-from spectra.linalg.operators.multiplicative import nothing
+from spectra.linalg.operators.multiplicative import zero_update
 from spectra.weights.readers.adapter import Adapter, Changes, Reader, per_module, refuse_options, require_shape
 from spectra.weights.readers.offset import Start
 from spectra.weights.storage.tensors import TensorStore
@@ -97,7 +97,7 @@ def _glora(adapter: Adapter, module: str, weight: Tensor) -> Operator:
         require_shape(adapter, module, weight, (factor.shape[0], factor.shape[1]))
         return Dense(weight * factor + _product(adapter, module, "glora_B.Xd", "glora_B.Xu", weight))
     if "glora_A.X" not in parts:
-        return nothing(weight)
+        return zero_update(weight)
     scale, shift = adapter.tensor(module, "glora_A.X").to(weight), adapter.tensor(module, "glora_B.X").to(weight)
     require_shape(adapter, module, weight, (None if scale.ndim == 1 else len(scale), None))
     rows = weight.shape[0]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from spectra.errors import CorruptFileError, UnsupportedMethodError
 from spectra.linalg.operators.basic import Difference, LowRank, Operator
-from spectra.linalg.operators.multiplicative import nothing
+from spectra.linalg.operators.multiplicative import zero_update
 from spectra.linalg.operators.rotations import cayley_minus_identity, neumann_minus_identity, skew_symmetric
 from spectra.weights.readers.adapter import Adapter, Changes, Reader, per_module, require_shape
 from spectra.weights.readers.offset import Start
@@ -136,7 +136,7 @@ def _osf(adapter: Adapter, base: TensorStore, module: str, weight: Tensor) -> Op
     # peft rounds the start to the dtype of the base.
     dtype, kept = base[f"{module}.weight"].dtype, min(weight.shape) - len(s)
     if not len(s):
-        return nothing(weight)
+        return zero_update(weight)
     triplets = torch.linalg.svd(weight.to("cpu", torch.float32), full_matrices=False)
     start_u, start_s, start_v = (part.to(dtype).to(weight) for part in triplets)
     return Difference(LowRank(u * s, v), LowRank(start_u[:, kept:] * start_s[kept:], start_v[kept:]))
