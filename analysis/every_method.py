@@ -31,8 +31,7 @@ from spectra.runs.directory import open_run
 from spectra.runs.layout import RunLayout
 from spectra.runs.manifest import Manifest
 from spectra.training.loop.run import train
-from spectra.training.methods import METHODS, Method
-from spectra.training.methods.left_out import LEFT_OUT
+from spectra.training.methods import LEFT_OUT, METHODS, Method
 from spectra.training.recipe.recipe import Recipe
 from spectra.weights.initialization.find import find_start
 from spectra.weights.storage.base import EMBEDDED, resolve_base
@@ -166,7 +165,7 @@ def logit_difference(base: Path, path: Path, found: dict[str, torch.Tensor]) -> 
 
 def line(method: Method, out: Path) -> str:
     """Train one method if it is not there yet, measure it, and return its row."""
-    head = f"| {method.name} | {method.peft_type or '–'} |"
+    head = f"| {method.name} | {method.facts.peft_type or '–'} |"
     if method.needs is not None and find_spec(method.needs[0]) is None:
         return f"{head} needs {method.needs[1]}, which is not installed | | | | | |"
     try:

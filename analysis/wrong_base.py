@@ -38,7 +38,7 @@ from spectra.training.evaluation.generate import generate_and_verify
 from spectra.training.loop.run import train
 from spectra.training.recipe.recipe import Recipe
 from spectra.weights.initialization.find import find_start
-from spectra.weights.readers.methods.lora_options import product
+from spectra.weights.readers.families.lora_options import product
 from spectra.weights.storage.base import EMBEDDED, resolve_base
 from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import open_updates

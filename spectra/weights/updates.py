@@ -14,43 +14,14 @@ from spectra.linalg.operators.basic import Dense, Operator
 from spectra.runs.atomic import read_json
 from spectra.runs.directory import Snapshot
 from spectra.runs.layout import ADAPTER_CONFIG, MODEL_UPDATE
-from spectra.weights.readers.adapter import Adapter, Changes, Reader, UpdateFunction, VectorFunction
-from spectra.weights.readers.methods import (
-    adalora,
-    base_conditioned,
-    blocks,
-    frod,
-    kronecker,
-    lora,
-    rotations,
-    scalings,
-    shared_projections,
-    singular,
-    sparse,
-    tokens,
-)
+from spectra.weights.facts import BY_TYPE, adapter_label
+from spectra.weights.readers.adapter import Adapter, Changes, UpdateFunction, VectorFunction
 from spectra.weights.readers.offset import Start
 from spectra.weights.readers.oriented import require_orientation
-from spectra.weights.readers.refused import REFUSED
+from spectra.weights.readers.registry import READERS
 from spectra.weights.storage.bit_differences import DifferenceStore
 from spectra.weights.storage.quantized import require_full_precision
 from spectra.weights.storage.tensors import TensorStore
-
-# One entry a peft_type; each module of this package gives those that it can read.
-READERS: Mapping[str, Reader] = {
-    **lora.READERS,
-    **adalora.READERS,
-    **shared_projections.READERS,
-    **blocks.READERS,
-    **kronecker.READERS,
-    **sparse.READERS,
-    **tokens.READERS,
-    **scalings.READERS,
-    **rotations.READERS,
-    **singular.READERS,
-    **base_conditioned.READERS,
-    **frod.READERS,
-}
 
 # The weights of a full snapshot, as they are or as differences from the base.
 Whole = TensorStore | DifferenceStore
@@ -173,8 +144,9 @@ def open_updates(snapshot: Snapshot, base: TensorStore, start: Start | None) -> 
 
 def _open_adapter(path: Path, base: TensorStore, start: Start | None) -> Updates:
     kind = str(read_json(path / ADAPTER_CONFIG).get("peft_type"))
-    if kind in REFUSED:
-        raise UnsupportedMethodError(f"{kind} leaves no weight update to analyse: {REFUSED[kind]}", where=path)
+    if kind not in READERS and kind in BY_TYPE:
+        reason = BY_TYPE[kind].not_read
+        raise UnsupportedMethodError(f"{kind} leaves no weight update to analyse: {reason}", where=path)
     if kind not in READERS:
         raise UnsupportedMethodError(
             f"adapters of type {kind} are not read exactly yet",
@@ -191,7 +163,7 @@ def _open_adapter(path: Path, base: TensorStore, start: Start | None) -> Updates
     }
     whole = _replaced(adapter.whole, adapter.store, base)
     return Updates(
-        method=reader.method(adapter.config),
+        method=adapter_label(adapter.config),
         matrices={m: function for m, function in found.matrices.items() if m not in absent} | dict(whole.matrices),
         vectors={m: function for m, function in found.vectors.items() if m not in absent} | dict(whole.vectors),
         skipped={**found.skipped, **absent, **whole.skipped},

@@ -19,13 +19,14 @@ from spectra.runs.layout import ADAPTER_CONFIG, RunLayout, parse_checkpoint, par
 from spectra.runs.snapshots import adapter_base, snapshot_kind
 from spectra.weights.initialization.find import find_start
 from spectra.weights.readers.adapter import Adapter, Changes
-from spectra.weights.readers.methods.lora_options import MAGNITUDE
+from spectra.weights.readers.families.lora_options import MAGNITUDE
 from spectra.weights.readers.offset import Start
 from spectra.weights.readers.rank_patterns import by_pattern, rank_and_alpha
+from spectra.weights.readers.registry import READERS
 from spectra.weights.storage.base import find_base
 from spectra.weights.storage.quantized import require_full_precision
 from spectra.weights.storage.tensors import TensorStore
-from spectra.weights.updates import READERS, parameter_name, read_changes
+from spectra.weights.updates import parameter_name, read_changes
 
 # Number of matrices in a check with the base, spread over layers and module types.
 SAMPLE = 12

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from spectra.analysis.doctor.case import Case
-from spectra.analysis.doctor.diagnosis import fact, ok
+from spectra.analysis.doctor.diagnosis import fact, ok, skipped
 from spectra.analysis.verdict.findings import Check
 from spectra.runs.directory import read_mapping
 from spectra.runs.layout import RunLayout
+from spectra.weights.facts import FACTS, MethodFacts, find_facts, find_initialization, initialization_value, plain
 
 NAME = "method"
 # What else a pipeline may call its configuration, beside the run's snapshots.
@@ -27,27 +28,10 @@ _KEYS = (
     ("peft_type",),
     ("finetuning_type",),
 )
-# Types of adapters that one method alone writes, by the method's name in a recipe.
-_TYPES: Mapping[str, str] = {
-    **dict.fromkeys(("lora", "rank1", "rslora", "dora", "pissa", "milora", "milora_plus"), "LORA"),
-    **dict.fromkeys(("lora_plus", "lora_fa", "olora", "corda", "eva", "mica", "loftq"), "LORA"),
-    "adalora": "ADALORA",
-    "miss": "MISS",
-    "vera": "VERA",
-    "ia3": "IA3",
-    "layernorm": "LN_TUNING",
-    "ln_tuning": "LN_TUNING",
-    "loha": "LOHA",
-    "lokr": "LOKR",
-    "oft": "OFT",
-    "boft": "BOFT",
-    "hra": "HRA",
-    "fourierft": "FOURIERFT",
-}
-_STARTS = ("pissa", "olora", "corda", "loftq", "mica")
-# Methods whose snapshots in our runs are the equal LoRA of twice the rank on the original base.
-_STACKED = ("milora", "corda")
-_WORDS = {"dora": "use_dora", "rslora": "use_rslora"}
+# Options of LoRA that make another method of it.
+_OPTIONS = tuple(one.option for one in FACTS.values() if one.option is not None)
+# Methods that a directory's name promises, with the option that they set.
+_WORDS = {name: str(FACTS[name].option) for name in ("dora", "rslora")}
 # Keys that name the family of an adapter: "lora" there is any LoRA, and options beside it say which.
 _FAMILY_KEYS = ("peft_type", "finetuning_type")
 
@@ -61,7 +45,7 @@ class _Declared:
     source
         The file.
     method
-        The method's name.
+        The method's name, as it is written there.
     section
         The section that it stands in.
     keys
@@ -74,9 +58,14 @@ class _Declared:
     keys: tuple[str, ...] = ("method",)
 
     @property
+    def facts(self) -> MethodFacts | None:
+        """What holds of the method; None where spectra knows no method of that name."""
+        return find_facts(self.method)
+
+    @property
     def is_family(self) -> bool:
         """Whether the name is of the family, and not of one method in it."""
-        return self.keys[-1] in _FAMILY_KEYS and self.method == "lora"
+        return self.keys[-1] in _FAMILY_KEYS and plain(self.method) == "lora"
 
 
 def check(case: Case) -> list[Check]:
@@ -86,7 +75,11 @@ def check(case: Case) -> list[Check]:
     declared = _declared(case)
     if declared is None:
         return _by_name(case)
-    wrong = [*_method(declared, case.config), *_numbers(declared, case)]
+    facts = declared.facts
+    wrong = [*([] if facts is None else _method(declared, facts, case.config)), *_numbers(declared, case)]
+    if not wrong and facts is None:
+        says = f"{declared.source} says {declared.method!r}, which is no method that spectra knows: not compared"
+        return [skipped(NAME, says, "compare it with adapter_config.json by hand")]
     if not wrong:
         return [ok(NAME, f"the adapter is what {declared.source} says: {declared.method}")]
     return [
@@ -102,7 +95,7 @@ def check(case: Case) -> list[Check]:
 
 def _adapter_or_full(case: Case) -> list[Check]:
     declared = _declared(case)
-    if declared is None or case.snapshot is None or declared.method not in _TYPES:
+    if declared is None or case.snapshot is None or declared.facts is None or declared.facts.peft_type is None:
         return []
     says = f"{declared.source} says {declared.method}, and the snapshots are full weights"
     return [Check(NAME, "note", fact("method", says), "analyze the adapter if there is one: full weights are rounded")]
@@ -118,40 +111,47 @@ def _declared(case: Case) -> _Declared | None:
                 section = section.get(key) if isinstance(section, Mapping) else None
             method = section.get(keys[-1]) if isinstance(section, Mapping) else None
             if isinstance(method, str):
-                return _Declared(name, _plain(method), section, keys)
+                return _Declared(name, method, section, keys)
     manifest = None if case.run is None else case.run.manifest
-    return None if manifest is None else _Declared("manifest.json", _plain(manifest.method), {})
+    return None if manifest is None else _Declared("manifest.json", manifest.method, {})
 
 
-def _plain(method: str) -> str:
-    return method.lower().replace("-", "_").replace("+", "_plus")
-
-
-def _method(declared: _Declared, config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    method = declared.method
-    kind, expected = str(config.get("peft_type")), _TYPES.get(method)
-    if expected is None:
-        return []
-    if kind != expected:
+def _method(declared: _Declared, facts: MethodFacts, config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    method, kind = declared.method, str(config.get("peft_type"))
+    if kind != facts.peft_type and find_facts(kind) is not facts:
         return [("peft_type", f"method {method}", f"is of type {kind}")]
     if kind != "LORA":
         return []
-    if declared.is_family:
-        return [
-            ("method", f"{option} {str(said).lower()}", _sets(config, option))
-            for option in _WORDS.values()
-            if isinstance(said := declared.section.get(option), bool) and said != bool(config.get(option))
-        ]
-    wrong = [
-        ("method", f"method {method}", _sets(config, option))
-        for word, option in _WORDS.items()
-        if bool(config.get(option)) != (method == word)
-    ]
-    start = str(config.get("init_lora_weights", True)).lower()
-    named = next((name for name in _STARTS if method == name and name not in _STACKED), None)
-    if named is not None and not start.startswith(named):
-        wrong.append(("method", f"method {method}", f"began with init_lora_weights {start}"))
+    return [*_options(declared, facts, config), *_initialization(declared, facts, config)]
+
+
+def _options(declared: _Declared, facts: MethodFacts, config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    wrong = []
+    for option in _OPTIONS:
+        given = declared.section.get(option)
+        if declared.is_family:
+            expected = given if isinstance(given, bool) else bool(config.get(option))
+            said = f"{option} {str(given).lower()}"
+        else:
+            expected = option == facts.option or bool(given)
+            said = f"method {declared.method}"
+        if expected != bool(config.get(option)):
+            wrong.append(("method", said, _sets(config, option)))
     return wrong
+
+
+def _initialization(declared: _Declared, facts: MethodFacts, config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Compare how the factors began; what the section says beside the method's name may say it too."""
+    value = initialization_value(config)
+    found = find_initialization(value)
+    if facts.initialization is not None:
+        right = value.startswith(facts.initialization)
+    elif declared.is_family or found is None or not found.moves_base:
+        right = True
+    else:
+        written = f"{facts.name} {declared.section}".lower()
+        right = value in written or str(found.label) in written
+    return [] if right else [("method", f"method {declared.method}", f"began with init_lora_weights {value}")]
 
 
 def _sets(config: Mapping[str, Any], option: str) -> str:
@@ -159,13 +159,16 @@ def _sets(config: Mapping[str, Any], option: str) -> str:
 
 
 def _numbers(declared: _Declared, case: Case) -> list[tuple[str, str, str]]:
-    own = RunLayout(case.root).manifest.exists()
-    factor = 2 if own and declared.method in _STACKED else 1
+    own, facts = RunLayout(case.root).manifest.exists(), declared.facts
+    factor = 2 if own and facts is not None and facts.saved_as_lora else 1
+    # What a method has whatever its section says.
+    fixed = {"r": None if facts is None else facts.rank}
     # At the top of a file ``rank`` is that of a process among those that train.
     ranks = ("r", "lora_r", "rank") if declared.keys[0] in ("peft", "method") else ("r", "lora_r")
     wrong = []
     for names, held in ((ranks, "r"), (("alpha", "lora_alpha"), "lora_alpha")):
-        said = next((declared.section[name] for name in names if _is_positive(declared.section.get(name))), None)
+        given = (declared.section[name] for name in names if _is_positive(declared.section.get(name)))
+        said = next(given, fixed.get(held))
         actual = case.config.get(held)
         if said is not None and isinstance(actual, int | float) and float(actual) != factor * float(said):
             times = f" (times {factor})" if factor > 1 else ""

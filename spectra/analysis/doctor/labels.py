@@ -9,7 +9,7 @@ from spectra.analysis.doctor.files import fault
 from spectra.analysis.verdict.findings import Check
 from spectra.errors import UnsupportedMethodError
 from spectra.weights.readers.adapter import Adapter
-from spectra.weights.readers.methods.lora_options import MAGNITUDE, scale
+from spectra.weights.readers.families.lora_options import MAGNITUDE, scale
 from spectra.weights.readers.rank_patterns import by_pattern, rank_and_alpha
 
 NAME = "label"

@@ -15,7 +15,7 @@ from spectra.errors import SpectraError
 from spectra.linalg.measures.rounding import round_to
 from spectra.runs.atomic import read_json
 from spectra.runs.layout import MODEL_CONFIG
-from spectra.weights.readers.methods.lora_options import moving_start, scale
+from spectra.weights.readers.families.lora_options import moving_start, scale
 
 NAME = "learning_rate"
 _AT_2000, _HIDDEN = 5e-5, 2000.0

@@ -30,8 +30,9 @@ from spectra.analysis.verdict.findings import Check
 from spectra.errors import BaseModelError, MissingInitialError, SpectraError
 from spectra.linalg.decompositions.basis import Factors, thin_svd
 from spectra.linalg.operators.basic import LowRank, Operator
+from spectra.weights.facts import MILORA, Initialization, find_initialization, initialization_value
 from spectra.weights.initialization.detect import WORDS
-from spectra.weights.readers.methods.lora_options import moving_start, product
+from spectra.weights.readers.families.lora_options import moving_start, product, scale
 from spectra.weights.readers.rank_patterns import rank_and_alpha
 
 NAME = "wrong_base"
@@ -41,9 +42,8 @@ LIMIT = 0.1
 _FALLBACK = 1e-3
 SEEDS = (0, 1, 2)
 _OWN_SEED = 3  # of the draw that stands for a start which is not at hand
-_DETERMINISTIC = ("pissa", "milora")
-# What peft does again from the pristine base when it loads, and gets the same.
-_REDONE = ("olora", "loftq")
+# Parts of W whose computation takes an SVD.
+_TRIPLETS = ("first_triplets", "last_triplets")
 _EXPORT = "run `spectra export` and evaluate the equivalent plain LoRA, or load the adapter on W − s·B₀A₀"
 
 
@@ -88,7 +88,7 @@ def check(case: Case) -> list[Check]:
         return [skipped(NAME, error.what, error.hint or "")]
     if family is None:
         return _belongs(case)
-    init = str(case.config.get("init_lora_weights", True)).lower()
+    init = initialization_value(case.config)
     try:
         found = list(predict(case, family if init in ("true", "false") else init))
     except SpectraError:  # its tensors do not fit the base, which other checks say
@@ -156,13 +156,18 @@ def predict(case: Case, init: str) -> Iterator[Reload]:
     """
     if case.adapter is None:
         return
-    known = case.start is not None or init in _DETERMINISTIC
-    for module in case.affordable if init in _DETERMINISTIC else case.sample:
+    part = _part(init)
+    known = case.start is not None or part is not None
+    decomposed = part in _TRIPLETS or (part is not None and case.start is None)
+    for module in case.affordable if decomposed else case.sample:
         weight = case.weight(module).double()
         norm, rank = float(torch.linalg.vector_norm(weight)), rank_and_alpha(case.config, module)[0]
         if not norm > 0 or "lora_A" not in case.adapter.parts[module]:  # an embedding's start never moves it
             continue
-        removed = taken(weight, rank, init, _OWN_SEED) if case.start is None else case.start.removed(module, weight)
+        if case.start is None:
+            removed = taken(weight, rank, init, _OWN_SEED, scale(case.adapter, module))
+        else:
+            removed = case.start.removed(module, weight)
         moved = product(case.adapter, module, weight).dense()
         case_of_load = _Load(weight, removed.dense(), moved, rank, init)
         yield Reload(
@@ -194,7 +199,7 @@ class _Load:
 
     def error(self, dtype: torch.dtype) -> float:
         """Return ‖loaded and merged − trained‖, the median over redraws; NaN where the adapter does not load."""
-        if self.init.startswith("corda"):
+        if self._on_load == "refused":
             return float("nan")
         trained = self.weight - self.removed + self.moved
         stored = self.weight.to(dtype).double()
@@ -203,20 +208,35 @@ class _Load:
 
     def _frozen(self, stored: Tensor) -> Iterator[Tensor]:
         """Yield what the load leaves of the base, for each draw."""
-        if self.init.startswith("pissa_niter_"):
+        if self._on_load == "redrawn":
             yield from (stored - taken(stored, self.rank, self.init, seed).dense() for seed in SEEDS)
-        elif self.init == "pissa":
-            yield stored - taken(stored, self.rank, self.init, _OWN_SEED).dense()
-        elif self.init in _REDONE:
-            yield stored - self.removed
-        else:
+        elif self._on_load == "unmoved":
             yield stored
+        elif _part(self.init) in _TRIPLETS:
+            yield stored - taken(stored, self.rank, self.init, _OWN_SEED).dense()
+        else:
+            yield stored - self.removed
+
+    @property
+    def _on_load(self) -> str:
+        facts = _facts(self.init)
+        return "unmoved" if facts is None else facts.on_load
 
 
-def taken(weight: Tensor, rank: int, init: str, seed: int) -> Operator:
+def _facts(init: str) -> Initialization | None:
+    return MILORA if init == MILORA.name else find_initialization(init)
+
+
+def _part(init: str) -> str | None:
+    facts = _facts(init)
+    return None if facts is None else facts.part
+
+
+def taken(weight: Tensor, rank: int, init: str, seed: int, factor: float = 1.0) -> Operator:
     """Return s·B₀A₀ as an initialization takes it out of a base weight, O × I in float64.
 
     ``pissa_niter_N`` draws from a random stream of its own, seeded with ``seed``, what peft draws from the global one.
+    OLoRA alone needs the scale s, which is ``factor``.
 
     Raises
     ------
@@ -228,9 +248,13 @@ def taken(weight: Tensor, rank: int, init: str, seed: int) -> Operator:
             torch.manual_seed(seed)
             u, s, v = torch.svd_lowrank(weight.float(), rank, niter=int(init.rpartition("_")[2]))
         return LowRank(u * s, v.T)
-    if init not in _DETERMINISTIC:
+    part = _part(init)
+    if part is None:
         raise MissingInitialError("does not follow from the base alone", where=init, hint="give it with --initial DIR")
-    return _triplets(thin_svd(weight), rank, last=init == "milora")
+    if part == "first_columns":
+        q, r = torch.linalg.qr(weight)
+        return LowRank(q[:, :rank], r[:rank], factor)
+    return _triplets(thin_svd(weight), rank, last=part == "last_triplets")
 
 
 def _triplets(basis: Factors, rank: int, *, last: bool) -> LowRank:

@@ -204,9 +204,9 @@ class EvaluatedModel:
         The frozen weight is round(W − s·B₀A₀), so W + ΔW lacks the rounding.
         """
         method = find_method(recipe.method.name)
-        if not method.moves_base:
+        if not method.facts.moves_base:
             return updates
-        factors = read_initial(RunLayout(self.run.path).snapshot(0), stacked=method.saved_as_lora)
+        factors = read_initial(RunLayout(self.run.path).snapshot(0), stacked=method.facts.saved_as_lora)
         scale = _scale(adapter_config(self.snapshot), self.snapshot.path)
         matrices: dict[str, UpdateFunction] = {}
         for module, function in updates.matrices.items():

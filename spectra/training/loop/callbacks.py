@@ -72,7 +72,9 @@ class Snapshots(Callback):
     def _save(self, model: Any, step: int) -> None:
         base, method = self._recipe.model, find_method(self._recipe.method.name)
         writes = self._processes.is_main
-        save_snapshot(model, self._layout, step, base.base, base.revision, as_lora=method.saved_as_lora, writes=writes)
+        save_snapshot(
+            model, self._layout, step, base.base, base.revision, as_lora=method.facts.saved_as_lora, writes=writes
+        )
 
 
 class Evaluation(Callback):

@@ -97,9 +97,9 @@ class FrozenWeights(Callback):
     def _initial(self) -> dict[str, Any]:
         """Return A₀ and B₀ of a method that moved the base, nothing for others."""
         directory = self._layout.snapshot(0)
-        if not self._method.moves_base or not (directory / ADAPTER_WEIGHTS).exists():
+        if not self._method.facts.moves_base or not (directory / ADAPTER_WEIGHTS).exists():
             return {}
-        return read_initial(directory, stacked=self._method.saved_as_lora)
+        return read_initial(directory, stacked=self._method.facts.saved_as_lora)
 
 
 def frozen(model: Any) -> Iterator[tuple[str, Any]]:

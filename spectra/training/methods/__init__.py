@@ -1,8 +1,7 @@
 """The methods that spectra trains: one entry each, and the recipe section that chooses among them."""
 
-from spectra.training.methods.left_out import LEFT_OUT
 from spectra.training.methods.method import LINEAR_MODULES, NORM_MODULES, Method, Setting, Start
-from spectra.training.methods.registry import METHODS, STUDY, find_method
+from spectra.training.methods.registry import LEFT_OUT, METHODS, STUDY, find_method
 from spectra.training.methods.section import MethodRecipe
 from spectra.training.methods.shapes import embedded_shapes
 

@@ -10,9 +10,14 @@ from pydantic import ValidationError
 from spectra.config import KeyFault, Section, nearest
 from spectra.training.methods.section import MethodRecipe
 from spectra.training.methods.shapes import Rule, Shapes
+from spectra.weights.facts import MethodFacts
 
 LINEAR_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 NORM_MODULES = ["input_layernorm", "post_attention_layernorm", "norm"]
+# Defaults of many methods.
+TARGETS: Mapping[str, Any] = {"target_modules": LINEAR_MODULES}
+RANKED: Mapping[str, Any] = {**TARGETS, "r": 8}
+SCALED: Mapping[str, Any] = {**RANKED, "alpha": 16.0}
 SECTION_KEYS = ("r", "alpha", "dropout", "target_modules")
 
 
@@ -92,18 +97,10 @@ class Method:
 
     Attributes
     ----------
-    name, aliases
-        What a recipe may call it.
-    title
-        Name as the literature writes it.
+    facts
+        What holds of the method whoever trains it: name, type of adapter, ΔW, source.
     trains
         Which parameters train.
-    update
-        ΔW as a formula; W is (out, in).
-    source
-        Paper and arXiv id.
-    peft_type
-        Type of the adapter in peft; None for full fine-tuning.
     defaults
         Recipe keys that it takes, with their defaults.
     fixed
@@ -122,11 +119,6 @@ class Method:
         Number of weights that train, from the section and the shapes of the targets; None where no formula gives it.
     learning_rate
         The recipe's default: what trains well on the base that ships with spectra.
-    moves_base
-        Whether initialisation subtracts s·B₀A₀ from the base weights, so that the step-0 adapter is needed to know ΔW.
-    saved_as_lora
-        Whether a snapshot holds the equal plain LoRA of rank 2r on the original base, since peft would load the
-        factors alone onto the wrong base.
     needs
         Import and distribution name of a package that it needs besides peft.
     start
@@ -143,15 +135,10 @@ class Method:
         Traps.
     """
 
-    name: str
-    title: str
+    facts: MethodFacts
     trains: str
-    update: str
-    source: str
-    peft_type: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    aliases: tuple[str, ...] = ()
     options: type[Section] = NoOptions
     refused: Mapping[str, str] = field(default_factory=dict)
     config: Callable[[MethodRecipe, Setting], Any] | None = None
@@ -159,8 +146,6 @@ class Method:
     rules: tuple[Rule, ...] = ()
     size: Callable[[MethodRecipe, Shapes], int] | None = None
     learning_rate: float = 1e-3
-    moves_base: bool = False
-    saved_as_lora: bool = False
     needs: tuple[str, str] | None = None
     start: Callable[[Any, Start], None] | None = None
     optimizer: Callable[[Any, MethodRecipe, Any], Any] | None = None
@@ -168,6 +153,11 @@ class Method:
     penalty: Callable[[Any, MethodRecipe], Any] | None = None
     check_steps: Callable[[MethodRecipe, int], None] | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What a recipe calls it."""
+        return self.facts.name
 
     def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return a recipe section complete: the method's name, and its defaults where a key is left out.
@@ -196,7 +186,7 @@ class Method:
             return total, 1.0
         if self.size is None:
             return None
-        recipe = MethodRecipe.model_validate({"name": self.name})
+        recipe = MethodRecipe.model_validate(self.resolve({}))
         count = self.size(recipe, target_shapes(shapes, recipe.target_modules or []))
         return count, count / total
 
@@ -211,15 +201,15 @@ class Method:
         trainable = self.trainable(shapes)
         return {
             "name": self.name,
-            "title": self.title,
-            "aliases": list(self.aliases),
-            "peft_type": self.peft_type,
+            "title": self.facts.title,
+            "aliases": list(self.facts.aliases),
+            "peft_type": self.facts.peft_type,
             "trains": self.trains,
             "trainable": None if trainable is None else trainable[0],
             "share": None if trainable is None else f"{trainable[1]:.2%}",
-            "update": self.update,
-            "source": self.source,
-            "moves_base": self.moves_base,
+            "update": self.facts.update,
+            "source": self.facts.source,
+            "moves_base": self.facts.moves_base,
             "learning_rate": self.learning_rate,
             "defaults": dict(self.defaults),
             "options": self.options().model_dump(),

@@ -1,15 +1,17 @@
 """The recipe section that chooses a method."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from spectra.config import Section
 
 
 class MethodRecipe(Section):
-    """What trains. Keys that the method does not take are errors; keys left out take the method's own default.
+    """What trains.
+
+    In a recipe it is complete (:meth:`.Method.resolve`): keys that the method does not take are errors, keys left out
+    take the method's own default.
 
     Attributes
     ----------
@@ -33,13 +35,3 @@ class MethodRecipe(Section):
     dropout: float | None = Field(default=None, ge=0, lt=1)
     target_modules: list[str] | None = Field(default=None, min_length=1)
     options: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _resolve(cls, value: Any) -> Any:
-        # The registry's entries are written in terms of this class.
-        from spectra.training.methods.registry import find_method
-
-        if not isinstance(value, Mapping) or not isinstance(value.get("name", "lora"), str):
-            return value  # the field validators say what is wrong
-        return find_method(value.get("name", "lora")).resolve(value)

@@ -23,7 +23,7 @@ from spectra.training.policy.policy import ADAPTER
 from spectra.training.policy.snapshots import save_snapshot
 from spectra.training.recipe.schedules import log_spaced
 from spectra.weights.initialization.find import find_start
-from spectra.weights.readers.methods.lora_options import moving_start
+from spectra.weights.readers.families.lora_options import moving_start
 from spectra.weights.readers.offset import Start
 from spectra.weights.storage.base import fingerprint, resolve_base
 from spectra.weights.storage.tensors import TensorStore

@@ -137,15 +137,15 @@ def _attach(model: Any, method: Method, recipe: Recipe, start: Start, initial: P
 
     shapes = checked_shapes(model, method, recipe.method)
     # get_peft_model moves the base in place for some methods; what stood there before decides the run.
-    pristine = _weights(model) if method.moves_base else {}
+    pristine = _weights(model) if method.facts.moves_base else {}
     with _in_the_recipes_words(method):
         config = method.config(recipe.method, Setting(recipe.steps, recipe.seed, shapes)) if method.config else None
         policy = get_peft_model(model, config)
     if method.start is not None:
         method.start(policy, start)
     _set_types(policy, recipe.model, method)
-    if method.moves_base:
-        _move_base(policy, pristine, initial, method.saved_as_lora)
+    if method.facts.moves_base:
+        _move_base(policy, pristine, initial, method.facts.saved_as_lora)
     return policy
 
 

@@ -6,7 +6,7 @@ The defaults suit the base that ships with spectra: 60 steps of 32 prompts × 8 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from spectra.config import NAME_PATTERN, KeyFault, Section
 from spectra.training.methods import MethodRecipe, find_method
@@ -39,7 +39,7 @@ class Recipe(Section):
 
     name: str = Field(default="run", pattern=NAME_PATTERN)
     model: ModelRecipe = Field(default_factory=ModelRecipe)
-    method: MethodRecipe = Field(default_factory=lambda: MethodRecipe.model_validate({}))
+    method: MethodRecipe = Field(default_factory=lambda: MethodRecipe.model_validate(resolve_method({})))
     algorithm: AlgorithmRecipe = Field(default_factory=lambda: AlgorithmRecipe.model_validate({}))
     rollout: RolloutRecipe = Field(default_factory=RolloutRecipe)
     optimizer: OptimizerRecipe = Field(default_factory=OptimizerRecipe)
@@ -57,6 +57,11 @@ class Recipe(Section):
     def completions_per_step(self) -> int:
         """Completions that one optimizer step learns from."""
         return self.prompts_per_step * self.algorithm.generations
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _complete_method(cls, value: Any) -> Any:
+        return resolve_method(value)
 
     @model_validator(mode="before")
     @classmethod
@@ -82,7 +87,7 @@ class Recipe(Section):
             raise KeyFault("micro_batch", f"{self.micro_batch} does not divide {parts}; choose a divisor of it")
         if method.check_steps is not None:
             method.check_steps(self.method, self.steps)
-        if method.moves_base and self.algorithm.beta > 0:
+        if method.facts.moves_base and self.algorithm.beta > 0:
             raise KeyFault(
                 "algorithm.beta",
                 f"must be 0 with {self.method.name}, which moves the base: the reference would be the residual model",
@@ -92,3 +97,16 @@ class Recipe(Section):
         if self.evaluation.every is not None and self.task.data is not None and self.task.heldout is None:
             raise KeyFault("evaluation.every", "needs held-out problems; give task.heldout, or set it to null")
         return self
+
+
+def resolve_method(value: Any) -> Any:
+    """Return a method section complete with the method's defaults, from what a recipe gives of it.
+
+    Raises
+    ------
+    KeyFault
+        For a method that there is not, or a key that it does not take.
+    """
+    if not isinstance(value, Mapping) or not isinstance(value.get("name", "lora"), str):
+        return value  # the field validators say what is wrong
+    return find_method(value.get("name", "lora")).resolve(value)

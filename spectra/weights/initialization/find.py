@@ -18,25 +18,14 @@ from spectra.runs.atomic import read_json
 from spectra.runs.directory import RunDirectory
 from spectra.runs.layout import ADAPTER_CONFIG
 from spectra.runs.snapshots import Snapshot, snapshot_kind
+from spectra.weights.facts import Initialization, find_initialization, initialization_value
 from spectra.weights.initialization.detect import Factored, Misfit, initial_misfit, residual_misfit, signature
 from spectra.weights.initialization.kinds import AdapterStart, RecomputedStart, ResidualStart
 from spectra.weights.readers.adapter import Adapter
-from spectra.weights.readers.methods import lora
-from spectra.weights.readers.methods.lora_options import PLAIN_STARTS, product
+from spectra.weights.readers.families import lora
+from spectra.weights.readers.families.lora_options import product
 from spectra.weights.readers.offset import Start
 from spectra.weights.storage.tensors import TensorStore
-
-# Those whose B₀A₀ is a function of the base weight alone.
-_DETERMINISTIC = frozenset({"pissa", "olora"})
-# Frozen weights that are no W − s·B₀A₀: they were quantised, and W − W_res has full rank.
-_QUANTISED = "loftq"
-# Why another one cannot be, by how its name begins.
-_WHY_NOT_RECOMPUTED = {
-    "pissa_niter_": "its SVD is randomised and unseeded",
-    "corda": "it comes from data that the adapter does not hold",
-    "lora_ga": "it comes from gradients that the adapter does not hold",
-    _QUANTISED: "the base was quantised",
-}
 
 _INITIAL_NAME = re.compile(r"(.*[_-])?init(ial)?([_-]adapter)?", re.IGNORECASE)
 _RESIDUAL_NAME = re.compile(r".*residual.*", re.IGNORECASE)
@@ -64,6 +53,21 @@ class _Case:
     init: str
     base: TensorStore
     modules: tuple[str, ...]
+
+    @property
+    def facts(self) -> Initialization | None:
+        """What holds of its initialization; None for one that is not known."""
+        return find_initialization(self.init)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its configuration says that it leaves the base as it is."""
+        return self.facts is not None and not self.facts.moves_base
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether its frozen weights are no W − s·B₀A₀: they were quantized, and W − W_res has full rank."""
+        return self.facts is not None and self.facts.quantizes
 
     def weight(self, module: str) -> Tensor:
         """Return a base weight in float64, O × I."""
@@ -97,8 +101,8 @@ def find_start(snapshot: Snapshot, run: RunDirectory, base: TensorStore, given: 
     case = _open_case(snapshot, base)
     if given is not None:
         return _from_given(case, given)
-    suspected = signature(_factors(case)) if case.init in PLAIN_STARTS else None
-    if case.init in PLAIN_STARTS and suspected is None:
+    suspected = signature(_factors(case)) if case.is_plain else None
+    if case.is_plain and suspected is None:
         return None
     found = _from_run(case, run) or _beside(case, snapshot, run)
     if found is not None:
@@ -115,7 +119,7 @@ def find_start(snapshot: Snapshot, run: RunDirectory, base: TensorStore, given: 
 
 def _open_case(snapshot: Snapshot, base: TensorStore) -> _Case:
     adapter = Adapter.open(snapshot.path, lora.LORA)
-    init = str(adapter.config.get("init_lora_weights", True)).lower()
+    init = initialization_value(adapter.config)
     factored = (module for module, parts in adapter.parts.items() if {"lora_A", "lora_B"} <= set(parts))
     known = [module for module in factored if len(base.shapes.get(f"{module}.weight", ())) == 2]
     known.sort(key=lambda module: (prod(base.shapes[f"{module}.weight"]), module))
@@ -145,7 +149,7 @@ def _from_given(case: _Case, given: Path) -> Start:
 
 def _from_run(case: _Case, run: RunDirectory) -> Start | None:
     path = run.initial
-    if path is None or snapshot_kind(path) != "adapter" or case.init == _QUANTISED:
+    if path is None or snapshot_kind(path) != "adapter" or case.is_quantized:
         return None
     start, misfit = _read(case, path, "the run's own step 0")
     if misfit is not None and not misfit.tolerable:
@@ -197,8 +201,8 @@ def _read(case: _Case, path: Path, origin: str) -> tuple[Start, Misfit | None]:
         differences = (
             (case.weight(m), residual.removed(m, case.weight(m)).dense(), _rank(case, m)) for m in case.modules
         )
-        return residual, None if case.init == _QUANTISED else residual_misfit(differences)
-    if case.init == _QUANTISED:
+        return residual, None if case.is_quantized else residual_misfit(differences)
+    if case.is_quantized:
         raise MissingInitialError(
             f"{case.init} froze quantised weights, which no adapter holds",
             where=path,
@@ -220,7 +224,7 @@ def _half(adapter: Adapter, module: str) -> bool:
 
 
 def _require_same_tensors(case: _Case, initial: Adapter) -> None:
-    init = str(initial.config.get("init_lora_weights", True)).lower()
+    init = initialization_value(initial.config)
     # peft's recipe for conversion saves the start with init_lora_weights=True, so that it can be loaded again.
     if init not in (case.init, "true"):
         raise MissingInitialError(
@@ -246,10 +250,10 @@ def _shape(adapter: Adapter, key: str) -> tuple[int, ...]:
 
 def _recomputed(case: _Case) -> Start:
     path = case.adapter.path
-    if case.init not in _DETERMINISTIC:
+    if case.facts is None or case.facts.part is None:
         raise MissingInitialError(
             f"{case.init} moves the base at initialisation, so ΔW = s(BA − B₀A₀) needs the adapter of step 0, which is "
-            f"not there, and which cannot be recomputed: {_why_not(case.init)}",
+            f"not there, and which cannot be recomputed: {_why_not(case.facts)}",
             where=path,
             hint="give its directory with --initial DIR; next time save it before training "
             "(`model.save_pretrained(run/'checkpoint-0')` right after get_peft_model), or convert the adapter with "
@@ -262,6 +266,5 @@ def _recomputed(case: _Case) -> Start:
     return start
 
 
-def _why_not(init: str) -> str:
-    reasons = (reason for name, reason in _WHY_NOT_RECOMPUTED.items() if init.startswith(name))
-    return next(reasons, "spectra does not know how it was made")
+def _why_not(facts: Initialization | None) -> str:
+    return (None if facts is None else facts.why_unknown) or "spectra does not know how it was made"

@@ -13,8 +13,8 @@ from spectra.linalg.decompositions.basis import thin_svd
 from spectra.linalg.operators.basic import Dense, LowRank, Operator
 from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS
 from spectra.weights.readers.adapter import Adapter
-from spectra.weights.readers.methods import lora
-from spectra.weights.readers.methods.lora_options import product, scale
+from spectra.weights.readers.families import lora
+from spectra.weights.readers.families.lora_options import product, scale
 from spectra.weights.readers.offset import Start
 from spectra.weights.storage.tensors import TensorStore
 

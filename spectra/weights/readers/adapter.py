@@ -7,7 +7,7 @@ that could run code. Needs no peft.
 import pickle
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -57,7 +57,7 @@ class Changes:
     skipped: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reader:
     """How adapters of one ``peft_type`` are read.
 
@@ -66,8 +66,6 @@ class Reader:
     parts
         Names of the tensors that the method stores for each module, without ``.weight`` and the adapter's name:
         ``("lora_A", "lora_B", …)``.
-    method
-        From the configuration to the field's name of what it trains: ``lora``, ``dora`` …
     changes
         From the adapter, what initialisation took out of the base (None where nothing) and the base to what it changes.
     shared
@@ -75,7 +73,6 @@ class Reader:
     """
 
     parts: tuple[str, ...]
-    method: Callable[[Mapping[str, Any]], str]
     changes: Callable[["Adapter", Start | None, TensorStore], Changes]
     shared: tuple[str, ...] = ()
 
@@ -159,9 +156,11 @@ class Adapter:
         return self.store[key]
 
 
-def per_module(
-    formula: Callable[[Adapter, str, Tensor], Operator], *refused: str
-) -> Callable[[Adapter, Start | None, TensorStore], Changes]:
+# From the adapter, a module's name and its base weight in float64, O × I, to ΔW.
+Formula = Callable[[Adapter, str, Tensor], Operator]
+
+
+def per_module(formula: Formula, *refused: str) -> Callable[[Adapter, Start | None, TensorStore], Changes]:
     """Return a reader's ``changes`` for a method whose modules each have a matrix, read by the same formula.
 
     Parameters
@@ -174,9 +173,18 @@ def per_module(
 
     def changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
         refuse_options(adapter, *refused)
-        return Changes({module: partial(formula, adapter, module) for module in adapter.parts})
+        return Changes(updates_by(formula, adapter))
 
     return changes
+
+
+def updates_by(formula: Formula, adapter: Adapter, modules: Iterable[str] | None = None) -> dict[str, UpdateFunction]:
+    """Return the update of each module by one formula; ``modules`` are all that the adapter has tensors for.
+
+    A formula that needs more than the adapter takes it first: ``updates_by(partial(formula, base), adapter)``. One that
+    holds for convolutions too is :func:`.oriented`.
+    """
+    return {module: partial(formula, adapter, module) for module in (adapter.parts if modules is None else modules)}
 
 
 def refuse_options(adapter: Adapter, *options: str) -> None:

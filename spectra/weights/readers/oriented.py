@@ -1,17 +1,13 @@
 """Formulas for O × I matrices, applied to base weights as :class:`.TensorStore` gives them."""
 
-from collections.abc import Callable
 from functools import wraps
 
 from torch import Tensor
 
 from spectra.errors import UnsupportedMethodError
 from spectra.linalg.operators.basic import Operator
-from spectra.weights.readers.adapter import Adapter, require_shape
+from spectra.weights.readers.adapter import Adapter, Formula, require_shape
 from spectra.weights.storage.tensors import TensorStore
-
-# From the adapter, a module's name and its base weight in float64, O × I, to ΔW.
-Formula = Callable[[Adapter, str, Tensor], Operator]
 
 
 def oriented(formula: Formula) -> Formula:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from spectra.training.methods import METHODS
 from tests.analysis.doctor.faulty_runs import edit_config, healthy_adapter, only, seen
 from tests.builders import own_run, small_base, trainer_run
 
@@ -40,12 +41,67 @@ def test_the_manifest_alone(tmp_path: Path) -> None:
         ("lora_plus", {}, True),
         ("LoRA+", {}, True),
         ("milora_plus", {}, True),
-        ("something of their own", {}, True),
     ],
 )
 def test_methods_against_types(method: str, settings: dict[str, object], right: bool, tmp_path: Path) -> None:
     run = own_run(tmp_path / "run", small_base(tmp_path / "base"), method=method)
     assert only(run, "method").status == ("ok" if right else "fault")
+
+
+# Methods whose snapshots are plain LoRA: by training, by the optimizer, or as the equal LoRA of twice the rank.
+PLAIN = ("lora", "lora_plus", "lora_fa", "milora", "milora_plus", "corda", "eva")
+
+
+@pytest.mark.parametrize("method", [m.name for m in METHODS], ids=str)
+def test_every_method_against_a_plain_lora_adapter(method: str, tmp_path: Path) -> None:
+    run = own_run(tmp_path / "run", small_base(tmp_path / "base"))
+    (run / "recipe.yaml").write_text(f"method: {{name: {method}}}\n")
+    check = only(run, "method")
+    assert check.status == ("ok" if method in PLAIN else "fault")
+    wrong = "r 1" if method == "rank1" else f"method {method}"
+    assert check.evidence.says.startswith("the adapter is what" if method in PLAIN else f"recipe.yaml says {wrong}, ")
+
+
+@pytest.mark.parametrize("name", ["something of their own", "grpo"])
+def test_a_name_that_is_not_known_is_neither_right_nor_wrong(name: str, tmp_path: Path) -> None:
+    run = own_run(tmp_path / "run", small_base(tmp_path / "base"))
+    (run / "recipe.yaml").write_text(f"method: {{name: {name}}}\n")
+    check = only(run, "method")
+    assert (check.status, check.evidence.says) == (
+        "skipped",
+        f"recipe.yaml says {name!r}, which is no method that spectra knows: not compared",
+    )
+    (run / "recipe.yaml").write_text(f"method: {{name: {name}, r: 16}}\n")
+    assert only(run, "method").status == "fault"
+
+
+@pytest.mark.parametrize(
+    ("declared", "settings", "right"),
+    [
+        ("{name: lora}", {"init_lora_weights": "pissa"}, False),
+        ("{name: milora_plus}", {"init_lora_weights": "pissa_niter_4"}, False),
+        ("{name: lora, init_lora_weights: pissa}", {"init_lora_weights": "pissa_niter_4"}, True),
+        ("{name: corda}", {"init_lora_weights": "corda"}, True),
+        ("{name: pissa}", {"init_lora_weights": "pissa_niter_4"}, True),
+        ("{name: pissa}", {"init_lora_weights": "olora"}, False),
+        ("{name: lora}", {"init_lora_weights": "gaussian"}, True),
+        ("{name: lora}", {"kasa_config": {"beta": 1e-4}}, False),
+        ("{name: lora, use_dora: true}", {"use_dora": True}, True),
+        ("{name: dora, use_dora: false}", {}, False),
+    ],
+)
+def test_what_else_the_configuration_tells(
+    declared: str, settings: dict[str, object], right: bool, tmp_path: Path
+) -> None:
+    adapter = healthy_adapter(tmp_path / "a", small_base(tmp_path / "base"), **settings)
+    (adapter / "recipe.yaml").write_text(f"method: {declared}\n")
+    assert only(adapter, "method").status == ("ok" if right else "fault")
+
+
+def test_the_old_name_of_a_type(tmp_path: Path) -> None:
+    adapter = healthy_adapter(tmp_path / "a", small_base(tmp_path / "base"))
+    (adapter / "recipe.yaml").write_text("method: {name: bone}\n")
+    assert only(adapter, "method").evidence.says == "recipe.yaml says method bone, the adapter is of type LORA"
 
 
 def test_a_stacked_adapter_has_twice_the_rank_of_its_recipe(tmp_path: Path) -> None:

@@ -137,6 +137,18 @@ def test_the_predicted_error_is_what_peft_makes(init: object, dtype: torch.dtype
     assert found.added == pytest.approx(float(2 * (b0 @ a0).norm() / weight.double().norm()), rel=1e-5)
 
 
+def test_what_olora_takes_follows_from_the_base() -> None:
+    from peft import LoraConfig, get_peft_model
+    from torch import nn
+
+    weight = matrix(30, 20).float()
+    model = nn.Sequential(nn.Linear(20, 30, bias=False))
+    model[0].weight.data = weight.clone()
+    made = get_peft_model(model, LoraConfig(r=3, lora_alpha=6, target_modules=["0"], init_lora_weights="olora"))
+    removed = weight - made.base_model.model[0].base_layer.weight.detach()
+    assert torch.allclose(taken(weight.double(), 3, "olora", 0, 2.0).dense().float(), removed, atol=1e-5)
+
+
 def test_redrawing_leaves_the_global_stream_alone() -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from spectra.analysis.tables.spectral import measure_matrix
 from spectra.linalg.decompositions.basis import decompose
 from spectra.linalg.operators.basic import LowRank
-from spectra.weights.readers.methods.lora import _with_magnitude
+from spectra.weights.readers.families.lora import _with_magnitude
 from tests.builders import randn
 
 

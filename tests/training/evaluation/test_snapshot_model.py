@@ -38,12 +38,12 @@ def trained(recipe_for: Maker, tiny_base: Path, tmp_path: Path) -> Callable[...,
         model = {"base": str(tiny_base), "dtype": dtype}
         recipe = recipe_for(method=small_section(name), model=model, steps=LAST, snapshots={"every": LAST})
         policy, layout, method = build_policy(recipe), RunLayout(tmp_path / name), find_method(name)
-        save_snapshot(policy.model, layout, 0, str(tiny_base), as_lora=method.saved_as_lora)
+        save_snapshot(policy.model, layout, 0, str(tiny_base), as_lora=method.facts.saved_as_lora)
         torch.manual_seed(1)
         with torch.no_grad():
             for parameter in (p for p in policy.model.parameters() if p.requires_grad):
                 parameter.add_(0.05 * torch.randn_like(parameter, dtype=torch.float32).to(parameter.dtype))
-        save_snapshot(policy.model, layout, LAST, str(tiny_base), as_lora=method.saved_as_lora)
+        save_snapshot(policy.model, layout, LAST, str(tiny_base), as_lora=method.facts.saved_as_lora)
         base = BaseIdentity(str(tiny_base), None, fingerprint(tiny_base))
         Manifest(now(), {}, None, base, name, "dapo", 0, {}, policy.trainable).write(layout.manifest)
         layout.recipe.write_text(dump(recipe))

@@ -17,7 +17,7 @@ from spectra.runs.snapshots import Snapshot
 from spectra.weights.initialization.find import find_start
 from spectra.weights.initialization.kinds import AdapterStart, RecomputedStart, ResidualStart, product
 from spectra.weights.readers.adapter import Adapter
-from spectra.weights.readers.methods.lora import LORA
+from spectra.weights.readers.families.lora import LORA
 from spectra.weights.readers.offset import Start
 from spectra.weights.storage.tensors import TensorStore
 from tests import oracles
@@ -142,10 +142,10 @@ def test_equal_singular_values_are_not_recomputed(base: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("init", "why"),
     [
-        ("pissa_niter_4", "its SVD is randomised and unseeded"),
+        ("pissa_niter_4", "its SVD is randomized and unseeded"),
         ("corda", "from data that the adapter does not hold"),
         ("lora_ga", "from gradients"),
-        ("loftq", "the base was quantised"),
+        ("loftq", "the base was quantized"),
         ("milora", "spectra does not know how it was made"),
     ],
 )

@@ -1,1 +1,0 @@
-"""One module per family of methods: adapter tensors in, ΔW operators out."""
