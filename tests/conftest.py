@@ -6,7 +6,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+# A limit on the time of an example is one on the machine's other work.
+hypothesis.settings.register_profile("spectra", deadline=None)
+hypothesis.settings.load_profile("spectra")
 
 # Before torch is imported: two BLAS threads on two shared cores are slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

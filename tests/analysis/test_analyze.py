@@ -188,7 +188,7 @@ def test_trainer_runs_and_full_checkpoints(tmp_path: Path, base: Path) -> None:
     new = write_model(tmp_path / "full", {k: v + 1e-3 * randn(*v.shape).float() for k, v in old.items()})
     with pytest.raises(BaseModelError, match="does not say which base"):
         run_analysis(new, tmp_path)
-    full = run_analysis(new, tmp_path, base=str(base))
+    full = run_analysis(new, tmp_path, base=str(base), deep="none")
     assert full.verdict["coverage"]["text"] == "6/6 matrices, 0 skipped, and 2 vectors"
     vectors = full.tables.modules[full.tables.modules["in_features"].isna()]
     assert vectors["kind"].tolist() == ["input_layernorm"] * 2

@@ -85,12 +85,12 @@ def test_how_much_is_drawn(tmp_path: Path, base: Path, call: Call) -> None:
 
 def test_json_out_and_quiet(tmp_path: Path, base: Path, call: Call) -> None:
     run = trainer_run(tmp_path / "trl", base)
-    code, out, _ = call("analyze", run, "--json", "--out", tmp_path / "there")
+    code, out, _ = call("analyze", run, "--json", "--deep", "none", "--out", tmp_path / "there")
     found = json.loads(out)
     assert (code, found["coverage"]["analysed"]) == (0, 6)
     assert (tmp_path / "there" / "tables" / "modules.parquet").exists()
     assert not (run / "spectra").exists()
-    assert call("analyze", run, "--quiet") == (0, "", "")
+    assert call("analyze", run, "--quiet", "--deep", "none") == (0, "", "")
 
 
 def test_figures_and_report_draw_again_from_the_tables(tmp_path: Path, base: Path, call: Call) -> None:
@@ -176,7 +176,9 @@ def test_faults_are_one_line_with_the_hint(tmp_path: Path, base: Path, call: Cal
 
 def test_one_bad_run_does_not_stop_the_others(tmp_path: Path, base: Path, call: Call) -> None:
     one, two = own_run(tmp_path / "a" / "run", base), own_run(tmp_path / "b" / "run", base)
-    code, out, err = call("analyze", tmp_path / "absent", one, two, "--out", tmp_path / "out", "--json")
+    code, out, err = call(
+        "analyze", tmp_path / "absent", one, two, "--out", tmp_path / "out", "--json", "--deep", "none"
+    )
     assert code == 1 and "absent: no such directory" in err
     assert [row["run"] for row in json.loads(out)] == [str(one), str(two)]
     # Runs of the same name do not overwrite each other.
@@ -192,7 +194,7 @@ def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_cache(tmp_path: Path, base: Path, call: Call) -> None:
     assert "0 matrices" in call("cache")[1]
-    call("analyze", own_run(tmp_path / "run", base))
+    call("analyze", own_run(tmp_path / "run", base), "--deep", "none")
     assert f"{tmp_path / 'cache' / 'bases'}: 6 matrices" in call("cache")[1]
     assert "0 matrices, 0.0 MB" in call("cache", "--clear")[1]
 

@@ -45,7 +45,7 @@ def stage(scene: str) -> list[tuple[int, list[str]]]:
         )
         for rank in range(2)
     ]
-    said = [process.communicate(timeout=120)[0] for process in started]
+    said = [process.communicate()[0] for process in started]
     return [(process.returncode, text.splitlines()) for process, text in zip(started, said, strict=True)]
 
 

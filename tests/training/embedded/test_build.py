@@ -28,38 +28,44 @@ def shipped() -> tuple[object, object]:
     return AutoModelForCausalLM.from_pretrained(WEIGHTS), AutoTokenizer.from_pretrained(WEIGHTS)
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build a shrunken base once; asserts that the caller's random state stays as it was."""
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    where = tmp_path_factory.mktemp("built") / "base"
+    build(shrunken(), where)
+    assert torch.equal(torch.get_rng_state(), state)
+    return where
+
+
 def score(shipped, split: str, samples: int, temperature: float) -> list:
     arguments = {"samples": samples, "temperature": temperature, "max_new_tokens": 8, "seed": 1}
     return generate_and_verify(*shipped, problems(split), **arguments)
 
 
-def test_equal_settings_give_equal_bits(tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        build(shrunken(), tmp_path / name)
-    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+def test_equal_settings_give_equal_bits(built: Path, tmp_path: Path) -> None:
+    build(shrunken(), tmp_path / "second")
+    first, second = (load_file(where / "model.safetensors") for where in (built, tmp_path / "second"))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == sorted(p.name for p in WEIGHTS.iterdir())
+    assert sorted(path.name for path in built.iterdir()) == sorted(p.name for p in WEIGHTS.iterdir())
 
 
-def test_the_seed_and_the_steps_matter(tmp_path: Path) -> None:
-    build(shrunken(), tmp_path / "base")
+def test_the_seed_and_the_steps_matter(built: Path, tmp_path: Path) -> None:
     build(shrunken(seed=1), tmp_path / "seed")
     build(shrunken(steps=4), tmp_path / "steps")
-    base, seed, steps = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "seed", "steps"))
+    found = (built, tmp_path / "seed", tmp_path / "steps")
+    base, seed, steps = (load_file(where / "model.safetensors") for where in found)
     assert not torch.equal(base["lm_head.weight"], seed["lm_head.weight"])
     assert not torch.equal(base["lm_head.weight"], steps["lm_head.weight"])
 
 
-def test_a_built_directory_loads_and_says_how_it_was_made(tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    state = torch.get_rng_state()
-    build(shrunken(), tmp_path / "base")
-    assert torch.equal(torch.get_rng_state(), state)
-    model, tokenizer = (kind.from_pretrained(tmp_path / "base") for kind in (AutoModelForCausalLM, AutoTokenizer))
+def test_a_built_directory_loads_and_says_how_it_was_made(built: Path) -> None:
+    model, tokenizer = (kind.from_pretrained(built) for kind in (AutoModelForCausalLM, AutoTokenizer))
     assert model.config.vocab_size == len(tokenizer)
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
-    words = (tmp_path / "base" / "PROVENANCE.md").read_text()
+    words = (built / "PROVENANCE.md").read_text()
     assert f"{model.num_parameters():,} parameters" in words
     assert json.loads(words.split("```json")[1].split("```")[0])["skill"]["steps"] == 3
 

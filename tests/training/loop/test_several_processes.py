@@ -64,7 +64,7 @@ def launch(recipes: dict[Path, Recipe], config: str, *options: str) -> str:
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     command = [*launcher, "--num_processes", "2", str(SCRIPT), *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
