@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Files and folders whose language is checked. Still to come: spectra/weights, runs, training.
+# Files and folders whose language is checked. Still to come: spectra/weights, training.
 COVERED = (
     "README.md",
     "CONTRIBUTING.md",
@@ -20,12 +20,14 @@ COVERED = (
     "spectra/commands",
     "spectra/figures",
     "spectra/linalg",
+    "spectra/runs",
+    "spectra/statistics",
     "spectra/api.py",
     "spectra/cli.py",
     "spectra/config.py",
     "spectra/errors.py",
 )
-SUFFIXES = {".py", ".md"}
+SUFFIXES = {".py", ".md", ".yaml"}
 
 BRITISH = (
     r"analys(?:e|ed|er|ing)\b",

@@ -16,7 +16,7 @@ def metrics(name: str | None = None) -> list[dict[str, Any]]:
     Returns
     -------
     list[dict[str, Any]]
-        One entry per metric, with the fields of :class:`spectra.runs.catalogue.Metric`; ``aliases`` maps each
+        One entry per metric, with the fields of :class:`spectra.runs.catalog.Metric`; ``aliases`` maps each
         other name to the tool that uses it and how it differs. A name that occurs in several tables returns several
         entries.
 
@@ -26,7 +26,7 @@ def metrics(name: str | None = None) -> list[dict[str, Any]]:
         If no metric has that name; the hint names the nearest.
     """
     from spectra.errors import UsageError
-    from spectra.runs.catalogue import METRICS, find
+    from spectra.runs.catalog import METRICS, find
 
     found = METRICS if name is None else find(name)
     if not found:
@@ -49,7 +49,7 @@ def lines(metric: Mapping[str, Any]) -> Iterator[str]:
 def _nearest(name: str) -> str:
     from difflib import get_close_matches
 
-    from spectra.runs.catalogue import METRICS
+    from spectra.runs.catalog import METRICS
 
     known = sorted({known for metric in METRICS for known in metric.names()})
     near = get_close_matches(name, known, n=1)

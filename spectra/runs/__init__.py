@@ -1,1 +1,1 @@
-"""The run-directory format: what is where, written atomically and read strictly."""
+"""The run-directory format: file names, atomic writes, strict reads."""

@@ -1,4 +1,4 @@
-"""Write so that a half-written file is never visible: temporary name in the same directory, fsync, rename."""
+"""Atomic writes: temporary name in the same directory, fsync, rename. A half-written file is never visible."""
 
 import json
 import os
@@ -14,9 +14,9 @@ from spectra.errors import CorruptFileError
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it takes the name ``path``, on error it is removed."""
+    """Yield a temporary path next to ``path``; it is renamed to ``path`` on success and removed on error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: writers such as savefig choose the format by it.
+    # The suffix stays last: writers such as savefig infer the format from it.
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
         yield temporary
@@ -29,9 +29,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield a temporary directory beside ``path``; on success it becomes ``path``, replacing what stood there.
+    """Yield a temporary directory next to ``path``; on success it replaces ``path``.
 
-    The name ``.….tmp`` is ignored by every reader, so a crash leaves nothing that looks finished.
+    Every reader ignores names like ``.….tmp``, so that a crash leaves nothing that looks finished.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -53,7 +53,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def sweep(directory: Path) -> None:
-    """Remove what writers that were killed left in a directory and those below it; nobody may be writing there now."""
+    """Remove temporary files of killed writers from a directory tree; no process may be writing there now."""
     for path in sorted(directory.rglob(".*.tmp*")):
         if path.is_dir():
             shutil.rmtree(path)
@@ -68,7 +68,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, readable by a person. NaN is refused: JSON has no such number."""
+    """Write indented JSON atomically. NaN is refused, since JSON has no such number."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -85,7 +85,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CorruptFileError(f"cannot be read as JSON ({error})", where=path, hint="restore the file") from error
     if not isinstance(value, dict):
-        raise CorruptFileError("holds no JSON object", where=path, hint="restore the file")
+        raise CorruptFileError("is not a JSON object", where=path, hint="restore the file")
     return value
 
 

@@ -1,7 +1,6 @@
-"""Recognise a run directory, ours or another tool's, and say what was found.
+"""Recognize the layout of a run directory, ours or another tool's, and list its snapshots.
 
-Nothing here reads a tensor. The reader names what it recognised; where it cannot, what it looked for and what would
-mend it.
+Nothing here reads a tensor. If no layout is recognized, the error names what was searched for and how to fix it.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,13 +27,13 @@ from spectra.runs.layout import (
 from spectra.runs.manifest import Manifest
 from spectra.runs.series import read_metrics, read_trainer_state
 from spectra.runs.snapshots import (
-    NOTHING,
-    Found,
+    NO_WEIGHTS,
+    SnapshotSearch,
     adapter_base,
     adapter_config,
     collect,
-    reason,
     snapshot_kind,
+    why_unreadable,
 )
 from spectra.runs.snapshots import Snapshot as Snapshot
 from spectra.runs.snapshots import SnapshotKind as SnapshotKind
@@ -49,28 +48,28 @@ LAYOUTS: Mapping[Layout, str] = {
     "adapter": "one PEFT adapter",
     "checkpoint": "one full checkpoint",
 }
-if set(LAYOUTS) != set(get_args(Layout)):  # a new layout needs its words
+if set(LAYOUTS) != set(get_args(Layout)):  # a new layout needs a description
     raise AssertionError("every layout has a description")
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """What a directory holds, as recognised.
+    """Contents of a recognized run directory.
 
     Attributes
     ----------
     path
         The directory.
     layout
-        Which tool's layout it is.
+        Layout of the tool that wrote it.
     snapshots
         By step, ascending; at least one.
     ignored
-        Snapshot-like directories that are not complete, with the reason.
+        Directories that look like snapshots but are incomplete, with the reason.
     base_name, base_revision
-        The base model as the run names it; None where it does not.
+        The base model that the run names; None if it names none.
     manifest
-        Our own runs' manifest.
+        Manifest of a spectra run; None for other layouts.
     """
 
     path: Path
@@ -83,54 +82,54 @@ class RunDirectory:
 
     @property
     def analysis(self) -> AnalysisLayout:
-        """Where analysis goes unless told otherwise."""
+        """Default paths of the analysis."""
         return RunLayout(self.path).analysis
 
     @property
     def initial(self) -> Path | None:
-        """The step-0 snapshot, which methods that move the base cannot do without.
+        """The step-0 snapshot, which methods that move the base need.
 
-        A single adapter or checkpoint is nobody's start, whatever step it is given.
+        None for a single adapter or checkpoint, which is not the initialization of a run, whatever its step number.
         """
         if self.layout in ("adapter", "checkpoint"):
             return None
         return next((s.path for s in self.snapshots if s.step == 0), None)
 
     def describe(self) -> str:
-        """Return one line for people: layout, snapshots, steps."""
+        """Return a one-line description: layout, snapshots, steps."""
         steps = [s.step for s in self.snapshots]
         span = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]}–{steps[-1]}"
         return f"{LAYOUTS[self.layout]}, {len(steps)} snapshot{'s' * (len(steps) > 1)}, {span}"
 
     def recipe(self) -> dict[str, Any]:
-        """Return what :func:`read_recipe` finds."""
+        """Return the result of :func:`read_recipe`."""
         return read_recipe(self.path)
 
     def series(self) -> pd.DataFrame:
-        """Return the training curves, one row a logged step; only ``step`` where nothing was logged."""
+        """Return the training curves, one row per logged step; only the column ``step`` if nothing was logged."""
         if self.layout == "spectra":
             return read_metrics(RunLayout(self.path).metrics)
         if self.layout == "verl":
             return read_verl_series(self.path)
-        # The newest trainer state holds the whole history.
+        # The newest trainer state holds the full history.
         states = [s.path / TRAINER_STATE for s in reversed(self.snapshots)] + [self.path / TRAINER_STATE]
         found = [state for state in states if state.exists()]
         for number, state in enumerate(found, start=1):
             try:
                 return read_trainer_state(state)
-            except CorruptFileError:  # the newest may be half-written; the one before holds all but its last steps
+            except CorruptFileError:  # the newest may be half-written; the previous one lacks only its last steps
                 if number == len(found):
                     raise
         return pd.DataFrame({"step": pd.Series(dtype="int64")})
 
 
 def read_recipe(run: Path) -> dict[str, Any]:
-    """Return the recipe of a run of ours as plain values; empty where there is none that can be read."""
+    """Return the recipe of a spectra run as plain values; empty if it is missing or unreadable."""
     return read_mapping(RunLayout(run).recipe)
 
 
 def read_mapping(file: Path) -> dict[str, Any]:
-    """Return what a YAML or JSON file maps; empty where there is no file, or none that can be read."""
+    """Return the mapping in a YAML or JSON file; empty if the file is missing or unreadable."""
     try:
         value = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -139,7 +138,7 @@ def read_mapping(file: Path) -> dict[str, Any]:
 
 
 def open_run(path: Path) -> RunDirectory:
-    """Recognise a run directory.
+    """Recognize and open a run directory.
 
     Raises
     ------
@@ -159,7 +158,7 @@ def open_run(path: Path) -> RunDirectory:
 
 def _is_own(path: Path) -> bool:
     manifest = RunLayout(path).manifest
-    # Others write a manifest.json too; ours, and a broken one of ours, says its schema or has snapshots beside it.
+    # Other tools write a manifest.json too; ours, even a broken one, has schema_version in it or snapshots/ next to it.
     return manifest.exists() and (RunLayout(path).snapshots.is_dir() or "schema_version" in read_json(manifest))
 
 
@@ -186,11 +185,11 @@ def _open_foreign(path: Path) -> RunDirectory:
     return _open_single(path, ignored)
 
 
-def _find_trainer(path: Path) -> Found:
+def _find_trainer(path: Path) -> SnapshotSearch:
     return collect(path.iterdir(), parse_checkpoint)
 
 
-_SEARCHES: Mapping[Layout, Callable[[Path], Found]] = {
+_SEARCHES: Mapping[Layout, Callable[[Path], SnapshotSearch]] = {
     "trainer": _find_trainer,
     "verl": find_verl,
     "openrlhf": find_openrlhf,
@@ -205,28 +204,28 @@ def _open_single(path: Path, ignored: Mapping[str, str]) -> RunDirectory:
     elif kind is not None:
         single = Snapshot(_trainer_step(path), path, kind)
     else:
-        raise _not_recognised(path, {**ignored, **(verl.ignored or {})})
+        raise _not_recognized(path, {**ignored, **(verl.ignored or {})})
     name, revision = adapter_base(single)
     layout: Layout = "adapter" if single.kind == "adapter" else "checkpoint"
     return RunDirectory(path, layout, (single,), ignored, name or verl.base_name, revision)
 
 
-def _not_recognised(path: Path, ignored: Mapping[str, str]) -> RunNotFoundError:
-    why = reason(path)
-    if why != NOTHING:
+def _not_recognized(path: Path, ignored: Mapping[str, str]) -> RunNotFoundError:
+    why = why_unreadable(path)
+    if why != NO_WEIGHTS:
         what, hint = _what_and_hint(why)
         return RunNotFoundError(what, where=path, hint=hint)
     for name, why in ignored.items():
-        if why != NOTHING:
+        if why != NO_WEIGHTS:
             what, hint = _what_and_hint(why)
             return RunNotFoundError(f"no snapshot can be read: {name} {what}", where=path, hint=hint)
-    looked = (
+    searched = (
         f"manifest.json, checkpoint-N/, global_step_N/ (verl), global_stepN_hf/ (OpenRLHF), {ADAPTER_CONFIG} with "
         f"{ADAPTER_WEIGHTS}, {MODEL_CONFIG} with weights"
     )
     incomplete = "".join(f" ({name}: {why})" for name, why in list(ignored.items())[:1])
     return RunNotFoundError(
-        f"no run recognised: looked for {looked}{incomplete}",
+        f"no run recognized: searched for {searched}{incomplete}",
         where=path,
         hint="give a run directory, an adapter, or a full checkpoint with --base",
     )

@@ -1,7 +1,7 @@
-"""Evaluations of a run: one JSON object a generation, under ``evals/<benchmark>/step_XXXXXX.jsonl``.
+"""Evaluations of a run: one JSON object per generation, under ``evals/<benchmark>/step_XXXXXX.jsonl``.
 
-``spectra eval`` writes a summary beside it, ``step_XXXXXX.json``, and collects generations in
-``step_XXXXXX.partial.jsonl`` while it is at work: its first line holds the settings, every other one a generation.
+``spectra eval`` also writes a summary, ``step_XXXXXX.json``. While it runs, it collects generations in
+``step_XXXXXX.partial.jsonl``: the first line holds the settings, every other line a generation.
 """
 
 import json
@@ -21,7 +21,7 @@ Row = Mapping[str, Any]
 
 
 def evaluations(run: Path) -> dict[str, dict[int, Path]]:
-    """Return the files of each benchmark by step."""
+    """Return the evaluation files by benchmark and step."""
     parent = RunLayout(run).evaluations
     found: dict[str, dict[int, Path]] = {}
     for file in sorted(parent.glob("*/*.jsonl")):
@@ -32,7 +32,7 @@ def evaluations(run: Path) -> dict[str, dict[int, Path]]:
 
 
 def problem_scores(file: Path) -> pd.Series:
-    """Return the share of correct generations of each problem, by problem id.
+    """Return the fraction of correct generations per problem, by problem id.
 
     Raises
     ------
@@ -44,45 +44,47 @@ def problem_scores(file: Path) -> pd.Series:
 
 
 def problem_outcomes(file: Path) -> dict[str, list[bool]]:
-    """Return whether each generation of each problem is correct; raises as :func:`problem_scores`."""
+    """Return the correctness of each generation, by problem id; raises like :func:`problem_scores`."""
     outcomes: dict[str, list[bool]] = {}
-    # Not splitlines: a completion may hold other characters that end a line.
+    # Not splitlines: a completion may contain other line-ending characters.
     for number, line in enumerate(file.read_text(encoding="utf-8").rstrip("\n").split("\n"), start=1):
         try:
             record = json.loads(line)
             outcomes.setdefault(str(record["problem"]), []).append(bool(record["correct"]))
         except (ValueError, TypeError, KeyError) as error:
-            what = "holds no generation" if not line and number == 1 else "is no generation with problem and correct"
+            what = (
+                "contains no generation" if not line and number == 1 else "is not a generation with problem and correct"
+            )
             where = file if not line and number == 1 else f"{file}:{number}"
             raise CorruptFileError(what, where=where, hint="evaluate again") from error
     return outcomes
 
 
 def summary_file(file: Path) -> Path:
-    """Return where the summary of an evaluation is."""
+    """Return the path of an evaluation's summary."""
     return file.with_suffix(".json")
 
 
 def read_summary(file: Path) -> dict[str, Any] | None:
-    """Return the summary of an evaluation; None where there is none, as for those made while training."""
+    """Return the summary of an evaluation; None if there is none, as for evaluations during training."""
     path = summary_file(file)
     return read_json(path) if path.exists() else None
 
 
 @dataclass
 class OpenEvaluation:
-    """An evaluation that is being made, safe against being killed at any moment.
+    """An evaluation in progress; a kill at any moment loses at most the current problem.
 
     Attributes
     ----------
     file
-        Where the finished one goes.
+        Path of the finished evaluation.
     settings
-        What decides the generations. Work that was done under others is not gone on with.
+        Everything that determines the generations. Partial results of other settings are not resumed.
     samples
-        Generations that a problem has when it is done.
+        Generations per problem.
     done
-        Rows of the problems that are done, by problem.
+        Rows of the finished problems, by problem.
     """
 
     file: Path
@@ -92,42 +94,42 @@ class OpenEvaluation:
 
     @property
     def partial(self) -> Path:
-        """Where the rows are until it is finished."""
+        """File of the rows until the evaluation is finished."""
         return self.file.with_name(f"{self.file.stem}.partial.jsonl")
 
     @property
     def lock(self) -> Path:
-        """Held by the process that evaluates."""
+        """Lock file of the evaluating process."""
         return self.file.with_name(f".{self.file.stem}.lock")
 
     def finished(self) -> dict[str, Any] | None:
-        """Return the summary where these very settings are finished.
+        """Return the summary if an evaluation with the same settings is finished.
 
         Raises
         ------
         RunExistsError
-            If an evaluation of other settings is there.
+            If an evaluation with other settings exists.
         """
         if not self.file.exists():
             return None
         summary = read_summary(self.file)
-        there = None if summary is None else summary.get("settings")
-        if there == self.settings:
+        existing = None if summary is None else summary.get("settings")
+        if existing == self.settings:
             return summary
         raise RunExistsError(
-            f"holds an evaluation {_difference(there, self.settings)}",
+            f"contains an evaluation {_difference(existing, self.settings)}",
             where=self.file,
             hint="evaluate it again with --overwrite, or choose another --out",
         )
 
     def resume(self) -> None:
-        """Take up what is done under the same settings, and drop everything else: torn lines and problems half done."""
+        """Load the problems finished with the same settings; drop torn lines and unfinished problems."""
         self.done = _complete(self.partial, self.settings, self.samples)
         lines = [{"settings": self.settings}, *(row for rows in self.done.values() for row in rows)]
         write_text(self.partial, "".join(map(_line, lines)))
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Add the rows of one problem, flushed to disk before this returns."""
+        """Append the rows of one problem and flush them to disk."""
         with self.partial.open("a", encoding="utf-8") as file:
             file.write("".join(map(_line, rows)))
             file.flush()
@@ -135,13 +137,13 @@ class OpenEvaluation:
         self.done[str(rows[0]["problem"])] = list(rows)
 
     def finish(self, order: Sequence[str], summary: Mapping[str, Any]) -> None:
-        """Write the rows in the order of the problems, then the summary, and remove what was partial."""
+        """Write the rows in problem order, then the summary, and remove the partial file."""
         write_text(self.file, "".join(_line(row) for problem in order for row in self.done[problem]))
         write_json(summary_file(self.file), {"settings": self.settings, **summary})
         self.partial.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Remove an evaluation that is there, finished or not."""
+        """Remove an existing evaluation, finished or not."""
         for path in (summary_file(self.file), self.file, self.partial):
             path.unlink(missing_ok=True)
 
@@ -156,7 +158,7 @@ def _complete(partial: Path, settings: Mapping[str, Any], samples: int) -> dict[
     for number, line in enumerate(lines):
         try:
             row = json.loads(line)
-        except ValueError:  # torn, or the empty text after the last line's end
+        except ValueError:  # a torn line, or the empty text after the last newline
             continue
         if number == 0:
             if row.get("settings") != settings:
@@ -166,8 +168,8 @@ def _complete(partial: Path, settings: Mapping[str, Any], samples: int) -> dict[
     return {problem: found for problem, found in rows.items() if len(found) == samples}
 
 
-def _difference(there: Mapping[str, Any] | None, here: Mapping[str, Any]) -> str:
-    if there is None:
-        return "that `spectra eval` did not make"
-    key = next(key for key in {**here, **there} if there.get(key) != here.get(key))
-    return f"with {key} = {there.get(key)!r}, and {here.get(key)!r} is asked for"
+def _difference(existing: Mapping[str, Any] | None, requested: Mapping[str, Any]) -> str:
+    if existing is None:
+        return "not made by `spectra eval`"
+    key = next(key for key in {**requested, **existing} if existing.get(key) != requested.get(key))
+    return f"with {key} = {existing.get(key)!r}, but {requested.get(key)!r} was requested"

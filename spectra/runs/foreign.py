@@ -1,15 +1,15 @@
-"""Directories of verl and OpenRLHF; TRL, LLaMA-Factory, axolotl and unsloth write the HF Trainer's.
+"""Run directories of verl and OpenRLHF. TRL, LLaMA-Factory, axolotl and unsloth use the HF Trainer's layout.
 
 verl (``verl.utils.checkpoint.fsdp_checkpoint_manager``, ``verl.model_merger``, ``verl.utils.tracking.FileLogger``)::
 
     <project>/<experiment>/
       latest_checkpointed_iteration.txt
       global_step_N/actor/{model_world_size_W_rank_R.pt, fsdp_config.json, lora_train_meta.json, huggingface/}
-      global_step_N/actor/lora_adapter/      where the merger wrote it; its parent then holds the frozen base
+      global_step_N/actor/lora_adapter/      if the merger wrote it; its parent then holds the frozen base
 
 OpenRLHF (``openrlhf.utils.deepspeed``)::
 
-    <ckpt_path>/global_stepN_hf/             an adapter or whole weights
+    <ckpt_path>/global_stepN_hf/             an adapter or full weights
     <ckpt_path>/_actor/global_stepN/         the resumable DeepSpeed state
 """
 
@@ -24,7 +24,15 @@ from spectra.errors import CorruptFileError
 from spectra.runs.atomic import read_json
 from spectra.runs.layout import MODEL_CONFIG
 from spectra.runs.series import read_records, series_frame
-from spectra.runs.snapshots import NOTHING, Found, Snapshot, adapter_base, collect, reason, snapshot_kind
+from spectra.runs.snapshots import (
+    NO_WEIGHTS,
+    Snapshot,
+    SnapshotSearch,
+    adapter_base,
+    collect,
+    snapshot_kind,
+    why_unreadable,
+)
 
 _VERL_STEP = re.compile(r"global_steps?_(\d+)")
 _OPENRLHF_STEP = re.compile(r"global_step(\d+)_hf")
@@ -32,8 +40,9 @@ _DEEPSPEED_STEP = re.compile(r"global_step(\d+)")
 _VERL_LATEST = "latest_checkpointed_iteration.txt"
 _VERL_TRAINING = "lora_train_meta.json"
 
-# An adapter comes before merged weights, which are rounded. The trainer of supervised runs has no actor/.
-_VERL_PLACES = (
+# Subdirectories that may hold weights, by precedence: an adapter comes before merged weights, which are rounded. The
+# trainer of supervised runs has no actor/.
+_VERL_SUBDIRECTORIES = (
     "actor/lora_adapter",
     "lora_adapter",
     "actor/huggingface/lora_adapter",
@@ -44,10 +53,10 @@ _VERL_PLACES = (
     ".",
 )
 
-# Which files say that a step is in shards, by the merger's name for the backend that wrote them.
+# File patterns of sharded steps, by the merger's name for the backend that wrote them.
 _VERL_SHARDS: Mapping[str, str] = {"fsdp": "model_world_size_*_rank_*.pt", "megatron": "dist_ckpt"}
 
-# What verl logs, under the names of ``spectra.runs.series``.
+# Names that verl logs and their names in ``spectra.runs.series``.
 _VERL_NAMES: Mapping[str, str] = {
     "critic/score/mean": "reward",
     "actor/entropy": "entropy",
@@ -60,16 +69,16 @@ _VERL_NAMES: Mapping[str, str] = {
 }
 
 
-def find_verl(path: Path) -> Found:
+def find_verl(path: Path) -> SnapshotSearch:
     """Return the snapshots of a verl run.
 
-    A step above the one in ``latest_checkpointed_iteration.txt`` is ignored: its save did not finish, or it belongs to
-    a branch that a resumed run left.
+    Steps after the one in ``latest_checkpointed_iteration.txt`` are ignored: their save did not finish, or a resumed
+    run abandoned them.
 
     Raises
     ------
     CorruptFileError
-        If two directories are the same step, or the file that names the latest one holds no number.
+        If two directories have the same step, or the file with the latest step contains no number.
     """
     found = collect(path.iterdir(), _verl_step, _verl_weights)
     latest = _latest(path / _VERL_LATEST)
@@ -80,30 +89,30 @@ def find_verl(path: Path) -> Found:
     ignored = {name: _verl_reason(path / name, why) for name, why in (found.ignored or {}).items()}
     ignored |= {f"global_step_{s.step}": f"is newer than step {latest} of {_VERL_LATEST}: unfinished" for s in late}
     kept = tuple(snapshot for snapshot in found.snapshots if snapshot not in late)
-    return Found(kept, ignored, _verl_base(kept[-1]) if kept else None)
+    return SnapshotSearch(kept, ignored, _verl_base(kept[-1]) if kept else None)
 
 
-def find_verl_step(path: Path) -> Found:
-    """Return the snapshot of one verl step: ``global_step_N``, its ``actor``, or a directory that it was merged to."""
+def find_verl_step(path: Path) -> SnapshotSearch:
+    """Return the snapshot of one verl step: ``global_step_N``, its ``actor``, or a directory of merged weights."""
     where = _verl_weights(path)
     kind = snapshot_kind(where)
     named = [step for step in map(_verl_step, (path.name, path.parent.name)) if step is not None]
     if kind is None:
-        why = _verl_reason(path, NOTHING)
-        return Found(ignored={} if why == NOTHING else {path.name: why})
-    if where == path and not named:  # a plain adapter or checkpoint, which is nothing of verl's
-        return Found()
+        why = _verl_reason(path, NO_WEIGHTS)
+        return SnapshotSearch(ignored={} if why == NO_WEIGHTS else {path.name: why})
+    if where == path and not named:  # a plain adapter or checkpoint, not verl's
+        return SnapshotSearch()
     snapshot = Snapshot(named[0] if named else 0, where, kind)
-    return Found((snapshot,), {}, _verl_base(snapshot))
+    return SnapshotSearch((snapshot,), {}, _verl_base(snapshot))
 
 
-def find_openrlhf(path: Path) -> Found:
+def find_openrlhf(path: Path) -> SnapshotSearch:
     """Return the snapshots of an OpenRLHF run.
 
     Raises
     ------
     CorruptFileError
-        If two directories are the same step.
+        If two directories have the same step.
     """
     found = collect(path.iterdir(), _numbered(_OPENRLHF_STEP))
     actor = path / "_actor"
@@ -113,15 +122,15 @@ def find_openrlhf(path: Path) -> Found:
         for state in states
         if _DEEPSPEED_STEP.fullmatch(state.name) and any(state.glob("*_states.pt"))
     }
-    kept = {} if found.snapshots else shards  # beside readable steps they are the trainer's own resumable state
+    kept = {} if found.snapshots else shards  # next to readable steps they are the trainer's own resumable state
     return replace(found, ignored={**(found.ignored or {}), **kept})
 
 
 def read_verl_series(path: Path) -> pd.DataFrame:
-    """Return what verl's ``file`` logger wrote for a run, one row a step; only ``step`` where there is no such log.
+    """Return the log of verl's ``file`` logger, one row per step; only the column ``step`` if there is no such log.
 
-    The logger writes ``<project>/<experiment>.jsonl`` under the directory that training was started in, and the
-    checkpoints go to ``checkpoints/<project>/<experiment>`` there. A log inside or beside the run is found as well.
+    The logger writes ``<project>/<experiment>.jsonl`` in the working directory of the training, and the checkpoints go
+    to ``checkpoints/<project>/<experiment>`` there. A log inside or next to the run is found as well.
 
     Raises
     ------
@@ -129,17 +138,17 @@ def read_verl_series(path: Path) -> pd.DataFrame:
         If a line other than a torn last one is not an object with a step.
     """
     name = f"{path.name}.jsonl"
-    there = path.absolute()
-    places = [*sorted(path.glob("*.jsonl")), there.parent / name]
-    if len(there.parents) > 2:
-        places.append(there.parents[2] / there.parent.name / name)
-    log = next((place for place in places if place.is_file()), None)
+    run = path.absolute()
+    candidates = [*sorted(path.glob("*.jsonl")), run.parent / name]
+    if len(run.parents) > 2:
+        candidates.append(run.parents[2] / run.parent.name / name)
+    log = next((file for file in candidates if file.is_file()), None)
     records = [] if log is None else read_records(log)
     return series_frame([{**_renamed(record.get("data")), "step": record["step"]} for record in records])
 
 
 def check_scale(snapshot: Snapshot, config: Mapping[str, object]) -> None:
-    """Refuse a LoRA adapter whose ``lora_alpha`` is 0, which several versions of verl wrote whatever alpha was.
+    """Refuse a LoRA adapter with ``lora_alpha`` 0, which several versions of verl wrote for every alpha.
 
     Raises
     ------
@@ -150,11 +159,11 @@ def check_scale(snapshot: Snapshot, config: Mapping[str, object]) -> None:
         return
     facts = next((p / _VERL_TRAINING for p in snapshot.path.parents[:3] if (p / _VERL_TRAINING).exists()), None)
     alpha = None if facts is None else read_json(facts).get("lora_alpha")
-    value = f"{alpha}, says {_VERL_TRAINING}" if alpha else "actor_rollout_ref.model.lora_alpha in verl"
+    value = f"{alpha} according to {_VERL_TRAINING}" if alpha else "actor_rollout_ref.model.lora_alpha in verl"
     raise CorruptFileError(
-        "lora_alpha is 0 in adapter_config.json, so the scale of the update is lost (verl wrote 0 whatever it was)",
+        "lora_alpha is 0 in adapter_config.json, so the scale of the update is lost (several versions of verl wrote 0)",
         where=snapshot.path,
-        hint=f"write the alpha of the training there ({value})",
+        hint=f"restore the value used in training there ({value})",
     )
 
 
@@ -170,14 +179,14 @@ _verl_step = _numbered(_VERL_STEP)
 
 
 def _verl_weights(step: Path) -> Path:
-    """Return the directory of a step that holds weights, or the step itself where none does."""
-    places = [step / place for place in _VERL_PLACES]
-    return next((place if place != step / "." else step for place in places if snapshot_kind(place)), step)
+    """Return the directory of a step that holds weights, or the step itself if none does."""
+    directories = [step / name for name in _VERL_SUBDIRECTORIES]
+    return next((path if path != step / "." else step for path in directories if snapshot_kind(path)), step)
 
 
 def _verl_reason(step: Path, otherwise: str) -> str:
-    """Return why a step has no readable weights: something broken in a known place, or shards that need merging."""
-    broken = next((why for place in _VERL_PLACES if (why := reason(step / place)) != NOTHING), None)
+    """Return why a step has no readable weights: a broken known file, or shards that need merging."""
+    broken = next((why for name in _VERL_SUBDIRECTORIES if (why := why_unreadable(step / name)) != NO_WEIGHTS), None)
     if broken is not None:
         return broken
     for where in (step / "actor", step):
@@ -193,7 +202,7 @@ def _verl_reason(step: Path, otherwise: str) -> str:
 
 
 def _verl_base(snapshot: Snapshot) -> str | None:
-    """Return the base of a verl snapshot: as the adapter names it, or the frozen weights that were merged beside it.
+    """Return the base model of a verl snapshot: the adapter's, or the frozen weights that the merger wrote next to it.
 
     The merger leaves the name out of adapter_config.json; the model's config.json may still have it.
     """
@@ -214,7 +223,9 @@ def _latest(path: Path) -> int | None:
         return None
     text = path.read_text(encoding="utf-8").strip()
     if not text.isdecimal():
-        raise CorruptFileError(f"holds no step but {text[:40]!r}", where=path, hint="write the last whole step there")
+        raise CorruptFileError(
+            f"must contain a step number, got {text[:40]!r}", where=path, hint="write the last complete step there"
+        )
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""The names of the run directory: the only place that spells one.
+"""File names of the run directory, defined in this file only.
 
 ::
 
@@ -7,7 +7,7 @@
       snapshots/step_000064/      an adapter or a full model, loadable by its own library
       checkpoints/                the trainer's resumable state
       evals/<benchmark>/step_000064.jsonl
-      spectra/                    what analysis made: tables/, verdict.json, figures/, report.html
+      spectra/                    the analysis: tables/, verdict.json, figures/, report.html
 """
 
 import re
@@ -39,7 +39,7 @@ def step_name(step: int) -> str:
 
 
 def parse_step(name: str) -> int | None:
-    """Return the step that a snapshot's directory name holds, or None.
+    """Return the step in a snapshot's directory name, or None.
 
     >>> parse_step("step_000064"), parse_step("step_000064.tmp")
     (64, None)
@@ -66,7 +66,7 @@ class RunLayout:
 
     @property
     def manifest(self) -> Path:
-        """Facts about the run: versions, base identity, method, seeds, what trains."""
+        """Facts about the run: versions, base identity, method, seeds, trainable parameters."""
         return self.root / "manifest.json"
 
     @property
@@ -76,7 +76,7 @@ class RunLayout:
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a logged step, appended."""
+        """One JSON object per logged step, appended."""
         return self.root / "metrics.jsonl"
 
     @property
@@ -89,37 +89,37 @@ class RunLayout:
         return self.snapshots / step_name(step)
 
     def snapshot_steps(self) -> list[int]:
-        """Return the steps whose snapshots are there, in order."""
+        """Return the steps of the existing snapshots, ascending."""
         found = self.snapshots.iterdir() if self.snapshots.exists() else ()
         return sorted(step for path in found if (step := parse_step(path.name)) is not None)
 
     @property
     def checkpoints(self) -> Path:
-        """Directory of the trainer's own resumable state."""
+        """Directory of the trainer's resumable state."""
         return self.root / "checkpoints"
 
     @property
     def evaluations(self) -> Path:
-        """Directory of evaluations, one directory a benchmark."""
+        """Directory of evaluations, with one subdirectory per benchmark."""
         return self.root / "evals"
 
     def evaluation(self, benchmark: str, step: int) -> Path:
-        """Return the file of one evaluation: one object a generation."""
+        """Return the file of one evaluation: one JSON object per generation."""
         return self.evaluations / benchmark / f"{step_name(step)}.jsonl"
 
     @property
     def log(self) -> Path:
-        """What a run of a study said."""
+        """Output of a run that a study launched."""
         return self.root / "train.log"
 
     @property
     def lock(self) -> Path:
-        """Held by the process that trains."""
+        """Lock file of the training process."""
         return self.root / ".lock"
 
     @property
     def analysis(self) -> "AnalysisLayout":
-        """What analysis makes of this run."""
+        """Paths of the analysis of this run."""
         return AnalysisLayout(self.root / "spectra")
 
 
@@ -140,27 +140,27 @@ class AnalysisLayout:
 
     @property
     def parts(self) -> Path:
-        """Finished work of an analysis that is still running, or that was killed."""
+        """Partial results of an analysis that is running or was killed."""
         return self.root / "parts"
 
     @property
     def state(self) -> Path:
-        """Which content each step's rows were computed from."""
+        """Digests of the content from which each step's rows were computed."""
         return self.root / "state.json"
 
     @property
     def lock(self) -> Path:
-        """Held by the process that analyses."""
+        """Lock file of the analyzing process."""
         return self.root / ".lock"
 
     @property
     def digests(self) -> Path:
-        """Digests of the run's weight files, valid while their size and time stay."""
+        """Digests of the run's weight files, valid while size and modification time are unchanged."""
         return self.root / "digests.json"
 
     @property
     def verdict(self) -> Path:
-        """The verdict with its evidence and coverage."""
+        """Verdict with evidence and coverage."""
         return self.root / "verdict.json"
 
     @property

@@ -1,4 +1,4 @@
-"""Hold a directory against other processes."""
+"""Exclusive access to a directory across processes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,21 +11,21 @@ from spectra.errors import RunExistsError
 
 @contextmanager
 def exclusive(lock: Path, doing: str) -> Iterator[None]:
-    """Hold the file ``lock`` while the block runs; the system lets go when the process dies, however it dies.
+    """Hold the lock file ``lock`` while the block runs; the operating system releases it when the process ends.
 
-    A link in its place is neither followed nor emptied: a run that was copied from elsewhere may bring one.
+    A link at that path is neither followed nor truncated: a run copied from elsewhere may contain one.
 
     Parameters
     ----------
     lock
-        File to hold; its directory is made if it is missing.
+        Lock file; its directory is created if missing.
     doing
-        What the other process is doing, for the message: ``training this run``.
+        Activity of the other process, for the error message: ``training this run``.
 
     Raises
     ------
     RunExistsError
-        If another process holds it, or it is a link.
+        If another process holds the lock, or the file is a link.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(lock, blocking=False, fallback_to_soft=False)

@@ -1,4 +1,4 @@
-"""The manifest: facts about a run that its tensors do not tell."""
+"""The manifest of a run: versions, base model, method, seed, hardware."""
 
 import importlib.metadata
 import os
@@ -29,7 +29,7 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class BaseIdentity:
-    """Which base weights a run started from.
+    """Identity of the base weights of a run.
 
     Attributes
     ----------
@@ -48,16 +48,16 @@ class BaseIdentity:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a reader needs to trust a run.
+    """Facts about a run that its tensors do not contain.
 
     Attributes
     ----------
     created
-        ISO time of the start, UTC.
+        Time at which the run began, ISO format, UTC.
     versions
-        Version of each package that shapes the result.
+        Version of each package that affects the result.
     git
-        Commit and whether the tree was dirty, or None outside a repository.
+        Commit and whether the tree was dirty; None outside a repository.
     base
         The base weights.
     method, algorithm
@@ -67,9 +67,9 @@ class Manifest:
     hardware
         Machine, cores, device.
     trainable
-        Shape of each parameter that trains, by name.
+        Shape of each trainable parameter, by name.
     resumed
-        For each time that the run went on with another recipe: ``step``, and ``changed``, by key before and after.
+        For each resumption with a changed recipe: ``step``, and ``changed``, old and new value by key.
     """
 
     created: str
@@ -94,7 +94,7 @@ class Manifest:
         Raises
         ------
         CorruptFileError
-            If the file is not a manifest of a version that this release reads.
+            If the file is not a manifest, or its schema version is not supported.
         """
         value = read_json(path)
         version = value.pop("schema_version", None)
@@ -109,7 +109,7 @@ class Manifest:
 
 
 def now() -> str:
-    """Return the present time, UTC, in ISO format to the second."""
+    """Return the current time, UTC, in ISO format to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

@@ -1,4 +1,4 @@
-"""Training curves: what a run logged, on one step axis, under one set of names.
+"""Training curves: logged metrics by step, under one set of names.
 
 Our own runs append to ``metrics.jsonl``; HF Trainer and TRL runs keep ``log_history`` in ``trainer_state.json``.
 """
@@ -15,8 +15,8 @@ import pandas as pd
 from spectra.errors import CorruptFileError
 from spectra.runs.atomic import read_json, write_text
 
-# Names that TRL and the HF Trainer log, and ours. Every other number keeps its own name, such as our trainer's
-# ``frozen_drift``: ‖W − W_start‖/‖W_start‖ over the frozen tensors that changed since training began, 0 where none did.
+# Names that TRL and the HF Trainer log, and ours. Every other number keeps its name, such as our trainer's
+# ``frozen_drift``: ‖W − W_start‖/‖W_start‖ over the frozen tensors that changed since training began, 0 if none did.
 TRL: Mapping[str, str] = {
     "frac_reward_zero_std": "zero_advantage_share",
     "completions/mean_length": "completion_length",
@@ -41,12 +41,12 @@ VERL: Mapping[str, str] = {
 CANONICAL: Mapping[str, str] = {**TRL, **VERL}
 
 
-# Of these a value that is not finite means that training broke; others, such as a mean over nothing, may well be NaN.
+# A non-finite value of these means that training broke; other metrics, such as an empty mean, may well be NaN.
 _WATCHED = ("loss", "grad_norm", "reward", "entropy", "kl")
 
 
 def canonical(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the finite and non-finite numbers of a logged record as floats under canonical names.
+    """Return the numbers of a logged record, finite or not, as floats under canonical names.
 
     >>> canonical({"frac_reward_zero_std": 0.5, "reward": "0.25", "note": "x"})
     {'zero_advantage_share': 0.5, 'reward': 0.25}
@@ -63,7 +63,7 @@ def canonical(record: Mapping[str, Any]) -> dict[str, float]:
 def append_metrics(path: Path, record: Mapping[str, float | int]) -> None:
     """Append one record as a JSON line, flushed to disk. ``record`` has at least ``step``.
 
-    A number that JSON cannot hold (NaN, ∞) is written as a string and read back as the number.
+    A number that JSON cannot represent (NaN, ∞) is written as a string and read back as a number.
     """
     values = {key: value if math.isfinite(value) else str(float(value)) for key, value in record.items()}
     values["step"] = int(record["step"])
@@ -75,14 +75,14 @@ def append_metrics(path: Path, record: Mapping[str, float | int]) -> None:
 
 
 def truncate_metrics(path: Path, last_step: int) -> None:
-    """Drop a torn last line and every record after ``last_step``: a resumed run writes those again."""
+    """Drop a torn last line and every record after ``last_step``, which a resumed run writes again."""
     if path.exists():
         kept = [record for record in read_records(path) if int(record["step"]) <= last_step]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def read_metrics(path: Path) -> pd.DataFrame:
-    """Read ``metrics.jsonl``: one row a step, later records of the same step completing earlier ones.
+    """Read ``metrics.jsonl``: one row per step; later records of a step complete earlier ones.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
             records.append({**record, "step": int(record["step"])})
         except (ValueError, TypeError, KeyError) as error:
-            if number == len(lines):  # no newline after it: a crash tore it while it was written
+            if number == len(lines):  # no newline at its end: a crash interrupted the write
                 continue
             raise CorruptFileError(
                 "is not a JSON object with a step", where=f"{path}:{number}", hint="remove or repair that line"
@@ -124,7 +124,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def series_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return records as one row a step under canonical names, later ones of a step completing earlier ones."""
+    """Return records as one row per step under canonical names; later records of a step complete earlier ones."""
     by_step: dict[int, dict[str, float]] = {}
     for record in records:
         by_step.setdefault(int(record["step"]), {}).update(canonical(record))
@@ -132,7 +132,7 @@ def series_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     for row in rows:
         if "clip_ratio" not in row and {"clip_low", "clip_high"} <= row.keys():  # no token is clipped on both sides
             row["clip_ratio"] = row["clip_low"] + row["clip_high"]
-        # In a table NaN stands for "not logged" too, so what was logged as not finite is counted.
+        # In a table NaN also means "not logged", so non-finite values are counted separately.
         broken = sum(not math.isfinite(row[name]) for name in _WATCHED if name in row)
         if broken:
             row["non_finite"] = float(broken)

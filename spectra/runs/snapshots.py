@@ -1,6 +1,6 @@
-"""Saved states of the weights: what a directory holds, and, where it holds nothing readable, why and what mends it.
+"""Snapshots of the weights: recognize a directory's kind, or explain why it is unreadable and how to fix it.
 
-Nothing here reads a tensor or unpickles anything; of a safetensors file only the header is looked at.
+Nothing here reads a tensor or unpickles anything; of a safetensors file only the header is read.
 """
 
 import json
@@ -24,9 +24,9 @@ from spectra.runs.layout import (
 )
 
 SnapshotKind = Literal["adapter", "full"]
-NOTHING = "holds neither an adapter nor model weights"
+NO_WEIGHTS = "holds neither an adapter nor model weights"
 
-# The header of a file without tensors, with metadata, is some dozens of bytes; a longer file has a tensor.
+# A file with metadata and no tensors has a few dozen bytes; a longer file has a tensor.
 _EMPTY_LIMIT = 1024
 
 
@@ -41,7 +41,7 @@ class Snapshot:
     path
         Directory that holds it.
     kind
-        ``adapter`` for a PEFT adapter, ``full`` for whole weights.
+        ``adapter`` for a PEFT adapter, ``full`` for full weights.
     """
 
     step: int
@@ -50,17 +50,17 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search for snapshots came to.
+class SnapshotSearch:
+    """Result of a search for snapshots.
 
     Attributes
     ----------
     snapshots
         By step, ascending.
     ignored
-        Directories that look like snapshots and cannot be read, with the reason and its hint.
+        Directories that look like snapshots but are unreadable, with reason and hint.
     base_name
-        The base model as the directory names it, where an adapter's configuration does not.
+        Base model that the directory names, if the adapter's configuration names none.
     """
 
     snapshots: tuple[Snapshot, ...] = ()
@@ -69,52 +69,52 @@ class Found:
 
 
 def snapshot_kind(path: Path) -> SnapshotKind | None:
-    """Return what a snapshot directory holds, or None. An adapter wins: merged weights beside it are rounded."""
+    """Return the kind of a snapshot directory, or None. An adapter takes precedence: merged weights are rounded."""
     if (path / ADAPTER_CONFIG).exists():
         if (path / ADAPTER_WEIGHTS).exists() and not _is_empty(path / ADAPTER_WEIGHTS):
             return "adapter"
         if (path / ADAPTER_PICKLE).exists():
             return "adapter"
-    whole = (MODEL_WEIGHTS, MODEL_INDEX, MODEL_UPDATE)
-    if (path / MODEL_CONFIG).exists() and any((path / name).exists() for name in whole):
+    weights = (MODEL_WEIGHTS, MODEL_INDEX, MODEL_UPDATE)
+    if (path / MODEL_CONFIG).exists() and any((path / name).exists() for name in weights):
         return "full"
     return None
 
 
-def reason(path: Path) -> str:
-    """Return why a directory that looks like a snapshot is none, with what would mend it."""
+def why_unreadable(path: Path) -> str:
+    """Return why a directory has no readable weights, with a hint how to fix it."""
     if (path / ADAPTER_WEIGHTS).exists() and _is_empty(path / ADAPTER_WEIGHTS):
         return (
             f"{ADAPTER_WEIGHTS} holds no tensor, as DeepSpeed ZeRO-3 leaves it when the shards are not gathered; save "
             "it again with transformers 5 or later, or take the adapter from the DeepSpeed state with zero_to_fp32.py"
         )
     if any(path.glob("adapter_model-*-of-*.safetensors")):
-        return "its adapter is in shards, which peft does not read either; save it again in one file"
+        return "its adapter is sharded, which peft cannot load either; save it again as one file"
     if (path / MODEL_CONFIG).exists() and any(path.glob("pytorch_model*.bin")):
-        return f"its weights are pickled (pytorch_model.bin), which can run code when read; {_conversion(path)}"
+        return f"its weights are pickled (pytorch_model.bin), which can run code when loaded; {_conversion(path)}"
     if (path / ADAPTER_CONFIG).exists():
         return f"holds {ADAPTER_CONFIG} without {ADAPTER_WEIGHTS}; copy the missing file"
-    return NOTHING
+    return NO_WEIGHTS
 
 
 def collect(
     children: Iterable[Path], parse: Callable[[str], int | None], inside: Callable[[Path], Path] = lambda child: child
-) -> Found:
-    """Return the snapshots among ``children``, sorted by step as a number, and those that cannot be read.
+) -> SnapshotSearch:
+    """Return the snapshots among ``children``, sorted by step, and the unreadable ones.
 
     Parameters
     ----------
     children
-        Directories to look at.
+        Candidate directories.
     parse
-        From a directory's name to its step, or None for something else.
+        Function that returns the step in a directory's name, or None.
     inside
-        From a directory to the one in it that holds the weights.
+        Function that returns the subdirectory with the weights.
 
     Raises
     ------
     CorruptFileError
-        If two directories are the same step.
+        If two directories have the same step.
     """
     found: dict[int, Snapshot] = {}
     names: dict[int, str] = {}
@@ -131,10 +131,10 @@ def collect(
         where = inside(child)
         kind = snapshot_kind(where)
         if kind is None:
-            ignored[child.name] = reason(where)
+            ignored[child.name] = why_unreadable(where)
         else:
             found[step] = Snapshot(step, where, kind)
-    return Found(tuple(found[step] for step in sorted(found)), ignored)
+    return SnapshotSearch(tuple(found[step] for step in sorted(found)), ignored)
 
 
 def adapter_config(snapshot: Snapshot) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def adapter_config(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def adapter_base(snapshot: Snapshot) -> tuple[str | None, str | None]:
-    """Return name and revision of the base that an adapter names; None where it does not, or for whole weights."""
+    """Return name and revision of the base model that an adapter names; None if it names none, or for full weights."""
     if snapshot.kind == "full":
         return None, None
     config = adapter_config(snapshot)
@@ -151,7 +151,7 @@ def adapter_base(snapshot: Snapshot) -> tuple[str | None, str | None]:
 
 
 def _is_empty(path: Path) -> bool:
-    """Return whether a safetensors file has a header without tensors. A broken file is not empty: it is read later."""
+    """Return whether a safetensors file has no tensors. A broken file does not count: reading it later reports it."""
     if path.stat().st_size > _EMPTY_LIMIT:
         return False
     content = path.read_bytes()

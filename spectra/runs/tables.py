@@ -1,12 +1,13 @@
-"""The tables of an analysis: names, columns and units are a contract.
+"""Tables of an analysis; their names, columns and units are a stable contract.
 
-``Tables`` is what the wings exchange: analysis writes it, figures and notebooks read it. Needs pandas only.
+Analysis writes ``Tables``; figures and notebooks read it. Needs pandas only.
 
 Conventions that hold in every table:
 
-- A *share* is a part of the whole ‖ΔW‖²_F, between 0 and 1, never renormalised to the base's span.
+- A *share* is a fraction of ‖ΔW‖²_F, between 0 and 1, never renormalized to the base's span.
 - q = min(out_features, in_features) is the number of singular directions of a base matrix.
-- Where ΔW = 0 the norms and ``numerical_rank`` are 0; every share, z and shape is NaN: undefined, not zero.
+- Where ΔW = 0 the norms and ``numerical_rank`` are 0; shares, z-scores and spectral shapes are NaN (undefined,
+  not zero).
 - Where ΔW is not finite its norms are NaN, and it has no row outside ``modules``.
 """
 
@@ -58,8 +59,8 @@ MODULES: Schema = {
     "p_diagonal_share": "float64",
     "tail_hill": "float64",  # exponent of the tail of σ(ΔW), Hill
     "tail_alpha": "float64",  # exponent of the density of σ(ΔW)², as WeightWatcher fits it
-    "tail_values": "Int64",  # singular values that the fit could use
-    "rounding_fro": "float64",  # ‖·‖_F that storing the snapshot in half precision puts into ΔW; 0 where it put none
+    "tail_values": "Int64",  # singular values available to the fit
+    "rounding_fro": "float64",  # ‖·‖_F of the error in ΔW from storing the snapshot in half precision; 0 if none
 }
 PROJECTION: Schema = {
     "step": "int64",
@@ -95,7 +96,7 @@ MAP: Schema = {
     "share": "float64",
     "expected": "float64",
 }
-# How the whole matrix W moved. Computed for the snapshots that ``--deep`` chooses.
+# How W as a whole moved. Computed for the snapshots that ``--deep`` chooses.
 DRIFT: Schema = {
     "step": "int64",
     "module": "str",
@@ -105,7 +106,7 @@ DRIFT: Schema = {
     "kappa_spec": "float64",  # rho_sigma² · O·I/min(O, I): 1 for small isotropic updates
     "one_minus_cos": "float64",  # 1 − ⟨W, W + ΔW⟩/(‖W‖‖W + ΔW‖), computed from ΔW
     **{f"angle_{what}_k{k}": "float64" for k in (1, 4, 16, 64) for what in ("max", "mean")},  # degrees
-    "rotation_head": "float64",  # median angle of u_i to its old self over the first 10 % of indices, degrees
+    "rotation_head": "float64",  # median angle between u_i before and after, first 10 % of indices, degrees
     "rotation_tail": "float64",  # the same over the last 10 %
     "intruders": "Int64",  # of the first 10 left singular vectors of W + ΔW
     "intruder_energy": "float64",  # their share of ‖W + ΔW‖²
@@ -137,7 +138,7 @@ COORDINATES: Schema = {
     "expected_row_gini": "float64",
     "expected_column_gini": "float64",
 }
-# How the snapshots of one run relate; every snapshot against the last.
+# Relations between the snapshots of one run: each snapshot compared with the last.
 TRAJECTORY: Schema = {
     "step": "int64",
     "module": "str",
@@ -149,7 +150,7 @@ TRAJECTORY: Schema = {
     "rank1_cos_final": "float64",  # |u₁(t)·u₁(T)|·|v₁(t)·v₁(T)|
     "linearity": "float64",  # pooled R² of a straight line through ΔW_s, s ≤ t
     "expected_linearity": "float64",  # of a random walk with steps in independent directions
-    "left_at_start": "float64",  # ‖P₀ U(t)‖²/R: how much of ΔW's column space is that of the first snapshot's factors
+    "left_at_start": "float64",  # ‖P₀ U(t)‖²/R: share of ΔW's column space in that of the first snapshot's factors
     "right_at_start": "float64",
     "expected_left_at_start": "float64",
     "expected_right_at_start": "float64",
@@ -171,7 +172,7 @@ NULLS: Schema = {
     "p": "float64",  # two-sided
     "draws": "int64",  # 0 where the null has a closed form
 }
-# The run as a whole: means over matrices (a lift is mean share ÷ mean chance), with value ± t·s of a bootstrap over
+# The whole run: means over matrices (a lift is mean share ÷ mean expected share), with value ± t·s of a bootstrap over
 # layers.
 SUMMARY: Schema = {
     "step": "int64",
@@ -182,7 +183,7 @@ SUMMARY: Schema = {
     "expected": "float64",
     "matrices": "int64",
 }
-# Further columns are what the run logged, see ``spectra.runs.series``; ``non_finite`` counts what was logged as NaN, ∞.
+# Further columns are logged metrics, see ``spectra.runs.series``; ``non_finite`` counts values logged as NaN or ∞.
 SERIES: Schema = {"step": "int64"}
 
 SCHEMAS: Mapping[str, Schema] = {
@@ -200,8 +201,8 @@ SCHEMAS: Mapping[str, Schema] = {
 }
 
 
-# ‖ΔW‖/‖W‖ up to which an update is the rounding of float32 factors (a few half units in the last place), such as
-# DoRA's magnitudes at step 0. Its numbers are exact, and its direction means nothing.
+# ‖ΔW‖/‖W‖ up to which an update is only the rounding of float32 factors (a few half units in the last place), such as
+# DoRA's magnitudes at step 0. Its numbers are exact, but its direction is meaningless.
 FLOAT32_ROUNDING = 2.0**-22
 
 _SHAPE = [
@@ -222,27 +223,27 @@ class Tables:
     Attributes
     ----------
     modules
-        A row is step × module: norms and spectrum shape of ΔW.
+        One row per step × module: norms and spectral shape of ΔW.
     projection
-        A row is step × module × side × subspace × fraction: energy shares beside their null.
+        One row per step × module × side × subspace × fraction: energy shares and their null.
     profile
-        A row is step × module × side × bin: energy along the base's singular index.
+        One row per step × module × side × bin: energy along the base's singular index.
     spectrum
-        A row is step × module × index: singular values of ΔW.
+        One row per step × module × index: singular values of ΔW.
     series
-        A row is a logged step: reward, entropy, lengths, gradient norm.
+        One row per logged step: reward, entropy, lengths, gradient norm.
     map
-        A row is step × module × bin × bin: energy over both sides of the base's singular index.
+        One row per step × module × bin × bin: energy over both sides of the base's singular index.
     drift
-        A row is step × module: how the whole matrix moved.
+        One row per step × module: how W as a whole moved.
     coordinates
-        A row is step × module: which entries moved visibly in bfloat16.
+        One row per step × module: which entries moved visibly in bfloat16.
     nulls
-        A row is step × module × metric × null: a metric against a sampled null.
+        One row per step × module × metric × null: a metric compared with a sampled null.
     trajectory
-        A row is step × module: the snapshot against the last one.
+        One row per step × module: the snapshot compared with the last one.
     summary
-        A row is step × metric: mean over matrices with its interval.
+        One row per step × metric: mean over matrices with its interval.
     """
 
     modules: pd.DataFrame
@@ -266,11 +267,11 @@ class Tables:
 
     @property
     def last_step(self) -> int:
-        """The last analysed step."""
+        """The last analyzed step."""
         return int(self.modules["step"].max())
 
     def resolved_modules(self) -> pd.DataFrame:
-        """Return ``modules`` with the spectrum's shape missing where the update is nothing but rounding."""
+        """Return ``modules`` with the spectral shape set to missing where the update is only rounding."""
         rounding = self.modules["relative_fro"] <= FLOAT32_ROUNDING
         rows = self.modules.copy()
         rows[_SHAPE] = rows[_SHAPE].mask(rounding)
@@ -288,13 +289,13 @@ class Tables:
         Raises
         ------
         RunNotFoundError
-            If the directory holds no analysis.
+            If the directory contains no analysis.
         CorruptFileError
             If a table is unreadable or lacks a column.
         """
         if not where.table("modules").exists():
             raise RunNotFoundError(
-                "holds no analysis tables", where=where.root, hint="run `spectra analyze` on the run first"
+                "contains no analysis tables", where=where.root, hint="run `spectra analyze` on the run first"
             )
         return cls(**{name: read_table(name, where.table(name)) for name in SCHEMAS})
 

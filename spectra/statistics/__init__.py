@@ -1,1 +1,1 @@
-"""Statistics that several wings share; knows no model, no run and no plot."""
+"""Statistics that several parts of spectra share; independent of models, runs and plots."""

@@ -1,6 +1,6 @@
-"""95 % intervals: of means over layers (bootstrap), of means over seeds and of paired differences (Student), of shares.
+"""95 % intervals: means over layers (bootstrap), means over seeds and paired differences (Student), shares (Wilson).
 
-Tables and arrays in, numbers out: nothing here knows a model, a run or a plot, and nothing needs torch.
+Functions of tables and arrays; independent of models, runs and plots, and of torch.
 """
 
 import math
@@ -18,21 +18,21 @@ from spectra.linalg.nulls.haar_moments import NORMAL_95
 Numbers = NDArray[np.float64]
 
 RESAMPLES = 4000
-# Two clusters give a t with one degree of freedom, and no idea of the spread.
-FEWEST_CLUSTERS = 3
+# Two clusters give a t with one degree of freedom, which does not estimate the spread.
+MIN_CLUSTERS = 3
 _SEED = 0
 _CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """A mean with its 95 % interval; NaN ends where there is too little to say."""
+    """A mean with its 95 % interval; the ends are NaN if there are too few values."""
 
     value: float
     lo: float
     hi: float
 
     def within(self, least: float, most: float) -> "Interval":
-        """Return the interval cut to what is possible."""
+        """Return the interval clipped to [least, most]."""
         if math.isnan(self.lo):
             return self
         return Interval(self.value, max(self.lo, least), min(self.hi, most))
@@ -44,12 +44,12 @@ class Paired(NamedTuple):
     Attributes
     ----------
     problems
-        How many problems both sides have.
+        Number of problems that both sides have.
     difference, low, high
-        Mean of a − b, and Student's interval of it.
+        Mean of a − b, with Student's interval.
     z
-        The mean in standard errors. For equal methods it has Student's t with problems − 1 degrees of freedom: near a
-        standard normal from some 30 problems on.
+        The mean in standard errors. For equal methods it has Student's t distribution with problems − 1 degrees of
+        freedom, near standard normal from about 30 problems on.
     """
 
     problems: float
@@ -62,31 +62,31 @@ class Paired(NamedTuple):
 def layer_interval(
     values: Sequence[float] | Numbers, clusters: Sequence[Hashable], weights: Numbers | None = None
 ) -> Interval:
-    """Return a mean over matrices with an interval from a bootstrap that draws whole clusters.
+    """Return a mean over matrices with an interval from a cluster bootstrap over layers.
 
-    Matrices of a layer go together: they see the same activations and gradients, and are not independent. The interval
-    is value ± t·s: s is the bootstrap's standard deviation times √(C/(C − 1)), since resamples of C clusters vary by
-    that much too little, and t the 97.5 % quantile with C − 1 degrees of freedom. Quantiles of the resamples
-    themselves cover 75 % where C = 3 and 86 % where C = 6; this covers 95 % of normal means from C = 3 on (Hesterberg
+    Matrices of a layer are drawn together: they see the same activations and gradients, and are not independent. The
+    interval is value ± t·s: s is the bootstrap's standard deviation times √(C/(C − 1)), since resamples of C clusters
+    vary too little by that factor, and t the 97.5 % quantile with C − 1 degrees of freedom. Quantiles of the resamples
+    themselves cover 75 % for C = 3 and 86 % for C = 6; this covers 95 % of normal means from C = 3 on (Hesterberg
     2015, *What Teachers Should Know About the Bootstrap*, §5).
 
     Parameters
     ----------
     values
-        One a matrix, finite.
+        One value per matrix, finite.
     clusters
-        The cluster of each matrix; under ``FEWEST_CLUSTERS`` distinct ones the ends are NaN.
+        Cluster of each matrix; with fewer than ``MIN_CLUSTERS`` distinct ones the ends are NaN.
     weights
-        What the values are means over: the mean is Σ values·weights/Σ weights. Equal if None.
+        Weight of each value: the mean is Σ values·weights/Σ weights. Equal weights if None.
     """
     numbers = np.asarray(values, np.float64)
     weight = np.ones_like(numbers) if weights is None else weights
     codes = pd.factorize(np.asarray(clusters, dtype=object))[0]
     value = float((numbers * weight).sum() / weight.sum()) if len(numbers) else math.nan
     count = int(codes.max()) + 1 if len(codes) else 0
-    if count < FEWEST_CLUSTERS:
+    if count < MIN_CLUSTERS:
         return Interval(value, math.nan, math.nan)
-    # Centred, so that the spread of nearly equal values is not that of their rounding.
+    # Centered, so that the spread of nearly equal values is not that of their rounding.
     above, below = np.bincount(codes, (numbers - value) * weight), np.bincount(codes, weight)
     drawn = _draws(count)
     spread = float(((drawn @ above) / (drawn @ below)).std(ddof=1)) * math.sqrt(count / (count - 1))
@@ -105,14 +105,14 @@ def seed_interval(values: Sequence[float]) -> Interval:
 
 
 def paired(a: "pd.Series[float]", b: "pd.Series[float]") -> Paired:
-    """Return the mean difference a − b over the problems that both have, with Student's 95 % interval.
+    """Return the mean difference a − b over the problems in both, with Student's 95 % interval.
 
-    Pairing removes the problems' own difficulty from the error: se = sd(a_i − b_i)/√n.
+    Pairing removes the difficulty of the problems from the error: se = sd(a_i − b_i)/√n.
 
     Parameters
     ----------
     a, b
-        Score of each problem, by the problem's name.
+        Score per problem, by problem id.
     """
     difference = (a - b).dropna()
     mean, low, high = seed_interval(difference.tolist())
@@ -126,16 +126,16 @@ def paired(a: "pd.Series[float]", b: "pd.Series[float]") -> Paired:
 def wilson(share: float, count: int | float, quantile: float = NORMAL_95) -> tuple[float, float]:
     """Return the interval of a share over ``count`` problems (Wilson 1927), within [0, 1].
 
-    It stays an interval where every problem is right or wrong. With several samples per problem the mean varies less
-    than one trial per problem would, and the interval is wide rather than narrow: there ``count`` may be an effective
-    number of problems, which is no integer. ``scipy.stats`` has this interval for integer counts alone.
+    It has a positive width even if every problem is right or wrong. With several samples per problem the mean varies
+    less than with one trial per problem, and the interval is too wide rather than too narrow; ``count`` may then be an
+    effective number of problems, which need not be an integer. ``scipy.stats`` has this interval for integers only.
 
     Parameters
     ----------
     share
         Mean over problems, in [0, 1].
     count
-        Problems, or the effective number of them.
+        Number of problems, or the effective number.
     quantile
         Half-width in standard errors: 1.96, or Student's.
 
@@ -150,9 +150,9 @@ def wilson(share: float, count: int | float, quantile: float = NORMAL_95) -> tup
 
 @lru_cache
 def student_quantile(degrees: int) -> float:
-    """Return the quantile of Student's t that leaves 2.5 % above it.
+    """Return the 97.5 % quantile of Student's t distribution.
 
-    ``scipy.stats.t.ppf`` calls the same function, and takes a second to import.
+    ``scipy.stats.t.ppf`` calls the same function, but takes a second to import.
 
     >>> round(student_quantile(3), 3)
     3.182

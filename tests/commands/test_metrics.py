@@ -4,7 +4,7 @@ import pytest
 
 from spectra.commands.metrics import lines, metrics
 from spectra.errors import UsageError
-from spectra.runs.catalogue import METRICS
+from spectra.runs.catalog import METRICS
 
 
 def test_all_are_listed_as_plain_values() -> None:

@@ -1,4 +1,4 @@
-"""What is recognised, in which order, and what is said when nothing is."""
+"""Which layouts are recognized, in which order, and the error if none is."""
 
 import json
 import shutil
@@ -62,10 +62,10 @@ def test_one_full_checkpoint(base: Path) -> None:
     assert (run.layout, run.snapshots[0].kind, run.base_name) == ("checkpoint", "full", None)
 
 
-def test_nothing_recognised_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_an_unrecognized_directory_names_what_was_searched_for(tmp_path: Path) -> None:
     with pytest.raises(RunNotFoundError, match="no such directory"):
         open_run(tmp_path / "absent")
-    with pytest.raises(RunNotFoundError, match=r"looked for manifest.json, checkpoint-N/, global_step_N/ \(verl\)"):
+    with pytest.raises(RunNotFoundError, match=r"searched for manifest.json, checkpoint-N/, global_step_N/ \(verl\)"):
         open_run(tmp_path)
     (tmp_path / "checkpoint-3").mkdir()
     with pytest.raises(RunNotFoundError, match="checkpoint-3: holds neither"):

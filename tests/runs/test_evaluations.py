@@ -78,9 +78,9 @@ def test_a_finished_one_is_known_by_its_settings(file: Path) -> None:
     evaluation.add(rows("a"))
     evaluation.finish(["a"], {"average": 0.5})
     assert evaluation.finished() == {"settings": SETTINGS, "average": 0.5}
-    with pytest.raises(RunExistsError, match="holds an evaluation with seed = 1, and 2 is asked for"):
+    with pytest.raises(RunExistsError, match="contains an evaluation with seed = 1, but 2 was requested"):
         OpenEvaluation(file, {**SETTINGS, "seed": 2}, 2).finished()
-    with pytest.raises(RunExistsError, match="with k = None, and 4 is asked for"):
+    with pytest.raises(RunExistsError, match="with k = None, but 4 was requested"):
         OpenEvaluation(file, {**SETTINGS, "k": 4}, 2).finished()
     evaluation.discard()
     assert evaluation.finished() is None
@@ -90,7 +90,7 @@ def test_one_that_training_made_is_not_overwritten_unasked(file: Path) -> None:
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(rows("a")[0]) + "\n")
     assert read_summary(file) is None
-    with pytest.raises(RunExistsError, match="that `spectra eval` did not make"):
+    with pytest.raises(RunExistsError, match="not made by `spectra eval`"):
         OpenEvaluation(file, SETTINGS, 2).finished()
 
 
@@ -102,7 +102,8 @@ def test_completions_may_hold_any_character(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("", "holds no generation"), ('{"problem": "a", "correct": true}\nx\n', r":2: is no gen")]
+    ("content", "message"),
+    [("", "contains no generation"), ('{"problem": "a", "correct": true}\nx\n', r":2: is not a gen")],
 )
 def test_files_that_are_none(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "a.jsonl").write_text(content)

@@ -106,13 +106,13 @@ def test_verl_steps_that_cannot_be_read_are_named_beside_those_that_can(tmp_path
     assert "verl.model_merger" in run.ignored["global_step_4"]
     assert "newer than step 4" in run.ignored["global_step_9"]
     (run_dir / "latest_checkpointed_iteration.txt").write_text("?")
-    with pytest.raises(CorruptFileError, match="holds no step but '\\?'"):
+    with pytest.raises(CorruptFileError, match="must contain a step number, got '\\?'"):
         open_run(run_dir)
 
 
 def test_verl_alpha_of_zero_is_refused_with_the_real_one(tmp_path: Path, base: Path) -> None:
     merged(shards(tmp_path / "global_step_3" / "actor", alpha=48), lora_config("", alpha=0))
-    with pytest.raises(CorruptFileError, match=r"lora_alpha is 0 .*\(48, says lora_train_meta.json\)"):
+    with pytest.raises(CorruptFileError, match=r"lora_alpha is 0 .*\(48 according to lora_train_meta.json\)"):
         open_run(tmp_path)
     other = write_adapter(tmp_path / "other", lora_config(str(base), alpha=0), small_factors())
     with pytest.raises(CorruptFileError, match=r"actor_rollout_ref\.model\.lora_alpha"):
@@ -194,14 +194,14 @@ def test_pickled_weights_are_refused_with_the_conversion(tmp_path: Path) -> None
     for start in (checkpoint, tmp_path):
         with pytest.raises(RunNotFoundError) as caught:
             open_run(start)
-        assert "can run code when read" in str(caught.value)
+        assert "can run code when loaded" in str(caught.value)
         assert "save_pretrained" in str(caught.value)
 
 
 def test_adapters_in_shards_and_without_tensors_file(tmp_path: Path, base: Path) -> None:
     path = write_adapter(tmp_path / "a", lora_config(str(base)), small_factors())
     (path / "adapter_model.safetensors").rename(path / "adapter_model-00001-of-00001.safetensors")
-    with pytest.raises(RunNotFoundError, match="adapter is in shards"):
+    with pytest.raises(RunNotFoundError, match="adapter is sharded"):
         open_run(path)
     (path / "adapter_model-00001-of-00001.safetensors").unlink()
     with pytest.raises(RunNotFoundError, match=r"adapter_config.json without adapter_model.safetensors"):

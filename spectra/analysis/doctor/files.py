@@ -7,7 +7,7 @@ from spectra.analysis.doctor.diagnosis import fact, ok
 from spectra.analysis.verdict.findings import Check
 from spectra.errors import CorruptFileError, SpectraError
 from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS, MODEL_UPDATE, RunLayout
-from spectra.runs.snapshots import NOTHING, Snapshot
+from spectra.runs.snapshots import NO_WEIGHTS, Snapshot
 from spectra.weights.storage.tensors import TensorStore
 
 NAME = "files"
@@ -59,7 +59,7 @@ def _ignored(case: Case) -> list[Check]:
     found = []
     for name, why in case.run.ignored.items():
         what, _, hint = why.partition("; ")
-        newest = name == last and what == NOTHING
+        newest = name == last and what == NO_WEIGHTS
         half = "contains nothing readable yet: it may still be being written" if newest else what
         found.append(Check(NAME, "note" if newest else "fault", fact("readable", half, 0.0, 1.0), hint, where=name))
     return found

@@ -72,7 +72,7 @@ def test_a_finished_one_is_left_alone(run: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_other_settings_are_refused_until_overwriting_is_asked_for(run: Path) -> None:
     evaluate(run, OPTIONS)
-    with pytest.raises(RunExistsError, match="with samples = 4, and 2 is asked for"):
+    with pytest.raises(RunExistsError, match="with samples = 4, but 2 was requested"):
         evaluate(run, with_(k=2))
     again = evaluate(run, with_(k=2, overwrite=True))
     assert again.summaries[0]["samples"] == 2

@@ -1,8 +1,8 @@
-"""The catalogue of every metric: what it is, what chance gives, and what other tools call it.
+"""Catalog of metrics: definition, null and names in other tools.
 
-The entries are data, one file a theme in ``spectra/runs/metrics/``. Needs neither pandas nor torch. An entry with
-``each`` stands for one metric a value: its texts are templates. Where an entry names the columns that hold its null
-(``expected``), its distance from it (``z``) and its p-value (``p``), those are metrics too.
+The entries are data, one file per theme in ``spectra/runs/metrics/``. Needs neither pandas nor torch. An entry with
+``each`` defines one metric per value, and its texts are templates. If an entry names columns for the mean of its null
+(``expected``), its z-score (``z``) and its p-value (``p``), those are metrics too.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-# Columns that say which row it is, or count: no metrics.
+# Columns that identify a row, or count something: not metrics.
 KEYS = frozenset(
     "step module layer kind out_features in_features method side subspace fraction k bin index_lo index_hi index "
     "bin_left bin_right metric null draws matrices run_a run_b".split()
@@ -34,14 +34,14 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class Alias:
-    """What another tool calls a metric.
+    """Name of a metric in another tool.
 
     Attributes
     ----------
     name
-        The tool's name for it; it may be ours.
+        Name in that tool; may equal ours.
     where
-        The tool, and how its definition differs from ours where it does.
+        The tool, and how its definition differs from ours, if it does.
     """
 
     name: str
@@ -55,25 +55,25 @@ class Metric:
     Attributes
     ----------
     name
-        The column.
+        Name of the column.
     table
-        The table that has it, see ``spectra.runs.tables``.
+        Name of its table, see ``spectra.runs.tables``.
     title
-        What it is, in a few words.
+        Short description.
     formula
-        Its definition. O × I is the shape of ΔW, q = min(O, I), U and V hold the base's singular vectors.
+        Definition. O × I is the shape of ΔW, q = min(O, I), U and V hold the base's singular vectors.
     range
         Smallest and largest value.
     unit
-        Its unit.
+        Unit.
     zero
-        Its value for ΔW = 0.
+        Value for ΔW = 0.
     null
-        What chance gives.
+        Value that chance gives.
     source
-        Where the definition comes from.
+        Reference of the definition.
     aliases
-        What other tools call it.
+        Names in other tools.
     """
 
     name: str
@@ -93,16 +93,16 @@ class Metric:
         return f"{self.table}.{self.name}"
 
     def names(self) -> Iterator[str]:
-        """Yield everything that it is found by, its own names first."""
+        """Yield all names of the metric, its own first."""
         yield self.qualified
         yield self.name
         yield from (alias.name for alias in self.aliases)
 
 
 def find(name: str) -> tuple[Metric, ...]:
-    """Return the metrics of a name: a column, ``table.column``, or another tool's name; empty where there is none.
+    """Return the metrics with a name: a column, ``table.column``, or a name in another tool; empty if there is none.
 
-    A column comes before another tool's name for something else.
+    A column takes precedence over the same name in another tool.
 
     >>> [metric.qualified for metric in find("matrix_rank")]
     ['modules.numerical_rank']
@@ -114,7 +114,7 @@ def find(name: str) -> tuple[Metric, ...]:
 
 
 def _load() -> tuple[Metric, ...]:
-    """Read every theme; a column that several metrics share, such as their null, is kept once."""
+    """Read every theme; a column that several metrics share, such as their null, is listed once."""
     entries = chain.from_iterable(_entries(name, table) for name, table in _THEMES)
     found: dict[str, Metric] = {}
     for metric in chain.from_iterable(_family(entry) for entry in entries):
@@ -129,31 +129,31 @@ def _entries(name: str, table: str) -> Iterator[Entry]:
 
 
 def _expanded(entry: Entry) -> Iterator[Entry]:
-    """Yield one entry a value of ``each``, with the value and its words put into every text."""
+    """Yield one entry per value of ``each``, with the value and its texts filled into every template."""
     each = entry.pop("each", None)
     if each is None:
         yield entry
         return
     [(key, values)] = each.items()
-    for value, words in values.items():
+    for value, texts in values.items():
         named = {key: value}
-        filled: Entry = {field: _fill(text, words, named) for field, text in entry.items()}
+        filled: Entry = {field: _fill(text, texts, named) for field, text in entry.items()}
         yield filled
 
 
-def _fill(text: Any, words: list[str], named: Mapping[str, Any]) -> Any:
+def _fill(text: Any, texts: list[str], named: Mapping[str, Any]) -> Any:
     if isinstance(text, dict):
-        return {_fill(name, words, named): _fill(where, words, named) for name, where in text.items()}
-    return text.format(*words, **named)
+        return {_fill(name, texts, named): _fill(where, texts, named) for name, where in text.items()}
+    return text.format(*texts, **named)
 
 
 def _family(entry: Entry) -> Iterator[Metric]:
-    """Yield the metric of an entry, then its null, its distance from it and its p-value where they are columns."""
-    beside = {key: entry.pop(key, None) for key in ("expected", "z", "p")}
+    """Yield the metric of an entry, then the mean of its null, its z-score and its p-value if they are columns."""
+    columns = {key: entry.pop(key, None) for key in ("expected", "z", "p")}
     aliases = tuple(Alias(name, where) for name, where in entry.pop("aliases", {}).items())
     metric = Metric(**{"zero": _UNDEFINED, **entry}, aliases=aliases)
     yield metric
-    for name, describe in zip(beside.values(), (_expected, _z, _p), strict=True):
+    for name, describe in zip(columns.values(), (_expected, _z, _p), strict=True):
         if name is not None:
             yield describe(metric, name)
 
@@ -162,12 +162,12 @@ def _expected(metric: Metric, name: str) -> Metric:
     return Metric(
         name=name,
         table=metric.table,
-        title=f"{metric.title}: by chance",
+        title=f"{metric.title}: expected by chance",
         formula=f"mean under the null of {metric.name}: {metric.null}",
         range=metric.range,
         unit=metric.unit,
-        zero="NaN, or the null's mean where it does not depend on ΔW",
-        null="none: it is the null's mean",
+        zero="NaN, or the mean of the null if it does not depend on ΔW",
+        null="none: it is the mean of the null",
         source="Definition",
     )
 
@@ -176,12 +176,12 @@ def _z(metric: Metric, name: str) -> Metric:
     return Metric(
         name=name,
         table=metric.table,
-        title=f"{metric.title}: distance from chance",
-        formula=f"({metric.name} − its null's mean)/its null's standard deviation",
+        title=f"{metric.title}: z-score",
+        formula=f"({metric.name} − mean of its null)/standard deviation of its null",
         range="−∞ to ∞",
         unit="standard deviations of the null",
         zero=_UNDEFINED,
-        null="0; |z| under 2 is what chance gives",
+        null="0; |z| under 2 is within chance",
         source="Definition",
     )
 
@@ -196,7 +196,7 @@ def _p(metric: Metric, name: str) -> Metric:
         unit="probability",
         zero=_UNDEFINED,
         null="uniform",
-        source="Laws matched to four exact moments, see reports/null_calibration.md",
+        source="Distributions matched to four exact moments, see reports/null_calibration.md",
     )
 
 

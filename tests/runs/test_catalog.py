@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from spectra.runs.catalogue import KEYS, METRICS, Metric, find
+from spectra.runs.catalog import KEYS, METRICS, Metric, find
 from spectra.runs.series import CANONICAL
 from spectra.runs.tables import SCHEMAS
 
@@ -89,6 +89,6 @@ def test_nothing_is_found_for_no_name() -> None:
     assert find("") == ()
 
 
-def test_the_catalogue_needs_neither_pandas_nor_torch() -> None:
-    code = "import sys; import spectra.runs.catalogue; assert not {'pandas', 'torch'} & set(sys.modules)"
+def test_the_catalog_needs_neither_pandas_nor_torch() -> None:
+    code = "import sys; import spectra.runs.catalog; assert not {'pandas', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
