@@ -13,8 +13,9 @@ from torch import Tensor
 
 from spectra.analysis.pipeline.basis_cache import BasisCache
 from spectra.analysis.pipeline.plan import Plan
+from spectra.analysis.tables.columns import Row
 from spectra.analysis.tables.coordinates import BaseCoordinates
-from spectra.analysis.tables.spectral import Row, layer_of
+from spectra.analysis.tables.spectral import layer_of
 from spectra.analysis.tables.trajectory import DIRECTIONS
 from spectra.linalg.decompositions.basis import Factors
 from spectra.linalg.measures.leading import cosine, first, inner_product, is_factored, leading, nonzero, shared_spaces

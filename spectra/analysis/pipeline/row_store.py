@@ -5,17 +5,19 @@ table is complete: a zero update leaves some tables without rows. A running anal
 where the next one finds them after a kill. A part has the same format as the final tables.
 """
 
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
-from spectra.analysis.tables.spectral import Row
+from spectra.analysis.tables.columns import Columns, to_frame
 from spectra.errors import CorruptFileError
 from spectra.runs.atomic import atomic_directory, read_json, write_json
 from spectra.runs.layout import AnalysisLayout
-from spectra.runs.tables import conform, empty, read_table, write_table
+from spectra.runs.tables import empty, read_table, write_table
 
 NAMES = ("modules", "projection", "profile", "spectrum", "map", "drift", "coordinates", "nulls", "trajectory")
 # Its rows compare every snapshot with the last one, so they are only valid for exactly this set of snapshots.
@@ -49,7 +51,7 @@ class RowStore:
         self._thrifty_steps: set[int] = set()
         self.complete: dict[str, set[int]] = {name: set() for name in NAMES}
         self.frames: Frames = {name: empty(name) for name in NAMES}
-        self._new: dict[str, list[Row]] = {name: [] for name in NAMES}
+        self._new: dict[str, list[Columns]] = {name: [] for name in NAMES}
         self.dropped = 0
         for directory in [where, *self._parts()]:
             self._take(directory)
@@ -69,7 +71,7 @@ class RowStore:
         """Whether there are parts that are not merged into the final tables yet."""
         return bool(self._parts())
 
-    def add(self, rows: Mapping[str, Sequence[Row]]) -> None:
+    def add(self, rows: Mapping[str, Sequence[Columns]]) -> None:
         """Add the rows of one finished task."""
         for name, found in rows.items():
             self._new[name] += found
@@ -136,7 +138,7 @@ class RowStore:
                 self.frames[name] = pd.concat([known, frame], ignore_index=True) if len(known) else frame
 
     def _drain(self) -> Frames:
-        frames = {name: _frame(name, rows) for name, rows in self._new.items()}
+        frames = {name: to_frame(name, blocks) for name, blocks in self._new.items()}
         if self._thrifty:
             self._thrifty_steps |= set(frames["nulls"]["step"].tolist())
         self._new = {name: [] for name in NAMES}
@@ -154,21 +156,18 @@ class RowStore:
         write_json(where.state, state)
 
 
-def _frame(name: str, rows: list[Row]) -> pd.DataFrame:
-    if not rows:
-        return empty(name)
-    frame = pd.DataFrame(rows)
-    return conform(name, frame.reindex(columns=list(empty(name).columns)))
-
-
 def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
     """Sort rows by step, then by module in model order, keeping the order within a module."""
-    natural = frame["module"].str.replace(r"\d+", lambda match: match[0].zfill(6), regex=True)
-    by = frame.assign(_natural=natural).sort_values(["step", "_natural"], kind="stable")
-    return by.drop(columns="_natural").reset_index(drop=True)
+    names, places = np.unique(frame["module"].to_numpy(dtype=object), return_inverse=True)
+    natural = [re.sub(r"\d+", lambda match: match[0].zfill(6), name) for name in names.tolist()]
+    ranks = np.argsort(np.argsort(natural, kind="stable"))
+    order = np.lexsort([ranks[places], frame["step"].to_numpy()])
+    return frame.take(order).reset_index(drop=True)
 
 
 def _fresh(frame: pd.DataFrame, steps: set[int], known: set[tuple[int, str]]) -> "pd.Series[bool]":
-    pairs = zip(frame["step"].tolist(), frame["module"].tolist(), strict=True)
-    # On an empty frame, an untyped list would select no columns instead of no rows.
-    return pd.Series([pair[0] in steps and pair not in known for pair in pairs], index=frame.index, dtype=bool)
+    fresh = frame["step"].isin(list(steps))
+    if known:
+        pairs = pd.MultiIndex.from_frame(frame[["step", "module"]])
+        fresh &= ~pairs.isin(known)
+    return fresh

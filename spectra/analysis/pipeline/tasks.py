@@ -5,6 +5,7 @@ clusters can run them.
 """
 
 import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,9 +15,12 @@ import torch
 from torch import Tensor
 
 from spectra.analysis.pipeline.basis_cache import BasisCache
+from spectra.analysis.tables.columns import Columns
 from spectra.analysis.tables.matrix import MatrixWork, Rows, Work, merge
 from spectra.analysis.tables.spectral import kind_of, layer_of, measure_vector
 from spectra.errors import BaseModelError
+from spectra.linalg.measures.leading import is_factored
+from spectra.linalg.operators.basic import Operator
 from spectra.runs.directory import Snapshot
 from spectra.weights.readers.offset import Start
 from spectra.weights.storage.tensors import TensorStore, digest
@@ -24,6 +28,10 @@ from spectra.weights.updates import Updates, open_updates, parameter_name
 
 # Dtypes whose values are the weights themselves; float8 and integers need a scale that is stored elsewhere.
 _PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+# From the base weight to the update of one module at one snapshot.
+UpdateFunction = Callable[[Tensor], Operator]
 
 
 @dataclass(frozen=True)
@@ -98,19 +106,38 @@ def run_task(task: ModuleTask) -> ModuleResult:
     if weight.ndim != 2:
         return ModuleResult(task.module, _vector_rows(task, weight), None)
     basis, reused = BasisCache(task.cache).get(found, weight)
-    matrix = MatrixWork(weight, basis)
+    return ModuleResult(task.module, _matrix_rows(task, MatrixWork(weight, basis)), reused)
+
+
+def _matrix_rows(task: ModuleTask, matrix: MatrixWork) -> Rows:
     rows: Rows = {}
-    for step in sorted(task.work.steps):
-        updates = _updates(_snapshot(task, step), task.base, task.start)
-        update = updates.matrices[task.module](weight)
+    opened = {snapshot.step: _updates(snapshot, task.base, task.start) for snapshot in task.snapshots}
+    for batch in _batches(
+        {step: opened[step].matrices[task.module] for step in sorted(task.work.basic)}, matrix.weight
+    ):
+        half = [opened[step].half.get(task.module) for step in batch]
+        for step, found in zip(batch, matrix.basic(list(batch.values()), half), strict=True):
+            merge(rows, found, _key(task, step, opened[step].method))
+    for step in sorted(task.work.deep | task.work.nulls):
+        update = opened[step].matrices[task.module](matrix.weight)
         seed = zlib.crc32(f"{task.module}@{step}".encode())
-        found_rows = matrix.rows(update, step, task.work, half=updates.half.get(task.module), seed=seed)
-        merge(rows, found_rows, _key(task, step, updates.method))
+        merge(rows, matrix.deep(update, step, task.work, seed=seed), _key(task, step, opened[step].method))
     if task.work.trajectory:
-        functions = {s.step: _updates(s, task.base, task.start).matrices[task.module] for s in task.snapshots}
-        for row in matrix.trajectory(functions):
-            merge(rows, {"trajectory": [row]}, {"module": task.module})
-    return ModuleResult(task.module, rows, reused)
+        found_rows = matrix.trajectory({step: updates.matrices[task.module] for step, updates in opened.items()})
+        merge(rows, {"trajectory": Columns.of(found_rows)}, {"module": task.module})
+    return rows
+
+
+def _batches(functions: Mapping[int, UpdateFunction], weight: Tensor) -> Iterator[dict[int, Operator]]:
+    """Yield updates by step: those in factors together, each of full rank alone, so that one is held at a time."""
+    factored: dict[int, Operator] = {}
+    for step, function in functions.items():
+        update = function(weight)
+        if is_factored(update):
+            factored[step] = update
+        else:
+            yield {step: update}
+    yield factored
 
 
 def _vector_rows(task: ModuleTask, weight: Tensor) -> Rows:

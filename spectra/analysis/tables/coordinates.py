@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from spectra.analysis.tables.columns import Row
 from spectra.linalg.decompositions.basis import Basis
 from spectra.linalg.measures.gini import SquaredNorms, expected_gini, gini
 from spectra.linalg.measures.masks import FRACTION, block_rows, low_magnitude_mask, principal_mask, ratio
@@ -17,8 +17,6 @@ from spectra.linalg.measures.rounding import boundary_distances, flipped_visibil
 from spectra.linalg.nulls.counts import CountNull, JaccardNull
 from spectra.linalg.nulls.haar_moments import Null
 from spectra.linalg.operators.basic import Dense, LowRank, Operator
-
-Row = dict[str, Any]
 
 RELATIVE = 1e-3
 ABSOLUTE = 1e-5
@@ -170,15 +168,21 @@ class BaseCoordinates:
         for chosen in self._slices():
             block = update.rows(chosen.start, chosen.stop)
             norms.add(chosen.start, block)
-            before, after = self._cast_rows(chosen, block)
-            moved = after != before
-            visible += torch.bincount(self._groups[chosen][moved], minlength=_GROUPS)
-            before, after = before[moved], after[moved]
+            places, before, after = self._moved(chosen, block)
+            visible += torch.bincount(self._groups[chosen].flatten()[places], minlength=_GROUPS)
             distance = (after - before).abs()
             # An entry that overflows moved, though ∞ ≤ η·∞.
             relative += int(((distance > RELATIVE * torch.maximum(before.abs(), after.abs())) | distance.isinf()).sum())
             absolute += int((distance > ABSOLUTE).sum())
         return _Seen(visible, relative, absolute, norms)
+
+    def _moved(self, chosen: slice, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return where in some rows the bfloat16 value moves, and its values before and after, as float64."""
+        near = torch.nonzero((block.abs() >= self._reach[chosen]).flatten())[:, 0]
+        before = self._cast[chosen].flatten()[near].to(torch.float64)
+        after = round_to(self.weight[chosen].flatten()[near] + block.flatten()[near])
+        moved = after != before
+        return near[moved], before[moved], after[moved]
 
     def _unchanged(self, seen: _Seen) -> dict[str, float]:
         entries = self.weight.numel()
@@ -224,6 +228,14 @@ class BaseCoordinates:
         return torch.cat([round_to(self.weight[chosen]).to(torch.bfloat16) for chosen in self._slices()])
 
     @cached_property
+    def _reach(self) -> Tensor:
+        """A size of Δ, float32, that surely stays within the rounding interval of each entry: few come near it.
+
+        The distance to the nearer end, less a part for the rounding of W + Δ and for being stored in float32.
+        """
+        return torch.cat([_surely_inside(self.weight[chosen]) for chosen in self._slices()])
+
+    @cached_property
     def _groups(self) -> Tensor:
         principal = principal_mask(self.weight, self.basis, self.fraction, self.fraction).to(torch.uint8)
         return principal.add_(low_magnitude_mask(self.weight, self.fraction), alpha=2)
@@ -254,6 +266,13 @@ class BaseCoordinates:
         found = torch.nonzero(tally)[:, 0]
         values = (found & 0x7FFF).to(torch.int16).view(torch.bfloat16).to(torch.float64)
         return values, found >> 15, tally[found].to(torch.float64)
+
+
+def _surely_inside(values: Tensor) -> Tensor:
+    below, above = boundary_distances(values)
+    inside = torch.minimum(below, above) * (1 - 2.0**-20) - values.abs() * 2.0**-50
+    least = torch.finfo(torch.float32).smallest_normal
+    return torch.where(inside > least, inside, 0.0).to(torch.float32)
 
 
 def _add(sums: Tensor, groups: Tensor, parts: tuple[Tensor, ...]) -> None:

@@ -3,7 +3,7 @@
 from jaxtyping import Float64
 from torch import Tensor
 
-from spectra.analysis.tables.spectral import Row
+from spectra.analysis.tables.columns import Row
 from spectra.linalg.decompositions.basis import Basis
 from spectra.linalg.measures.motion import motion
 from spectra.linalg.operators.basic import Operator

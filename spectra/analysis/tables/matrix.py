@@ -1,6 +1,6 @@
 """All rows of one matrix: basic rows per snapshot, expensive rows of some, and rows that need all snapshots."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -9,16 +9,18 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from spectra.analysis.tables.columns import Columns, Row
 from spectra.analysis.tables.coordinates import BaseCoordinates
 from spectra.analysis.tables.drift import drift_row
 from spectra.analysis.tables.null_draws import null_rows
-from spectra.analysis.tables.spectral import Row, measure_matrix
+from spectra.analysis.tables.spectral import measure_snapshots
 from spectra.analysis.tables.trajectory import trajectory_rows
 from spectra.linalg.decompositions.basis import Basis
 from spectra.linalg.measures.rounding import rounding_norm
 from spectra.linalg.operators.basic import Operator
 
-Rows = dict[str, list[Row]]
+# For each table, the rows of one module at one snapshot after the other.
+Rows = dict[str, list[Columns]]
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,24 @@ class MatrixWork:
     weight: Float64[Tensor, "o i"]
     basis: Basis
 
-    def rows(self, update: Operator, step: int, work: Work, *, half: torch.dtype | None, seed: int) -> Rows:
-        """Return the rows of one snapshot.
+    def basic(self, updates: Sequence[Operator], half: Sequence[torch.dtype | None]) -> list[dict[str, Columns]]:
+        """Return, for each snapshot, the rows of the tables that every snapshot has.
+
+        Parameters
+        ----------
+        updates
+            ΔW of each.
+        half
+            Dtype of a snapshot that stores W + ΔW rounded to 16 bits, None for any other.
+        """
+        found = []
+        for measured, dtype in zip(measure_snapshots(self.weight, self.basis, updates), half, strict=True):
+            rounding = 0.0 if dtype is None else rounding_norm(self.weight, dtype)
+            found.append({**vars(measured), "modules": measured.modules.keyed({"rounding_fro": rounding})})
+        return found
+
+    def deep(self, update: Operator, step: int, work: Work, *, seed: int) -> dict[str, Columns]:
+        """Return the rows of one snapshot in the tables that only chosen snapshots have.
 
         Parameters
         ----------
@@ -80,26 +98,19 @@ class MatrixWork:
             Its step.
         work
             What is missing.
-        half
-            Dtype of a snapshot that stores W + ΔW rounded to 16 bits, None for any other.
         seed
             Seed of the samples, different for every matrix: the mean over matrices assumes independent samples.
         """
-        rows: Rows = {}
-        if step in work.basic:
-            measured = measure_matrix(self.weight, self.basis, update)
-            rounding = {"rounding_fro": 0.0 if half is None else rounding_norm(self.weight, half)}
-            merge(rows, vars(measured), {})
-            rows["modules"] = [row | rounding for row in rows["modules"]]
-        if not update.is_finite():
-            return rows
+        rows: dict[str, list[Row]] = {}
+        if not (step in work.deep | work.nulls and update.is_finite()):
+            return {}
         if step in work.deep:
             rows["drift"] = [drift_row(self.weight, self.basis, update)]
             rows["coordinates"] = [self.coordinates.row(update, norm=update.frobenius())]
         if step in work.nulls:
             budget = work.null_budget
             rows["nulls"] = null_rows(self.weight, self.basis, update, self.coordinates, seed=seed, budget=budget)
-        return rows
+        return {name: Columns.of(found) for name, found in rows.items()}
 
     def trajectory(self, functions: Mapping[int, Callable[[Tensor], Operator]]) -> list[Row]:
         """Return the rows of ``trajectory``, one per snapshot."""
@@ -111,7 +122,7 @@ class MatrixWork:
         return BaseCoordinates(self.weight, self.basis)
 
 
-def merge(into: Rows, rows: Mapping[str, list[Row]], key: Mapping[str, Any]) -> None:
-    """Add rows of tables to others, each with the columns of ``key``."""
+def merge(into: Rows, rows: Mapping[str, Columns], key: Mapping[str, Any]) -> None:
+    """Add rows of tables to others, each with those columns of ``key`` that its table has."""
     for table, found in rows.items():
-        into.setdefault(table, []).extend({**key, **row} for row in found)
+        into.setdefault(table, []).append(found.keyed(key))

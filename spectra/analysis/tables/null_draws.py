@@ -17,8 +17,8 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spectra.analysis.tables.columns import Row
 from spectra.analysis.tables.coordinates import MASKS, BaseCoordinates
-from spectra.analysis.tables.spectral import Row
 from spectra.linalg.decompositions import spectrum
 from spectra.linalg.decompositions.angles import orthonormal_angles
 from spectra.linalg.decompositions.basis import Basis

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spectra.analysis.tables.spectral import Row
+from spectra.analysis.tables.columns import Row
 from spectra.linalg.decompositions.basis import Factors
 from spectra.linalg.measures.leading import (
     cosine,

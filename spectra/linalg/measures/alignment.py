@@ -4,14 +4,17 @@ With W = UΣVᵀ and ΔW = P diag(s) Zᵀ, the energies need only the Q × R coo
 ‖ΔW‖²_F; energy outside the base's column or row space is reported, not hidden by renormalizing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import numpy as np
 import torch
 from jaxtyping import Float64
+from numpy.typing import NDArray
 from torch import Tensor
 
-from spectra.linalg.decompositions.basis import Basis, small_side_svd
+from spectra.linalg.decompositions.basis import Basis, Factors, small_side_svd
 from spectra.linalg.operators.basic import Operator
 
 # Columns projected at a time: a block of the long side with this many columns is small next to the base matrix.
@@ -52,7 +55,10 @@ class Alignment:
 
     def joint_share(self, directions: slice) -> float:
         """Return ‖U_KᵀΔW V_K‖²/‖ΔW‖² for a range K of directions on both sides."""
-        return float(((self.left[directions] @ self.right[directions].T) ** 2).sum())
+        left, right = self.left[directions], self.right[directions]
+        if not self._is_thin(len(left)):
+            return float(((left @ right.T) ** 2).sum())
+        return float(((left.T @ left) * (right.T @ right)).sum().clamp(min=0))
 
     def map(self, bins: int) -> Float64[Tensor, "b b"]:
         """Return |u_iᵀΔWv_j|²/‖ΔW‖² summed in blocks of :func:`bin_edges`, left bins by right bins.
@@ -60,11 +66,18 @@ class Alignment:
         At most q × q/bins entries of the q × q matrix exist at a time. The blocks sum to 1 less the energy outside.
         """
         edges = bin_edges(len(self.left), bins)
+        if self._is_thin(edges[1]):
+            left, right = _block_grams(self.left, edges), _block_grams(self.right, edges)
+            return (left @ right.T).clamp(min=0)
         rows = []
         for lo, hi in pairwise(edges):
             columns = ((self.left[lo:hi] @ self.right.T) ** 2).sum(0)
             rows.append(torch.stack([columns[start:stop].sum() for start, stop in pairwise(edges)]))
         return torch.stack(rows)
+
+    def _is_thin(self, directions: int) -> bool:
+        """Return whether ‖LRᵀ‖² = tr(LᵀL·RᵀR) is cheaper than the product; it is as good to ε of ‖L‖²‖R‖²."""
+        return self.left.shape[1] <= directions
 
     def diagonal_share(self) -> float:
         """Return Σ_i (u_iᵀΔWv_i)²/‖ΔW‖²: to first order, the share of ΔW that moves the singular values of W.
@@ -115,22 +128,36 @@ class Alignment:
         return _rest(self.right_profile, self.shape[1] > self.shape[0])
 
 
+def align_all(basis: Basis, matrix: Float64[Tensor, "o i"], updates: Sequence[Operator]) -> list[Alignment]:
+    """Return the coordinates of several updates: those in factors pay one product of all their columns together."""
+    factored = [at for at, update in enumerate(updates) if update.rank_bound < min(update.shape)]
+    found = dict(zip(factored, _align_factored(basis, matrix, [updates[at] for at in factored]), strict=True))
+    return [found[at] if at in found else _align_streamed(basis, matrix, update) for at, update in enumerate(updates)]
+
+
 def align(basis: Basis, matrix: Float64[Tensor, "o i"], update: Operator) -> Alignment:
     """Return the coordinates of an update in the basis of the base matrix ``matrix``.
 
     A factored update costs products with as many columns as its rank. A full-rank update is streamed along its long
     side, so that no second matrix of the base's size is formed.
     """
-    if update.rank_bound < min(update.shape):
-        return _align_factored(basis, matrix, update)
-    return _align_streamed(basis, matrix, update)
+    return align_all(basis, matrix, [update])[0]
 
 
-def _align_factored(basis: Basis, matrix: Tensor, update: Operator) -> Alignment:
-    factors = update.svd()
+def _align_factored(basis: Basis, matrix: Tensor, updates: Sequence[Operator]) -> list[Alignment]:
+    if not updates:
+        return []
+    factors = [update.svd() for update in updates]
+    ranks = [len(found.s) for found in factors]
+    lefts = torch.split(basis.left(matrix, torch.cat([found.u for found in factors], 1)), ranks, 1)
+    rights = torch.split(basis.right(matrix, torch.cat([found.v for found in factors], 1)), ranks, 1)
+    return [_weighted(*found, basis.shape) for found in zip(factors, lefts, rights, strict=True)]
+
+
+def _weighted(factors: Factors, left: Tensor, right: Tensor, shape: tuple[int, int]) -> Alignment:
     weights = factors.s / torch.linalg.vector_norm(factors.s)
-    left, right = basis.left(matrix, factors.u), basis.right(matrix, factors.v)
-    return Alignment(factors.s, left * weights, right, True, left**2 @ weights**2, right**2 @ weights**2, basis.shape)
+    left, energy = left * weights, weights**2
+    return Alignment(factors.s, left, right, True, (left**2).sum(1), right**2 @ energy, shape)
 
 
 def _align_streamed(basis: Basis, matrix: Tensor, update: Operator) -> Alignment:
@@ -166,9 +193,14 @@ def bin_edges(directions: int, bins: int) -> list[int]:
     return [round(i * directions / bins) for i in range(bins + 1)]
 
 
-def binned(profile: Float64[Tensor, " q"], edges: list[int]) -> list[float]:
+def binned(profile: Float64[Tensor, " q"], edges: list[int]) -> NDArray[np.float64]:
     """Return the sum of ``profile`` in each bin."""
-    return [float(profile[lo:hi].sum()) for lo, hi in pairwise(edges)]
+    return np.asarray(np.add.reduceat(profile.numpy(force=True), edges[:-1]))
+
+
+def _block_grams(side: Tensor, edges: list[int]) -> Tensor:
+    """Return LᵀL of each block of rows, one a row."""
+    return torch.stack([(side[lo:hi].T @ side[lo:hi]).flatten() for lo, hi in pairwise(edges)])
 
 
 def _centroid(profile: Tensor) -> float:

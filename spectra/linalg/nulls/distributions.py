@@ -5,13 +5,17 @@ The distributions here cover the range between them: Pearson's curve through the
 Beta) for one direction of energy; a mixture over the strongest direction if two base directions or fewer cannot average
 out an uneven spectrum; a product of two such distributions for joint shares, exact for rank 1.
 ``reports/null_calibration.md`` shows how uniform the p-values are.
+
+A :class:`Distribution` here is a batch of distributions, one per row: the p-values of many matrices cost one call of a
+special function per type of curve. :mod:`scipy.special` is called directly, since importing :mod:`scipy.stats` takes
+two seconds.
 """
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +30,11 @@ from spectra.linalg.nulls.haar_exact import (
     relative_moments,
 )
 
-Array = NDArray[np.floating[Any]]
+Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Counts = int | Integers
+Shares = Sequence[float] | Array
 
 # Smallest p-value: further out, a distribution that is matched by moments is not reliable.
 RESOLUTION = 1e-9
@@ -50,198 +58,297 @@ _WEIGHTS: Array = np.exp(-(_AT**2) / 2) / np.exp(-(_AT**2) / 2).sum()
 
 
 class Distribution(ABC):
-    """Distribution of one continuous random variable."""
+    """N distributions of one continuous random variable each."""
+
+    @property
+    @abstractmethod
+    def mean(self) -> Array:
+        """Mean of each distribution, (N,)."""
 
     @abstractmethod
+    def tail(self, x: Array, upper: Flags) -> Array:
+        """Return P(X > x) where ``upper``, else P(X ≤ x), accurate in relative terms if it is small.
+
+        Parameters
+        ----------
+        x
+            Points at which each distribution is evaluated, N × M.
+        upper
+            Which tail to take at each point, N × M.
+        """
+
     def cdf(self, x: Array) -> Array:
-        """Return P(X ≤ x)."""
+        """Return P(X ≤ x) for N × M points, or for M points of a single distribution."""
+        return self._one_tail(x, upper=False)
 
-    @abstractmethod
     def sf(self, x: Array) -> Array:
         """Return P(X > x), accurate in relative terms if it is small."""
+        return self._one_tail(x, upper=True)
+
+    @overload
+    def p(self, value: float) -> float: ...
+    @overload
+    def p(self, value: Array) -> Array: ...
+    def p(self, value: float | Array) -> float | Array:
+        """Return the two-sided p-value 2·min(P(X ≤ x), P(X > x)): uniform under the null. NaN for NaN.
+
+        Parameters
+        ----------
+        value
+            A number for a single distribution; N × M numbers for N distributions.
+        """
+        x = np.atleast_2d(np.asarray(value, dtype=np.float64))
+        # The tail on the value's side of the mean is the smaller one, or near enough a half to be subtracted from 1.
+        found = self.tail(x, x > self.mean[:, None])
+        found = np.where(np.isnan(x), np.nan, np.clip(2 * np.minimum(found, 1 - found), RESOLUTION, 1))
+        return float(found[0, 0]) if np.ndim(value) == 0 else found
+
+    def _one_tail(self, x: Array, *, upper: bool) -> Array:
+        found = self.tail(np.atleast_2d(x), np.full(np.atleast_2d(x).shape, upper))
+        return np.asarray(found[0] if x.ndim == 1 else found)
+
+
+class Inner(Distribution):
+    """Distributions that can be a part of another: their nodes give means over them."""
 
     @abstractmethod
-    def nodes(self) -> tuple[Array, Array]:
-        """Return points and weights of a quadrature: Σ weight·f(point) approximates E f(X)."""
-
-    def p(self, value: float) -> float:
-        """Return the two-sided p-value 2·min(P(X ≤ x), P(X > x)): uniform under the null. NaN for NaN."""
-        if math.isnan(value):
-            return math.nan
-        at = np.array([value])
-        smaller = float(np.minimum(self.cdf(at), self.sf(at))[0])
-        return min(1.0, max(2 * smaller, RESOLUTION)) if not math.isnan(smaller) else math.nan
-
-
-class Undefined(Distribution):
-    """Distribution without spread, or undefined: every p-value is NaN."""
-
-    def cdf(self, x: Array) -> Array:
-        """Return NaN."""
-        return np.full_like(x, math.nan)
-
-    def sf(self, x: Array) -> Array:
-        """Return NaN."""
-        return np.full_like(x, math.nan)
+    def node_table(self) -> tuple[Array, Array]:
+        """Return points, N × J, and weights, (J,), of a quadrature: Σ weight·f(point) approximates E f(X)."""
 
     def nodes(self) -> tuple[Array, Array]:
-        """Return one NaN."""
-        return np.array([math.nan]), np.array([1.0])
+        """Return points and weights of the quadrature of a single distribution."""
+        points, weights = self.node_table()
+        return points[0], weights
 
 
 @dataclass(frozen=True)
-class Pearson(Distribution):
-    """The curve of Pearson's system with given moments (Johnson, Kotz and Balakrishnan 1994, §12.4.1).
+class _Curve:
+    """One type of Pearson's system in its own variable, with positive skewness.
+
+    Attributes
+    ----------
+    standard
+        From its two shape parameters to mean and standard deviation.
+    lower, upper
+        P(X ≤ x) and P(X > x) of x and the shape parameters.
+    lower_quantile, upper_quantile
+        Their inverses.
+    """
+
+    standard: Callable[[Array, Array], tuple[Array, Array]]
+    lower: Callable[[Array, Array, Array], Array]
+    upper: Callable[[Array, Array, Array], Array]
+    lower_quantile: Callable[[Array, Array, Array], Array]
+    upper_quantile: Callable[[Array, Array, Array], Array]
+
+
+def _odds(unit: Array) -> Array:
+    return unit / (1 - unit)
+
+
+def _unit(odds: Array) -> Array:
+    unit: Array = np.maximum(odds, 0) / (1 + np.maximum(odds, 0))
+    return unit
+
+
+_CURVES: Mapping[str, _Curve] = {
+    "beta": _Curve(
+        lambda a, b: (a / (a + b), np.sqrt(a * b / (a + b + 1)) / (a + b)),
+        lambda x, a, b: special.betainc(a, b, np.clip(x, 0, 1)),
+        lambda x, a, b: special.betaincc(a, b, np.clip(x, 0, 1)),
+        lambda p, a, b: special.betaincinv(a, b, p),
+        lambda p, a, b: special.betainccinv(a, b, p),
+    ),
+    "beta prime": _Curve(
+        lambda a, b: (a / (b - 1), np.sqrt(a * (a + b - 1) / (b - 2)) / (b - 1)),
+        lambda x, a, b: special.betainc(a, b, _unit(x)),
+        lambda x, a, b: special.betaincc(a, b, _unit(x)),
+        lambda p, a, b: _odds(special.betaincinv(a, b, p)),
+        lambda p, a, b: _odds(special.betainccinv(a, b, p)),
+    ),
+    "gamma": _Curve(
+        lambda a, b: (a, np.sqrt(a)),
+        lambda x, a, b: special.gammainc(a, np.maximum(x, 0)),
+        lambda x, a, b: special.gammaincc(a, np.maximum(x, 0)),
+        lambda p, a, b: special.gammaincinv(a, p),
+        lambda p, a, b: special.gammainccinv(a, p),
+    ),
+    "student": _Curve(
+        lambda a, b: (np.zeros_like(a), np.sqrt(a / (a - 2))),
+        lambda x, a, b: special.stdtr(a, x),
+        lambda x, a, b: special.stdtr(a, -x),
+        lambda p, a, b: special.stdtrit(a, p),
+        lambda p, a, b: -special.stdtrit(a, p),
+    ),
+    "normal": _Curve(
+        lambda a, b: (np.zeros_like(a), np.ones_like(a)),
+        lambda x, a, b: special.ndtr(x),
+        lambda x, a, b: special.ndtr(-x),
+        lambda p, a, b: special.ndtri(p),
+        lambda p, a, b: -special.ndtri(p),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Pearson(Inner):
+    """Curves of Pearson's system that have given moments (Johnson, Kotz and Balakrishnan 1994, §12.4.1).
 
     Attributes
     ----------
     moments
-        Mean, standard deviation, skewness and excess kurtosis.
-    kind
-        ``beta`` (type I), ``beta prime`` (VI), ``gamma`` (III), ``student`` (VII) or ``normal``.
-    shape
-        Its shape parameters.
+        Mean, standard deviation, skewness and excess kurtosis, (N,) each.
+    kinds
+        Index of each distribution's curve in the table of curves: ``beta`` (type I), ``beta prime`` (VI), ``gamma``
+        (III), ``student`` (VII) or ``normal``; −1 if it has no spread or is undefined, and every p-value is NaN.
+    first, second
+        Shape parameters, NaN where the curve has none.
     """
 
     moments: Moments
-    kind: str
-    shape: tuple[float, ...]
+    kinds: Integers
+    first: Array
+    second: Array
 
     @classmethod
-    def of(cls, moments: Moments) -> "Distribution":
-        """Return the curve, or :class:`Undefined` if there is no spread."""
-        skewness, excess = abs(moments.skewness), moments.excess
-        if not (moments.sd > 0 and math.isfinite(excess)):
-            return Undefined()
-        if skewness < _SYMMETRIC and abs(excess) < 1e-6:
-            return cls(moments, "normal", ())
-        if skewness < _SYMMETRIC and excess > 0:
-            return cls(moments, "student", (4 + 6 / excess,))
+    def of(cls, moments: Moments) -> "Pearson":
+        """Return the curves."""
+        with np.errstate(all="ignore"):  # each type's formulas are evaluated on every row
+            return cls._matched(replace(moments, **{name: np.atleast_1d(x) for name, x in vars(moments).items()}))
+
+    @classmethod
+    def _matched(cls, moments: Moments) -> "Pearson":
+        skewness, excess = np.abs(moments.skewness), np.asarray(moments.excess)
+        symmetric = skewness < _SYMMETRIC
         b1, b2 = skewness**2, excess + 3
         gap = 6 + 3 * b1 - 2 * b2
-        if abs(gap) < 1e-6:
-            return cls(moments, "gamma", (4 / b1,))
         r = 6 * (b2 - b1 - 1) / gap
-        if r < 0:
-            # Type IV has no elementary distribution function. Its neighbor replaces it: type VI with almost the largest
-            # excess that it has at this skewness.
-            r = min(r, -_INSIDE * (8 + 2 * b1 + 4 * math.sqrt(4 + b1)) / b1)
-        discriminant = b1 * (r + 2) ** 2 + 16 * (r + 1)
-        root = (r + 2) * math.sqrt(b1 / discriminant)
-        if r > 0:
-            return cls(moments, "beta", (r / 2 * (1 - root), r / 2 * (1 + root)))
-        return cls(moments, "beta prime", (r / 2 * (1 + root), 1 - r))
+        # Type IV has no elementary distribution function. Its neighbor replaces it: type VI with almost the largest
+        # excess that it has at this skewness.
+        r = np.where(r < 0, np.minimum(r, -_INSIDE * (8 + 2 * b1 + 4 * np.sqrt(4 + b1)) / b1), r)
+        root = (r + 2) * np.sqrt(b1 / (b1 * (r + 2) ** 2 + 16 * (r + 1)))
+        none = np.full_like(gap, np.nan)
+        types: dict[str, tuple[Flags, Array, Array]] = {
+            "": (~((np.asarray(moments.sd) > 0) & np.isfinite(excess)), none, none),
+            "normal": (symmetric & (np.abs(excess) < 1e-6), none, none),
+            "student": (symmetric & (excess > 0), 4 + 6 / excess, none),
+            "gamma": (np.abs(gap) < 1e-6, 4 / b1, none),
+            "beta": (r > 0, r / 2 * (1 - root), r / 2 * (1 + root)),
+            "beta prime": (np.isfinite(gap), r / 2 * (1 + root), 1 - r),
+        }
+        met = [found[0] for found in types.values()]
+        first, second = (np.select(met, [found[at] for found in types.values()]) for at in (1, 2))
+        places = [list(_CURVES).index(name) if name else -1 for name in types]
+        return cls(moments, np.select(met, places, default=-1), first, second)
 
-    def cdf(self, x: Array) -> Array:
-        """Return P(X ≤ x)."""
-        return self._tail(x, upper=self.moments.skewness < 0)
+    @property
+    def kind(self) -> str:
+        """The type of a single curve."""
+        return list(_CURVES)[int(self.kinds[0])]
 
-    def sf(self, x: Array) -> Array:
-        """Return P(X > x)."""
-        return self._tail(x, upper=self.moments.skewness >= 0)
+    @property
+    def mean(self) -> Array:
+        """Mean of each distribution."""
+        return np.asarray(self.moments.mean)
 
-    def nodes(self) -> tuple[Array, Array]:
+    def tail(self, x: Array, upper: Flags) -> Array:
+        """Return one tail of each distribution at each point."""
+        negative = self._negative
+        with np.errstate(all="ignore"):  # what has no spread divides by zero and is NaN
+            z = (x - self.mean[:, None]) / np.asarray(self.moments.sd)[:, None]
+        wanted = upper ^ negative
+        out = np.full(x.shape, np.nan)
+        for curve, chosen, center, scale, shapes in self._curves():
+            for tail, side in ((curve.lower, ~wanted), (curve.upper, wanted)):
+                at = chosen[:, None] & side
+                raw = (center + scale * np.where(negative, -z, z))[at]
+                out[at] = tail(raw, *(np.broadcast_to(shape, at.shape)[at] for shape in shapes))
+        return out
+
+    def node_table(self) -> tuple[Array, Array]:
         """Return quantiles at equal steps of the standard normal quantile."""
-        center, scale = self._standard()
-        at = _AT if self.moments.skewness >= 0 else -_AT
-        raw = (self._quantile(at) - center) / scale
-        z = raw if self.moments.skewness >= 0 else -raw
-        return self.moments.mean + self.moments.sd * z, _WEIGHTS
+        return self._nodes, _WEIGHTS
 
-    def _standard(self) -> tuple[float, float]:
-        """Return mean and standard deviation of the curve in its own variable."""
-        if self.kind == "beta":
-            a, b = self.shape
-            return a / (a + b), math.sqrt(a * b / (a + b + 1)) / (a + b)
-        if self.kind == "beta prime":
-            a, b = self.shape
-            return a / (b - 1), math.sqrt(a * (a + b - 1) / (b - 2)) / (b - 1)
-        if self.kind == "gamma":
-            return self.shape[0], math.sqrt(self.shape[0])
-        return 0.0, math.sqrt(self.shape[0] / (self.shape[0] - 2)) if self.kind == "student" else 1.0
+    @cached_property
+    def _nodes(self) -> Array:
+        negative = self._negative
+        at = np.where(negative, -_AT, _AT)
+        z = np.full(at.shape, np.nan)
+        for curve, chosen, center, scale, shapes in self._curves():
+            for quantile, side in ((curve.lower_quantile, at < 0), (curve.upper_quantile, at >= 0)):
+                here = chosen[:, None] & side
+                raw = quantile(special.ndtr(-np.abs(at[here])), *(np.broadcast_to(s, at.shape)[here] for s in shapes))
+                z[here] = (raw - np.broadcast_to(center, at.shape)[here]) / np.broadcast_to(scale, at.shape)[here]
+        nodes: Array = self.mean[:, None] + np.asarray(self.moments.sd)[:, None] * np.where(negative, -z, z)
+        return nodes
 
-    def _tail(self, x: Array, upper: bool) -> Array:
-        """Return the lower or the upper tail of the curve with positive skewness."""
-        center, scale = self._standard()
-        z = (x - self.moments.mean) / self.moments.sd
-        raw = center + scale * (z if self.moments.skewness >= 0 else -z)
-        out: Any
-        if self.kind == "gamma":
-            raw = np.maximum(raw, 0)
-            out = special.gammaincc(*self.shape, raw) if upper else special.gammainc(*self.shape, raw)
-        elif self.kind in ("beta", "beta prime"):
-            raw = np.maximum(raw, 0)
-            unit = np.minimum(raw, 1) if self.kind == "beta" else raw / (1 + raw)
-            out = special.betaincc(*self.shape, unit) if upper else special.betainc(*self.shape, unit)
-        else:
-            raw = -raw if upper else raw
-            out = special.stdtr(*self.shape, raw) if self.kind == "student" else special.ndtr(raw)
-        return np.asarray(out, dtype=np.float64)
+    @property
+    def _negative(self) -> Flags:
+        return (np.asarray(self.moments.skewness) < 0)[:, None]
 
-    def _quantile(self, at: Array) -> Array:
-        lower, upper = special.ndtr(at), special.ndtr(-at)
-        out: Any
-        if self.kind == "gamma":
-            out = np.where(at < 0, special.gammaincinv(*self.shape, lower), special.gammainccinv(*self.shape, upper))
-        elif self.kind in ("beta", "beta prime"):
-            unit = np.where(at < 0, special.betaincinv(*self.shape, lower), special.betainccinv(*self.shape, upper))
-            out = unit if self.kind == "beta" else unit / (1 - unit)
-        else:
-            out = special.stdtrit(*self.shape, lower) if self.kind == "student" else at
-        return np.asarray(out, dtype=np.float64)
+    def _curves(self) -> list[tuple[_Curve, Flags, Array, Array, tuple[Array, Array]]]:
+        """Return the curves that occur: which rows they are, and mean, sd and shapes of every row in their terms."""
+        shapes = self.first[:, None], self.second[:, None]
+        found = []
+        for place, curve in enumerate(_CURVES.values()):
+            chosen = self.kinds == place
+            if chosen.any():
+                with np.errstate(all="ignore"):  # rows of other curves
+                    found.append((curve, chosen, *curve.standard(*shapes), shapes))
+        return found
 
 
 @dataclass(frozen=True)
-class StrongestAndRest(Distribution):
-    """Distribution of s·H + (1 − s)(1 − H/k)·R for independent H and R: the strongest direction and the rest.
+class StrongestAndRest(Inner):
+    """s·H + (1 − s)(1 − H/k)·R for independent H and R: a strongest direction, and the rest beside it.
 
     Attributes
     ----------
     head, rest
         Distributions of H and R.
     share
-        s, the energy of the strongest direction.
+        s, the energy of the strongest direction, (N,).
     k
-        Number of base directions.
+        Number of base directions, (N,).
     head_is_wider
-        Whether s·H spreads more than (1 − s)·R: nodes represent the narrower of the two, where their steps matter less.
+        Whether s·H spreads more than (1 − s)·R: nodes represent the narrower of the two,
+        where their steps matter less.
     """
 
-    head: Distribution
-    rest: Distribution
-    share: float
-    k: int
+    head: Inner
+    rest: Inner
+    share: Array
+    k: Integers
     head_is_wider: bool
 
-    def cdf(self, x: Array) -> Array:
-        """Return P(X ≤ x), the mean over the nodes of the narrower part."""
-        inner, at, weights = self._given_narrower(x)
-        return inner.cdf(at) @ weights
+    @property
+    def mean(self) -> Array:
+        """Mean of each distribution."""
+        return self.share * self.head.mean + (1 - self.share) * (1 - self.head.mean / self.k) * self.rest.mean
 
-    def sf(self, x: Array) -> Array:
-        """Return P(X > x) the same way."""
-        inner, at, weights = self._given_narrower(x)
-        return inner.sf(at) @ weights
+    def tail(self, x: Array, upper: Flags) -> Array:
+        """Return one tail of each distribution, the mean over the nodes of the narrower of both parts."""
+        share, k = self.share[:, None, None], self.k[:, None, None]
+        points, weights = (self.rest if self.head_is_wider else self.head).node_table()
+        points = points[:, None, :]
+        if self.head_is_wider:
+            rests = (1 - share) * points
+            # (1 − s)R ≤ k·s, since no direction is stronger than the head; a matched R may overshoot.
+            return _averaged(
+                self.head, (x[:, :, None] - rests) / np.maximum(share - rests / k, RESOLUTION), weights, upper
+            )
+        scale = (1 - share) * (1 - points / k)
+        return _averaged(self.rest, (x[:, :, None] - share * points) / scale, weights, upper)
 
-    def nodes(self) -> tuple[Array, Array]:
+    def node_table(self) -> tuple[Array, Array]:
         """Return the nodes of both, combined."""
         heads, head_weights = _halved(self.head)
         rests, rest_weights = _halved(self.rest)
-        scale = (1 - self.share) * (1 - heads / self.k)
-        points: Array = self.share * heads[:, None] + scale[:, None] * rests
-        weights: Array = np.outer(head_weights, rest_weights)
-        return points.ravel(), weights.ravel()
-
-    def _given_narrower(self, x: Array) -> tuple[Distribution, Array, Array]:
-        """Return the wider part's distribution, where to evaluate it, and the weights of the narrower's nodes."""
-        if self.head_is_wider:
-            rests, weights = self.rest.nodes()
-            rests = (1 - self.share) * rests
-            # (1 − s)R ≤ k·s, since no direction is stronger than the head; a matched R may overshoot.
-            return self.head, (x[:, None] - rests) / np.maximum(self.share - rests / self.k, RESOLUTION), weights
-        heads, weights = self.head.nodes()
-        scale = (1 - self.share) * (1 - heads / self.k)
-        return self.rest, (x[:, None] - self.share * heads) / scale, weights
+        share = self.share[:, None, None]
+        scale = (1 - share) * (1 - heads[:, :, None] / self.k[:, None, None])
+        points = share * heads[:, :, None] + scale * rests[:, None, :]
+        weights = np.asarray(np.outer(head_weights, rest_weights).ravel(), dtype=np.float64)
+        return points.reshape(len(points), -1), weights
 
 
 @dataclass(frozen=True)
@@ -254,35 +361,56 @@ class ProductDistribution(Distribution):
         Distributions of the two.
     """
 
-    first: Distribution
+    first: Inner
     second: Distribution
 
-    def cdf(self, x: Array) -> Array:
-        """Return the mean over the first of P(second ≤ x/first)."""
-        points, weights = self.first.nodes()
-        return self.second.cdf(x[:, None] / np.maximum(points, _TINY)) @ weights
+    @property
+    def mean(self) -> Array:
+        """Mean of each distribution."""
+        return self.first.mean * self.second.mean
 
-    def sf(self, x: Array) -> Array:
-        """Return the mean over the first of P(second > x/first)."""
-        points, weights = self.first.nodes()
-        return self.second.sf(x[:, None] / np.maximum(points, _TINY)) @ weights
-
-    def nodes(self) -> tuple[Array, Array]:
-        """Return the nodes of both, combined."""
-        one, one_weights = _halved(self.first)
-        two, two_weights = _halved(self.second)
-        points: Array = np.outer(one, two)
-        weights: Array = np.outer(one_weights, two_weights)
-        return points.ravel(), weights.ravel()
+    def tail(self, x: Array, upper: Flags) -> Array:
+        """Return one tail of each distribution, the mean over the first of the second's at x/first."""
+        points, weights = self.first.node_table()
+        return _averaged(self.second, x[:, :, None] / np.maximum(points, _TINY)[:, None, :], weights, upper)
 
 
-def powers_of(shares: Sequence[float] | Array) -> Powers:
-    """Return (Σp², Σp³, Σp⁴) of energy shares."""
+@dataclass(frozen=True)
+class Either(Distribution):
+    """Distributions of several forms in one batch.
+
+    Attributes
+    ----------
+    parts
+        The rows of each form, and their distributions.
+    """
+
+    parts: Sequence[tuple[Flags, Distribution]]
+
+    @property
+    def mean(self) -> Array:
+        """Mean of each distribution."""
+        out = np.empty(len(self.parts[0][0]))
+        for rows, distribution in self.parts:
+            out[rows] = distribution.mean
+        return out
+
+    def tail(self, x: Array, upper: Flags) -> Array:
+        """Return one tail of each distribution at each point."""
+        out = np.empty(x.shape)
+        for rows, distribution in self.parts:
+            out[rows] = distribution.tail(x[rows], upper[rows])
+        return out
+
+
+def powers_of(shares: Shares) -> Powers:
+    """Return (Σp², Σp³, Σp⁴) of energy shares, over the last axis."""
     p = np.asarray(shares, dtype=np.float64)
-    return float((p**2).sum()), float((p**3).sum()), float((p**4).sum())
+    second, third, fourth = ((p**power).sum(-1) for power in (2, 3, 4))
+    return second, third, fourth
 
 
-def share_distribution(k: int, dim: int, shares: Sequence[float] | Array) -> Distribution:
+def share_distribution(k: Counts, dim: Counts, shares: Shares) -> Distribution:
     """Return the distribution of the one-sided share in k of ``dim`` directions.
 
     Exact for rank 1, and to four moments otherwise. For k ≤ 2 the strongest direction is treated separately: given
@@ -291,33 +419,36 @@ def share_distribution(k: int, dim: int, shares: Sequence[float] | Array) -> Dis
     Parameters
     ----------
     k, dim
-        Directions chosen, and dimension of the side.
+        Directions chosen, and dimension of the side: numbers, or N of them.
     shares
-        Energy shares p_r of ΔW, descending, Σp = 1; NaN (ΔW = 0) gives p-values of NaN.
+        Energy shares p_r of ΔW, descending, Σp = 1, (R,) or N × R, with zeros at the end where ranks differ; NaN
+        (ΔW = 0) gives p-values of NaN.
     """
-    p = np.asarray(shares, dtype=np.float64)
-    rest = 1 - float(p[0])
-    if k <= _FEW and dim > 2 * k and rest > RESOLUTION:
-        head, others = share_distribution(k, dim, [1.0]), _plain_share_distribution(k, dim - 1, p[1:] / rest)
-        return StrongestAndRest(head, others, 1 - rest, k, bool(p[0] ** 2 > (p[1:] ** 2).sum()))
-    return _plain_share_distribution(k, dim, p)
+    chosen, sides, p = _batch(k, dim, shares=shares)
+    return _together(_share_distributions(chosen, sides, p, np.ones(len(p), dtype=bool)))
 
 
-def joint_share_distribution(k: int, out_dim: int, in_dim: int, shares: Sequence[float] | Array) -> Distribution:
-    """Return the distribution of the joint share in k × k directions: left share × the fraction of it on the right.
+def joint_share_distribution(k: Counts, out_dim: Counts, in_dim: Counts, shares: Shares) -> Distribution:
+    """Return the distribution of the joint share in k × k directions: left share × what of it lies on the right.
 
     The second factor has the moments that make those of the product exact; it is exact for rank 1, and for k = 1.
     """
-    p = np.asarray(shares, dtype=np.float64)
+    chosen, rows, columns, p = _batch(k, out_dim, in_dim, shares=shares)
     powers = powers_of(p)
-    first = relative_moments((k, out_dim), FULL_SIDE, powers)
-    both = relative_moments((k, out_dim), (k, in_dim), powers)
+    first = relative_moments((chosen, rows), FULL_SIDE, powers)
+    both = relative_moments((chosen, rows), (chosen, columns), powers)
     ratios = [(joint - left) / (1 + left) for joint, left in zip(both, first, strict=True)]
-    left, right = share_distribution(k, out_dim, p), Pearson.of(Moments.of_relative(k / in_dim, *ratios))
+    right = Moments.of_relative(chosen / columns, *ratios)
     # If all directions of one side are chosen, the other side's distribution remains.
-    if k == out_dim:
-        return right
-    return left if k == in_dim else ProductDistribution(left, right)
+    no_left = chosen == rows
+    no_right = (chosen == columns) & ~no_left
+    parts: list[tuple[Flags, Distribution]] = [(no_left, Pearson.of(right.at(no_left)))] if no_left.any() else []
+    parts += _share_distributions(chosen, rows, p, no_right)
+    parts += [
+        (among, ProductDistribution(left, Pearson.of(right.at(among))))
+        for among, left in _share_distributions(chosen, rows, p, ~(no_left | no_right))
+    ]
+    return _together(parts)
 
 
 def centroid_distribution(directions: int, inside: Powers) -> Distribution:
@@ -328,21 +459,58 @@ def centroid_distribution(directions: int, inside: Powers) -> Distribution:
     directions
         q.
     inside
-        Power sums of the part of ΔW in the span of the q directions, from :meth:`Alignment.inside_left`.
+        Power sums of the part of ΔW that lies in the span of the q directions, from :meth:`Alignment.inside_left`.
     """
     return Pearson.of(centered_moments(np.arange(directions, dtype=np.float64), inside))
 
 
-def diagonal_share_distribution(out_dim: int, in_dim: int, shares: Sequence[float] | Array) -> Distribution:
+def diagonal_share_distribution(out_dim: int, in_dim: int, shares: Shares) -> Distribution:
     """Return the distribution of the diagonal share Σ_i (u_iᵀΔWv_i)²/‖ΔW‖², to four moments."""
     return Pearson.of(diagonal_moments(out_dim, in_dim, powers_of(shares)))
 
 
-def _plain_share_distribution(k: int, dim: int, p: Array) -> Distribution:
+def _batch(*numbers: Counts, shares: Shares) -> tuple[Any, ...]:
+    """Return everything with one row a distribution."""
+    p = np.atleast_2d(np.asarray(shares, dtype=np.float64))
+    count = max(len(p), *(np.size(number) for number in numbers))
+    rows = (np.broadcast_to(np.asarray(number, dtype=np.int64), (count,)) for number in numbers)
+    return *rows, np.broadcast_to(p, (count, p.shape[1]))
+
+
+def _share_distributions(k: Integers, dim: Integers, p: Array, among: Flags) -> list[tuple[Flags, Inner]]:
+    """Return the distributions of some rows, grouped by whether the strongest direction is treated separately."""
+    apart = among & (k <= _FEW) & (dim > 2 * k) & (1 - p[:, 0] > RESOLUTION)
+    wider = p[:, 0] ** 2 > (p[:, 1:] ** 2).sum(1)
+    forms: list[tuple[Flags, Callable[[Integers, Integers, Array], Inner]]] = [
+        (among & ~apart, _plain),
+        (apart & wider, partial(_mixed, head_is_wider=True)),
+        (apart & ~wider, partial(_mixed, head_is_wider=False)),
+    ]
+    return [(rows, form(k[rows], dim[rows], p[rows])) for rows, form in forms if rows.any()]
+
+
+def _plain(k: Integers, dim: Integers, p: Array) -> Inner:
     return Pearson.of(Moments.of_relative(k / dim, *relative_moments((k, dim), FULL_SIDE, powers_of(p))))
 
 
-def _halved(distribution: Distribution) -> tuple[Array, Array]:
+def _mixed(k: Integers, dim: Integers, p: Array, *, head_is_wider: bool) -> Inner:
+    rest = 1 - p[:, 0]
+    head, others = _plain(k, dim, np.ones((len(p), 1))), _plain(k, dim - 1, p[:, 1:] / rest[:, None])
+    return StrongestAndRest(head, others, 1 - rest, k, head_is_wider)
+
+
+def _together(parts: Sequence[tuple[Flags, Distribution]]) -> Distribution:
+    return parts[0][1] if len(parts) == 1 else Either(parts)
+
+
+def _averaged(distribution: Distribution, x: Array, weights: Array, upper: Flags) -> Array:
+    """Return the mean over nodes of one tail of a distribution: x is N × M × J, the weights are (J,)."""
+    flat = x.reshape(len(x), -1)
+    found = distribution.tail(flat, np.repeat(upper, len(weights), axis=1))
+    return found.reshape(x.shape) @ weights
+
+
+def _halved(distribution: Inner) -> tuple[Array, Array]:
     """Return every second node, enough where the nodes of two distributions are combined."""
-    points, weights = distribution.nodes()
-    return points[::2], weights[::2] / weights[::2].sum()
+    points, weights = distribution.node_table()
+    return points[:, ::2], weights[::2] / weights[::2].sum()

@@ -20,7 +20,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-Powers = tuple[float, float, float]
+# A number, or one a row where many distributions are matched at once.
+Number = float | NDArray[np.float64]
+Count = int | NDArray[np.int64]
+Powers = tuple[Number, Number, Number]
 Partition = tuple[int, ...]
 Matrix = NDArray[np.float64]
 
@@ -53,32 +56,36 @@ _ZONAL: dict[int, tuple[tuple[Partition, int, tuple[int, ...]], ...]] = {
 
 @dataclass(frozen=True)
 class Moments:
-    """The four moments that a distribution is matched to.
+    """What a distribution is matched to, or what N distributions are matched to.
 
     Attributes
     ----------
     mean, sd
         Mean and standard deviation.
     skewness, excess
-        Third standardized cumulant, and fourth (kurtosis − 3).
+        Third standardized cumulant, and fourth (kurtosis − 3); NaN where there is no spread.
     """
 
-    mean: float
-    sd: float
-    skewness: float
-    excess: float
+    mean: Number
+    sd: Number
+    skewness: Number
+    excess: Number
 
     @classmethod
-    def of_relative(cls, mean: float, second: float, third: float, fourth: float) -> "Moments":
-        """Return the moments of X from E X^j/mean^j − 1, which keep their digits if the spread is small."""
-        if not second > _NO_VARIANCE:
-            return cls(mean, math.nan if math.isnan(second) else 0.0, math.nan, math.nan)
-        skewness = (third - 3 * second) / second**1.5
-        kurtosis = (fourth - 4 * third + 6 * second) / second**2
-        return cls(mean, mean * math.sqrt(second), skewness, kurtosis - 3)
+    def of_relative(cls, mean: Number, second: Number, third: Number, fourth: Number) -> "Moments":
+        """Return the moments of X from E X^j/mean^j − 1, which keep their digits where the spread is small."""
+        spread = np.where(np.greater(second, _NO_VARIANCE), second, np.nan)[()]
+        skewness = (third - 3 * spread) / spread**1.5
+        kurtosis = (fourth - 4 * third + 6 * spread) / spread**2
+        sd = np.where(np.less_equal(second, _NO_VARIANCE), 0.0, mean * np.sqrt(spread))[()]
+        return cls(mean, sd, skewness, kurtosis - 3)
+
+    def at(self, rows: NDArray[np.bool_]) -> "Moments":
+        """Return the moments of some of N distributions."""
+        return Moments(*(np.broadcast_to(field, rows.shape)[rows] for field in vars(self).values()))
 
 
-def relative_moments(left: tuple[int, int], right: tuple[int, int], powers: Powers) -> tuple[float, float, float]:
+def relative_moments(left: tuple[Count, Count], right: tuple[Count, Count], powers: Powers) -> Powers:
     """Return E X^j/(E X)^j − 1 for j = 2, 3, 4 of the share X of a block of directions.
 
     X = ‖P_lᵀΔW P_r‖²/‖ΔW‖², ΔW of random orientation: E X^j = Σ_κ C_κ(1_kl)/C_κ(1_m) · C_κ(1_kr)/C_κ(1_n) · C_κ(p).
@@ -86,15 +93,20 @@ def relative_moments(left: tuple[int, int], right: tuple[int, int], powers: Powe
     Parameters
     ----------
     left, right
-        (k, d): directions in the block, and dimension of the side; :data:`FULL_SIDE` makes the share one-sided.
+        (k, d): directions in the block, and dimension of the side; :data:`FULL_SIDE` makes the share one-sided. N of
+        each give N moments.
     powers
-        Power sums of the energy shares.
+        Power sums of the energy shares, numbers or (N,) each.
     """
+    blocks = [np.atleast_1d(count).tolist() for count in (*left, *right)]
+    length = max(map(len, blocks))
+    each = list(zip(*(block * length if len(block) == 1 else block for block in blocks), strict=True))
+    single = all(np.ndim(value) == 0 for value in (*left, *right, *powers))
     second, third, fourth = (
-        sum(rho * zonal for rho, zonal in zip(_block_ratios(*left, *right, order), _zonal(powers, order), strict=True))
+        (np.array([_block_ratios(*block, order) for block in each]) * _zonal(powers, order)).sum(-1)
         for order in (2, 3, 4)
     )
-    return second, third, fourth
+    return (second[0], third[0], fourth[0]) if single else (second, third, fourth)
 
 
 def centered_moments(weights: NDArray[np.float64], powers: Powers) -> Moments:
@@ -107,11 +119,11 @@ def centered_moments(weights: NDArray[np.float64], powers: Powers) -> Moments:
     weights
         One weight per direction, q in all.
     powers
-        Power sums of the energy shares of the update in these dimensions.
+        Power sums of the energy shares of the update in these dimensions, numbers or (N,) each.
     """
     directions = len(weights)
     mean = math.fsum(weights) / directions
-    w2, w3, w4 = (math.fsum((weights - mean) ** power) for power in (2, 3, 4))
+    w2, w3, w4 = (math.fsum(((weights - mean) ** power).tolist()) for power in (2, 3, 4))
     first, second, third = powers
     flat = 1 / directions
     d2 = first - flat
@@ -119,10 +131,11 @@ def centered_moments(weights: NDArray[np.float64], powers: Powers) -> Moments:
     d4 = third - 4 * flat * second + 6 * flat**2 * first - 3 * flat**3
     parts = {2: ((w2,), (d2,)), 3: ((w3,), (d3,)), 4: ((w2**2, w4), (d2**2, d4))}
     moment = {order: _centered(order, directions, *both) for order, both in parts.items()}
-    variance = moment[2]
-    if not variance > _NO_VARIANCE * w2 / directions:
-        return Moments(mean, math.nan if math.isnan(variance) else 0.0, math.nan, math.nan)
-    return Moments(mean, math.sqrt(variance), moment[3] / variance**1.5, moment[4] / variance**2 - 3)
+    least = _NO_VARIANCE * w2 / directions
+    variance = np.where(np.greater(moment[2], least), moment[2], np.nan)[()]
+    sd = np.where(np.less_equal(moment[2], least), 0.0, np.sqrt(variance))[()]
+    mean_of_each = np.broadcast_to(mean, np.shape(sd))[()]
+    return Moments(mean_of_each, sd, moment[3] / variance**1.5, moment[4] / variance**2 - 3)
 
 
 def diagonal_moments(out_dim: int, in_dim: int, powers: Powers) -> Moments:
@@ -130,8 +143,7 @@ def diagonal_moments(out_dim: int, in_dim: int, powers: Powers) -> Moments:
 
     E X^j = Σ over pairings of q^{#blocks} Wg_m Wg_n Π Σp^ℓ, exact; 105 pairings for the fourth.
     """
-    directions = min(out_dim, in_dim)
-    raw = [1.0, *(_diagonal_raw(order, out_dim, in_dim, directions, powers) for order in (1, 2, 3, 4))]
+    raw = [1.0, *(_diagonal_raw(order, out_dim, in_dim, powers) for order in (1, 2, 3, 4))]
     mean = raw[1]
     return Moments.of_relative(mean, *(raw[j] / mean**j - 1 for j in (2, 3, 4)))
 
@@ -153,22 +165,25 @@ def _block_ratios(k_left: int, m: int, k_right: int, n: int, order: int) -> tupl
     return tuple(out)
 
 
-def _zonal(powers: Powers, order: int) -> list[float]:
-    """Return C_κ(p) for each κ."""
-    sums = (1.0, *powers)
-    types = [math.prod(sums[part - 1] for part in kind) for kind in _TYPES[order]]
+def _zonal(powers: Powers, order: int) -> Matrix:
+    """Return C_κ(p) for each κ on the last axis."""
     total = sum(weight for _, weight, _ in _ZONAL[order])
-    return [
-        weight / total * math.fsum(c * value for c, value in zip(coefficients, types, strict=True))
-        for _, weight, coefficients in _ZONAL[order]
-    ]
+    coefficients = np.array([coefficients for *_, coefficients in _ZONAL[order]], dtype=np.float64)
+    weights = np.array([weight / total for _, weight, _ in _ZONAL[order]])
+    return weights * (_products(powers, order) @ coefficients.T)
 
 
-def _centered(order: int, dimension: int, left: tuple[float, ...], right: tuple[float, ...]) -> float:
+def _products(powers: Powers, order: int) -> Matrix:
+    """Return the products of power sums of each type on the last axis, those of Σp = 1 among them."""
+    sums = (np.ones(np.shape(powers[0])), *powers)
+    return np.stack([math.prod(sums[part - 1] for part in kind) for kind in _kinds(order)], axis=-1)
+
+
+def _centered(order: int, dimension: int, left: tuple[Number, ...], right: tuple[Number, ...]) -> Number:
     """Return E tr(A H B Hᵀ)^j for traceless A and B, given their power-sum products of the types without ones."""
     kept = [index for index, kind in enumerate(_TYPES[order]) if 1 not in kind]
     total = sum(weight for _, weight, _ in _ZONAL[order])
-    moment = 0.0
+    moment: Number = 0.0
     for partition, weight, coefficients in _ZONAL[order]:
         full = _rising(dimension, partition)
         if full:
@@ -177,13 +192,17 @@ def _centered(order: int, dimension: int, left: tuple[float, ...], right: tuple[
     return moment
 
 
-def _diagonal_raw(order: int, out_dim: int, in_dim: int, directions: int, powers: Powers) -> float:
-    loops = _loops(order)
-    sums = (1.0, *powers)
-    values = {kind: math.prod(sums[part - 1] for part in kind) for kind in _kinds(order)}
-    orbits = np.array([values[kind] for kind in _kinds(order)])[loops]
-    inner = _weingarten(order, out_dim) @ orbits @ _weingarten(order, in_dim)
-    return float((float(directions) ** _joins(order) * inner).sum())
+def _diagonal_raw(order: int, out_dim: int, in_dim: int, powers: Powers) -> Number:
+    raw: Number = (_products(powers, order) @ _diagonal_coefficients(order, out_dim, in_dim))[()]
+    return raw
+
+
+@lru_cache(maxsize=256)
+def _diagonal_coefficients(order: int, out_dim: int, in_dim: int) -> Matrix:
+    """Return what each type of product of power sums counts for: the sum over the pairings is linear in them."""
+    loops, factor = _loops(order), float(min(out_dim, in_dim)) ** _joins(order)
+    left, right = _weingarten(order, out_dim), _weingarten(order, in_dim)
+    return np.array([(factor * (left @ (loops == kind) @ right)).sum() for kind in range(len(_kinds(order)))])
 
 
 def _pairings(points: tuple[int, ...]) -> list[tuple[tuple[int, int], ...]]:
