@@ -6,7 +6,7 @@ import pytest
 
 from spectra.analysis.verdict.signals import signals
 from spectra.runs.series import TRL, VERL, series_frame
-from tests.analysis.verdict.rules.frames import made
+from tests.analysis.verdict.rules.rule_tables import made
 
 
 @pytest.mark.parametrize("logged", ["sampling/sampling_logp_difference/mean", "training/rollout_probs_diff_mean"])

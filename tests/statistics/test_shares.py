@@ -6,7 +6,7 @@ import pytest
 
 from spectra.linalg.nulls.haar_moments import haar_joint_share, haar_share
 from spectra.statistics.shares import isotropic_rhos, mean_share, share_rows
-from tests.analysis.made_tables import matrix_row, tables
+from tests.analysis.partial_tables import matrix_row, tables
 
 
 def two_matrices(**changes: float):  # type: ignore[no-untyped-def]

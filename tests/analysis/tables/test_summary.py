@@ -8,7 +8,7 @@ import pytest
 from spectra.analysis.tables.summary import METRICS, summarize
 from spectra.runs.tables import SCHEMAS, SUMMARY
 from spectra.statistics.intervals import layer_interval
-from tests.analysis.made_tables import matrix_row, tables
+from tests.analysis.partial_tables import matrix_row, tables
 
 LAYERS = (0, 1, 2, 3, None)
 

@@ -4,7 +4,7 @@ import pytest
 
 from spectra.analysis.verdict.alignment_vs_chance import initial_overlap, locate
 from spectra.runs.tables import Tables
-from tests.analysis.made_tables import matrix_row, tables
+from tests.analysis.partial_tables import matrix_row, tables
 
 
 def run(*, share: float = 0.1, steps: tuple[int, ...] = (0, 2, 4), **at_start: tuple[float, ...]) -> Tables:

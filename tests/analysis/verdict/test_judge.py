@@ -12,7 +12,7 @@ from spectra.analysis.verdict.findings import VERDICTS, Check, Evidence, Status,
 from spectra.analysis.verdict.judge import ACTIONS, judge
 from spectra.runs.layout import RunLayout
 from spectra.runs.tables import Tables
-from tests.analysis.verdict.rules.frames import FLAT, RISING, log, made, noisy
+from tests.analysis.verdict.rules.rule_tables import FLAT, RISING, log, made, noisy
 from tests.builders import lora_config, own_run, small_base, small_factors, write_adapter
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spectra.analysis.verdict.signals import Signal, first_sign, signals
-from tests.analysis.verdict.rules.frames import RISING, log, made, noisy
+from tests.analysis.verdict.rules.rule_tables import RISING, log, made, noisy
 
 STEPS = (10, 20, 30, 40, 50, 60)
 FALLEN = noisy([0.6] * 40 + [0.05] * 20)

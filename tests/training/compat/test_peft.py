@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from spectra.training.compat.peft import keep_frozen_exact
 from spectra.training.policy.policy import build_policy
 from spectra.training.recipe.recipe import Recipe
-from tests.training.small_options import small_section
+from tests.training.tiny_base_options import small_section
 
 Maker = Callable[..., Recipe]
 CYCLES = 10

@@ -23,7 +23,7 @@ from spectra.training.policy.policy import build_policy
 from spectra.training.policy.snapshots import save_snapshot
 from spectra.training.recipe.recipe import Recipe
 from spectra.weights.storage.base import fingerprint
-from tests.training.small_options import small_section
+from tests.training.tiny_base_options import small_section
 
 Maker = Callable[..., Recipe]
 IDS = torch.arange(5, 35).reshape(3, 10)

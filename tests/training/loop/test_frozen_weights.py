@@ -49,7 +49,7 @@ def matrices(model: Any) -> Iterator[tuple[str, Any]]:
 
 @pytest.mark.parametrize("method", ["lora", "dora", "pissa", "milora", "vera", "lora_fa"])
 def test_nothing_moves_and_the_drift_is_exactly_zero(method: str, recipe_for: Maker, tmp_path: Path) -> None:
-    from tests.training.small_options import small_section
+    from tests.training.tiny_base_options import small_section
 
     policy, callback = begun(recipe_for(method=small_section(method)), tmp_path)
     assert logged(callback, policy.model, 1) == {"frozen_drift": 0.0}

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.training.distributed.as_gpus import pretend
+from tests.training.distributed.cpu_as_gpu import pretend
 from tests.training.loop.train_with_reward import digits
 
 

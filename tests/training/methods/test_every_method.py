@@ -27,7 +27,7 @@ from spectra.training.recipe.recipe import Recipe
 from spectra.weights.initialization.find import find_start
 from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import open_updates, open_whole
-from tests.training.small_options import small_section
+from tests.training.tiny_base_options import small_section
 
 Maker = Callable[..., Recipe]
 IDS = torch.arange(5, 35).reshape(3, 10)

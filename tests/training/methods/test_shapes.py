@@ -13,7 +13,7 @@ from spectra.training.policy.policy import build_policy
 from spectra.training.recipe.recipe import Recipe
 from spectra.weights.storage.base import resolve_base
 from spectra.weights.storage.tensors import TensorStore
-from tests.training.small_options import small_section
+from tests.training.tiny_base_options import small_section
 
 Maker = Callable[..., Recipe]
 

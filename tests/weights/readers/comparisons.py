@@ -16,7 +16,7 @@ from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import Updates, open_updates
 from tests.builders import TARGETS
 from tests.weights.conftest import make_adapter
-from tests.weights.merged import EXACT, ROUNDING, change_config, merged_differences, updates_of
+from tests.weights.peft_merges import EXACT, ROUNDING, change_config, merged_differences, updates_of
 
 Q, UP, DOWN = (f"model.layers.0.{name}" for name in ("self_attn.q_proj", "mlp.up_proj", "mlp.down_proj"))
 ALL, QKV, FFN = {"target_modules": TARGETS}, {"target_modules": ["q_proj", "v_proj"]}, ["down_proj"]

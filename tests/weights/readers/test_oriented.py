@@ -16,7 +16,7 @@ from spectra.weights.storage.tensors import TensorStore
 from tests import oracles
 from tests.builders import lora_config, small_base, small_factors, write_adapter, write_model
 from tests.weights.conftest import make_adapter, train_like
-from tests.weights.merged import EXACT, SINGLE, check, merged_differences, moving, updates_of
+from tests.weights.peft_merges import EXACT, SINGLE, check, merged_differences, moving, updates_of
 
 # peft's advice on embeddings, projections and biases.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft.*")

@@ -7,7 +7,7 @@ import pytest
 
 from spectra.analysis.verdict.rules.alignment import intruders, principal_locked
 from spectra.runs.tables import DRIFT, conform
-from tests.analysis.verdict.rules.frames import FLAT, MODULE_NAMES, RISING, log, made, noisy
+from tests.analysis.verdict.rules.rule_tables import FLAT, MODULE_NAMES, RISING, log, made, noisy
 
 
 @pytest.mark.parametrize(

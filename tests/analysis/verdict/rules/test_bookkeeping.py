@@ -8,7 +8,7 @@ import pytest
 
 from spectra.analysis.verdict.rules.bookkeeping import merge_drift, rounding, wrong_base
 from spectra.runs.tables import TRAJECTORY, Tables, conform
-from tests.analysis.verdict.rules.frames import MODULE_NAMES, log, made
+from tests.analysis.verdict.rules.rule_tables import MODULE_NAMES, log, made
 
 
 def with_cosine(tables: Tables, cosine: float) -> Tables:

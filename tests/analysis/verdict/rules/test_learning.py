@@ -8,7 +8,7 @@ import pytest
 
 from spectra.analysis.verdict.rules.learning import at_ceiling, flat, invisible, is_share, learns, silent, still
 from spectra.runs.tables import COORDINATES, conform
-from tests.analysis.verdict.rules.frames import FLAT, MODULE_NAMES, RISING, log, made, noisy
+from tests.analysis.verdict.rules.rule_tables import FLAT, MODULE_NAMES, RISING, log, made, noisy
 
 
 def test_weights_that_did_not_move() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from spectra.analysis.verdict.rules.magnitude import diverging
 from spectra.runs.tables import Tables
-from tests.analysis.verdict.rules.frames import MODULE_NAMES, made
+from tests.analysis.verdict.rules.rule_tables import MODULE_NAMES, made
 
 STEPS = (10, 20, 30, 40, 50, 60)
 

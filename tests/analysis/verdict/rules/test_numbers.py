@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spectra.analysis.verdict.rules.numbers import not_finite
-from tests.analysis.verdict.rules.frames import RISING, log, made
+from tests.analysis.verdict.rules.rule_tables import RISING, log, made
 
 
 def test_weights_that_are_not_finite() -> None:

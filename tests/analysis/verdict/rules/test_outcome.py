@@ -3,7 +3,7 @@
 import pandas as pd
 
 from spectra.analysis.verdict.rules.outcome import lasting, matrices, shares
-from tests.analysis.verdict.rules.frames import MODULE_NAMES, made
+from tests.analysis.verdict.rules.rule_tables import MODULE_NAMES, made
 
 
 def test_an_update_that_is_rounding_is_no_matrix_to_a_rule() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spectra.analysis.verdict.rules.policy import entropy_collapsed, reward_collapsed
-from tests.analysis.verdict.rules.frames import FLAT, RISING, log, made, noisy
+from tests.analysis.verdict.rules.rule_tables import FLAT, RISING, log, made, noisy
 
 GONE = np.array([0.6] * 25 + [0.02] * 35)
 STOPS = np.concatenate([np.linspace(0.3, 0.6, 25), np.full(35, 0.6)])

@@ -1,7 +1,7 @@
 """A rank that was lost, and ranks that were low all along."""
 
 from spectra.analysis.verdict.rules.rank import rank_collapsed
-from tests.analysis.verdict.rules.frames import made
+from tests.analysis.verdict.rules.rule_tables import made
 
 STEPS = (10, 20, 30, 40, 50, 60)
 

@@ -8,7 +8,7 @@ import pytest
 from spectra.errors import CorruptFileError, SpectraError
 from spectra.linalg.operators.basic import LowRank, Operator
 from tests.weights.conftest import train_like
-from tests.weights.merged import EXACT, load
+from tests.weights.peft_merges import EXACT, load
 from tests.weights.readers.comparisons import (
     DOWN,
     UP,

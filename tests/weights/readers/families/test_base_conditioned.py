@@ -8,7 +8,7 @@ import torch
 
 from spectra.errors import CorruptFileError, UnsupportedMethodError
 from tests.weights.conftest import make_adapter
-from tests.weights.merged import change_config
+from tests.weights.peft_merges import change_config
 from tests.weights.readers.comparisons import ALL, CONV, QKV, check_nothing_before_training, compare, make, open_adapter
 
 # peft warns of options that are set here on purpose: an odd r, unsaved projections, embeddings.

@@ -10,7 +10,7 @@ from spectra.errors import CorruptFileError
 from spectra.linalg.operators.basic import Dense, LowRank, Operator
 from spectra.linalg.operators.kronecker_and_circulant import Kronecker
 from tests.weights.conftest import make_adapter
-from tests.weights.merged import EXACT, SINGLE, updates_of
+from tests.weights.peft_merges import EXACT, SINGLE, updates_of
 from tests.weights.readers.comparisons import Q, check_case, config_of
 
 # Configuration class, settings, tolerance; class and largest rank of the update of a square matrix.

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from spectra.errors import CorruptFileError
 from tests.builders import write_model
 from tests.weights.conftest import make_adapter
-from tests.weights.merged import EXACT, change_config, check, load, lora, updates_of
+from tests.weights.peft_merges import EXACT, change_config, check, load, lora, updates_of
 
 # peft looks for a parameter's pattern among the modules only, and says that it found none.
 pytestmark = pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern")

@@ -14,7 +14,7 @@ from spectra.errors import CorruptFileError, MissingInitialError, SpectraError, 
 from tests import oracles
 from tests.builders import lora_config, small_base, small_factors, write_adapter, write_model
 from tests.weights.conftest import make_adapter, train_like, write_llama
-from tests.weights.merged import EXACT, change_config, check, load, lora, merged_differences, moving, updates_of
+from tests.weights.peft_merges import EXACT, change_config, check, load, lora, merged_differences, moving, updates_of
 
 # peft's advice on embeddings, starts and biases, and torch's on the hooks that LoRA-GA sets.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft.*", "ignore:Full backward hook")

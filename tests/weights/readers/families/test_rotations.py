@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spectra.errors import CorruptFileError, UnsupportedMethodError
 from tests.weights.conftest import make_adapter
-from tests.weights.merged import change_config
+from tests.weights.peft_merges import change_config
 from tests.weights.readers.comparisons import (
     ALL,
     EMBEDDED,

@@ -9,7 +9,7 @@ import torch
 from spectra.errors import CorruptFileError, UnsupportedMethodError
 from spectra.weights.storage.tensors import TensorStore
 from tests.weights.conftest import change_file
-from tests.weights.merged import change_config
+from tests.weights.peft_merges import change_config
 from tests.weights.readers.comparisons import (
     ALL,
     CONV,

@@ -12,7 +12,7 @@ from spectra.errors import BaseModelError, CorruptFileError, MissingDependencyEr
 from spectra.linalg.operators.basic import Dense, LowRank, Operator
 from tests.builders import write_model
 from tests.weights.conftest import make_adapter, write_llama
-from tests.weights.merged import EXACT, SINGLE, change_config, load, updates_of
+from tests.weights.peft_merges import EXACT, SINGLE, change_config, load, updates_of
 from tests.weights.readers.comparisons import Q, check_against_the_merge, check_case, config_of
 
 # What peft says of projections that it draws again.

@@ -13,7 +13,7 @@ from spectra.linalg.operators.kronecker_and_circulant import Placed
 from spectra.weights.storage.tensors import TensorStore
 from tests.builders import write_model
 from tests.weights.conftest import make_adapter
-from tests.weights.merged import EXACT, SINGLE, updates_of
+from tests.weights.peft_merges import EXACT, SINGLE, updates_of
 from tests.weights.readers.comparisons import (
     ALL,
     Q,

@@ -8,7 +8,7 @@ import pytest
 from spectra.errors import BaseModelError, SpectraError
 from spectra.linalg.operators.basic import Operator
 from spectra.linalg.operators.kronecker_and_circulant import Placed
-from tests.weights.merged import EXACT
+from tests.weights.peft_merges import EXACT
 from tests.weights.readers.comparisons import check_case, check_contradicted
 
 # Configuration class, settings, tolerance; class and largest rank of the update of a square matrix.
