@@ -67,6 +67,7 @@ check: install
 
 bench: install
 	$(BIN)/python -m pytest tests/benchmarks -p no:xdist -s --run-benchmarks
+	$(BIN)/python analysis/performance.py --out runs/performance --report runs/performance/performance.md
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache dist build
