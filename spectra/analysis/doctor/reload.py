@@ -31,7 +31,7 @@ from spectra.errors import BaseModelError, MissingInitialError, SpectraError
 from spectra.linalg.decompositions.basis import Factors, thin_svd
 from spectra.linalg.operators.basic import LowRank, Operator
 from spectra.weights.facts import MILORA, Initialization, find_initialization, initialization_value
-from spectra.weights.initialization.detect import WORDS
+from spectra.weights.initialization.detect import DESCRIPTIONS
 from spectra.weights.readers.families.lora_options import moving_start, product, scale
 from spectra.weights.readers.rank_patterns import rank_and_alpha
 
@@ -111,7 +111,7 @@ def _by_its_tensors(case: Case) -> str | None:
         If its tensors do not fit the base or the configuration.
     """
     error = case.obstacles.get("start")
-    named = next((name for name, words in WORDS.items() if error is not None and words in error.what), None)
+    named = next((name for name, words in DESCRIPTIONS.items() if error is not None and words in error.what), None)
     misplaced = _misplaced(case)
     if misplaced is None:
         return named

@@ -1,1 +1,1 @@
-"""Write a snapshot for other tools: as a LoRA or as a whole model."""
+"""Write a snapshot for other tools: as a LoRA adapter or as a full model."""

@@ -1,7 +1,7 @@
-"""A snapshot as a plain LoRA adapter on the original base, whatever method trained it.
+"""Export a snapshot of any method as a plain LoRA adapter on the original base.
 
-Every matrix of ΔW becomes B·A by its SVD, with scale 1: exact up to float32 (PiSSA's start and end together have rank
-2r, DoRA's ΔW has full rank), or truncated on request. peft then needs neither the start nor the method.
+Each matrix ΔW becomes B·A by its SVD, with scale 1: exact up to float32 (PiSSA's s(BA − B₀A₀) has rank 2r, DoRA's ΔW
+has full rank), or truncated on request. peft then needs neither the initialization nor the method.
 """
 
 import re
@@ -25,21 +25,21 @@ from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import Updates, parameter_name
 
 _PREFIX = "base_model.model."
-# A lookup table, not a product: peft's LoRA of an embedding is another one, and a whole new table is exact.
+# A lookup table, not a product: peft's LoRA of an embedding differs, and saving the full new table is exact.
 _EMBEDDING = re.compile(r"(.*\.)?(embed\w*|\w*embeddings?|wte|wpe)")
 _TOKEN_EMBEDDINGS = {"embed_tokens", "wte", "word_embeddings", "embed_in"}
 
 
 @dataclass(frozen=True)
 class Target:
-    """The base that an exported adapter goes on.
+    """Base model of an exported adapter.
 
     Attributes
     ----------
     name, revision
-        As peft will look for it.
+        Name and revision by which peft finds it.
     tied
-        Whether its head is its token embedding.
+        Whether its head is tied to its token embedding.
     """
 
     name: str
@@ -49,14 +49,14 @@ class Target:
 
 @dataclass(frozen=True)
 class ModuleExport:
-    """One matrix as it was written.
+    """Export of one parameter.
 
     Attributes
     ----------
     rank
-        Rank of its factors; None where the whole new parameter was written.
+        Rank of its factors; None if the full new parameter was written.
     lost
-        Share of ‖ΔW‖²_F that the factors do not hold; 0 for ΔW = 0.
+        Share of ‖ΔW‖²_F lost by truncation; 0 for ΔW = 0.
     """
 
     rank: int | None
@@ -65,7 +65,7 @@ class ModuleExport:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote.
+    """Result of an export.
 
     Attributes
     ----------
@@ -74,11 +74,11 @@ class Exported:
     step
         Step of the snapshot.
     method
-        What trained it.
+        Training method.
     modules
-        For each changed parameter, how it was written.
+        Export of each changed parameter.
     skipped
-        What the snapshot holds and the adapter does not, with the reason.
+        Parts of the snapshot that the adapter cannot represent, with the reason.
     """
 
     path: Path
@@ -89,36 +89,36 @@ class Exported:
 
     @property
     def lost(self) -> float:
-        """The largest share of a module's ‖ΔW‖²_F that was cut off."""
+        """Largest share of a module's ‖ΔW‖²_F lost by truncation."""
         return max((module.lost for module in self.modules.values()), default=0.0)
 
     def describe(self) -> str:
-        """Return one line for people."""
+        """Return a one-line description."""
         ranks = [module.rank for module in self.modules.values() if module.rank is not None]
-        whole = len(self.modules) - len(ranks)
+        full = len(self.modules) - len(ranks)
         span = f"rank {min(ranks)}" if len(set(ranks)) == 1 else f"ranks {min(ranks)}–{max(ranks)}" if ranks else ""
-        parts = [f"{len(ranks)} matrices of {span}" if ranks else "", f"{whole} whole parameters" if whole else ""]
+        parts = [f"{len(ranks)} matrices of {span}" if ranks else "", f"{full} full parameters" if full else ""]
         loss = "nothing cut off" if self.lost == 0 else f"at most {self.lost:.2e} of a matrix's energy cut off"
         return f"{self.method}, step {self.step}: {', '.join(part for part in parts if part)}; {loss}"
 
 
 @dataclass(frozen=True)
 class Truncation:
-    """How many singular triplets of each matrix are kept: all that are not rounding, unless limited.
+    """Number of singular triplets kept per matrix: all above rounding, unless limited.
 
     Attributes
     ----------
     rank
-        At most so many.
+        Maximum rank.
     energy
-        As few as hold this share of ‖ΔW‖²_F.
+        Keep the fewest triplets with at least this share of ‖ΔW‖²_F.
     """
 
     rank: int | None = None
     energy: float | None = None
 
     def keep(self, sigma: Float64[Tensor, " r"], shape: tuple[int, int]) -> int:
-        """Return how many of the descending singular values of an O × I matrix are kept; at least one, as peft asks."""
+        """Return how many of the descending singular values of an O × I matrix to keep; at least one, for peft."""
         if not len(sigma) or float(sigma[0]) == 0.0:
             return 1
         kept = int((sigma > rank_tolerance(*shape, float(sigma[0]))).sum())
@@ -137,7 +137,7 @@ def export_lora(
     target: Target,
     truncation: Truncation | None = None,
 ) -> Exported:
-    """Write an update as a plain LoRA adapter that ``PeftModel.from_pretrained`` puts on the original base.
+    """Write an update as a plain LoRA adapter that ``PeftModel.from_pretrained`` loads onto the original base.
 
     Parameters
     ----------
@@ -146,37 +146,39 @@ def export_lora(
     base
         The original base weights.
     out
-        Directory to make.
+        Directory to create.
     step
         Step of the snapshot, for the record.
     target
-        What peft must know about the base.
+        Facts about the base that peft needs.
     truncation
-        How many singular triplets are kept.
+        Limits on the number of singular triplets.
 
     Raises
     ------
     RunExistsError
         If the directory exists and is not empty.
     UnsupportedMethodError
-        If the update changes a bias or a stack of experts, which a plain LoRA does not hold, or a tensor that has
-        another shape in the base.
+        If the update changes a bias or a stack of experts, which a plain LoRA cannot represent, or a tensor whose
+        shape in the base differs.
     """
     updates.require_shapes()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunExistsError("exists and is not empty", where=out, hint="give a new directory")
+        raise RunExistsError("exists and is not empty", where=out, hint="choose a new directory")
     tensors, written = _vectors(updates, base)
     for module, function in sorted(updates.matrices.items()):
         parameter = parameter_name(module, base.files)
         if parameter is None or len(base.shapes[parameter]) != 2:
-            raise UnsupportedMethodError(f"{module} is no matrix of its own in the base", where=base.where, hint=_MERGE)
+            raise UnsupportedMethodError(
+                f"{module} is not a separate matrix in the base", where=base.where, hint=_MERGE
+            )
         weight = base[parameter].double()
         operator = function(weight)
         if _EMBEDDING.fullmatch(module):
             table = (weight + operator.dense()).float().contiguous()
             tensors[f"{_PREFIX}{parameter}"] = table
             if target.tied and _is_token_embedding(module):
-                tensors[f"{_PREFIX}lm_head.weight"] = table.clone()  # peft reads both names, and ties them again
+                tensors[f"{_PREFIX}lm_head.weight"] = table.clone()  # peft reads both names and ties them again
             written[module] = ModuleExport(None, 0.0)
         else:
             svd = operator.svd()
@@ -193,13 +195,13 @@ _MERGE = "merge the adapter in float32 instead, and keep the full checkpoint"
 
 
 def _vectors(updates: Updates, base: TensorStore) -> tuple[dict[str, Tensor], dict[str, ModuleExport]]:
-    """Return the new norms, as peft's ``modules_to_save`` has them."""
+    """Return the new norm weights, as in peft's ``modules_to_save``."""
     tensors: dict[str, Tensor] = {}
     for module, function in updates.vectors.items():
         parameter = parameter_name(module, base.files)
-        if parameter is None or parameter == module:  # a bias has its whole parameter name
+        if parameter is None or parameter == module:  # a bias is listed by its full parameter name
             raise UnsupportedMethodError(
-                f"{module} changes, and a plain LoRA holds no bias", where=base.where, hint=_MERGE
+                f"{module} changes, but a plain LoRA has no bias", where=base.where, hint=_MERGE
             )
         weight = base[parameter].double()
         tensors[f"{_PREFIX}{parameter}"] = (weight + function(weight)).float().contiguous()
@@ -207,7 +209,7 @@ def _vectors(updates: Updates, base: TensorStore) -> tuple[dict[str, Tensor], di
 
 
 def _pair(module: str, svd: Factors, rank: int) -> dict[str, Tensor]:
-    """Return A and B in float32, the singular values shared evenly; zeros where ΔW is zero."""
+    """Return A and B in float32, the singular values split evenly between them; zeros if ΔW is zero."""
     root = svd.s[:rank].sqrt()
     return {
         f"{_PREFIX}{module}.lora_A.weight": (root[:, None] * svd.v[:, :rank].T).float().contiguous(),
@@ -230,7 +232,7 @@ def _config(written: Mapping[str, ModuleExport], target: Target, base: TensorSto
         raise UnsupportedMethodError("changes no matrix, so there is no LoRA to write", hint=_MERGE)
     (common, _), *_ = Counter(ranks.values()).most_common(1)
     others = {module: rank for module, rank in sorted(ranks.items()) if rank != common}
-    whole = sorted(module for module, one in written.items() if one.rank is None)
+    full = sorted(module for module, one in written.items() if one.rank is None)
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -239,15 +241,15 @@ def _config(written: Mapping[str, ModuleExport], target: Target, base: TensorSto
         "rank_pattern": others,
         "alpha_pattern": others,
         "target_modules": sorted(ranks),
-        "modules_to_save": whole or None,
-        "ensure_weight_tying": target.tied and any(map(_is_token_embedding, whole)),
+        "modules_to_save": full or None,
+        "ensure_weight_tying": target.tied and any(map(_is_token_embedding, full)),
         "init_lora_weights": True,
         "lora_dropout": 0.0,
         "bias": "none",
         "use_dora": False,
         "use_rslora": False,
         "inference_mode": True,
-        # peft looks again at each module, and warns where the configuration says otherwise.
+        # peft checks each module itself, and warns if the configuration differs.
         "fan_in_fan_out": any(f"{module}.weight" in base.transposed for module in ranks),
         "base_model_name_or_path": target.name,
         "revision": target.revision,

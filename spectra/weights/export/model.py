@@ -1,4 +1,4 @@
-"""Write a snapshot as a whole model: W + ΔW, summed in float64 and rounded once."""
+"""Export a snapshot as a full model: W + ΔW, summed in float64 and rounded once."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ from spectra.runs.layout import MODEL_CONFIG, MODEL_WEIGHTS
 from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import Updates, module_name
 
-# Of the base's directory, beside its weights: what a tokenizer and generation need.
+# Files of the base's directory that tokenizer and generation need.
 _COMPANIONS = ("*.json", "*.model", "*.txt", "*.jinja")
 
 
@@ -23,7 +23,7 @@ def export_model(updates: Updates, base: TensorStore, directory: Path, out: Path
     Parameters
     ----------
     updates
-        The snapshot's updates. Where it holds whole weights, W + (W' − W) in float64 is W' bit for bit.
+        The snapshot's updates. For a full checkpoint, W + (W' − W) in float64 is W' bit for bit.
     base
         The base's tensors.
     directory
@@ -36,13 +36,13 @@ def export_model(updates: Updates, base: TensorStore, directory: Path, out: Path
     Raises
     ------
     UsageError
-        If ``out`` holds something.
+        If ``out`` is not empty.
     UnsupportedMethodError
-        If a tensor has another shape in the base.
+        If the shape of a tensor differs from the base.
     """
     updates.require_shapes()
     if out.exists() and any(out.iterdir()):
-        raise UsageError("is not empty", where=out, hint="give a new directory")
+        raise UsageError("is not empty", where=out, hint="choose a new directory")
     with atomic_directory(out) as temporary:
         for pattern in _COMPANIONS:
             for file in sorted(directory.glob(pattern)):
@@ -68,6 +68,6 @@ def _moved(name: str, base: TensorStore, updates: Updates, dtype: torch.dtype) -
         weight = weight + update.reshape(weight.shape)
     elif module in updates.vectors:
         weight = weight + updates.vectors[module](weight)
-    if name in base.transposed:  # the model's code has it I × O
+    if name in base.transposed:  # the model's code stores it I × O
         weight = weight.T
     return weight.to(dtype).contiguous()

@@ -1,6 +1,6 @@
-"""Facts about methods, once each: what a method is called, how its adapters are told apart, and what ΔW they hold.
+"""Table of facts about methods: names, how to recognize their adapters, and their ΔW.
 
-Training, the readers of adapters and the doctor all ask here. Importing it needs neither torch nor peft.
+Training, the readers of adapters and the doctor use it. Importing it needs neither torch nor peft.
 """
 
 from spectra.weights.facts.initializations import (

@@ -1,4 +1,4 @@
-"""Facts about full fine-tuning and about every adapter of another type than LoRA that changes weights or features."""
+"""Facts about full fine-tuning and about adapters other than LoRA that change weights or features."""
 
 from spectra.weights.facts.method import MethodFacts
 

@@ -1,6 +1,6 @@
-"""Facts about initializations of LoRA: which move the base, which follow from it, and what loading makes of them.
+"""Facts about LoRA initializations: which move the base, which can be computed from it, and how peft loads them.
 
-Read in peft 0.21 (``tuners/lora/layer.py``, ``utils/loftq_utils.py``) and checked against it by the tests.
+Taken from peft 0.21 (``tuners/lora/layer.py``, ``utils/loftq_utils.py``) and checked against it by the tests.
 """
 
 from collections.abc import Mapping
@@ -15,23 +15,23 @@ class Initialization:
     Attributes
     ----------
     name
-        Value of ``init_lora_weights`` in lower case, or, of a family, its beginning.
+        Value of ``init_lora_weights`` in lower case; its prefix for a family.
     label
-        What the tables call it; None where it is not worth a word.
+        Name in the tables; None if the tables do not mention it.
     moves_base
         Whether the frozen weight becomes W − s·B₀A₀.
     part
-        What s·B₀A₀ is of W where it follows from W alone: its first or last r singular triplets, or the scale s times
-        its projection on the span of its first r columns.
+        The part of W that equals s·B₀A₀, if W alone determines it: its first or last r singular triplets, or s times
+        its projection onto the span of its first r columns.
     why_unknown
-        Why spectra cannot compute s·B₀A₀ of one that moves the base from W alone.
+        Why s·B₀A₀ cannot be computed from W alone, for an initialization that moves the base.
     on_load
-        What ``PeftModel.from_pretrained`` does to the pristine base: it initializes again and gets the same, or another
-        draw; it leaves the base as it is; or it refuses.
+        Effect of ``PeftModel.from_pretrained`` on the original base: it repeats the initialization with the same result
+        or another draw; it leaves the base unchanged; or it refuses.
     is_family
-        Whether ``name`` is only how the value begins.
+        Whether ``name`` is only a prefix of the value.
     quantizes
-        Whether the frozen weights are quantized ones, and so no W − s·B₀A₀.
+        Whether the frozen weights are quantized, and therefore not W − s·B₀A₀.
     """
 
     name: str
@@ -44,11 +44,11 @@ class Initialization:
     quantizes: bool = False
 
     def matches(self, value: str) -> bool:
-        """Return whether a value of ``init_lora_weights``, in lower case, is this one."""
+        """Return whether a value of ``init_lora_weights``, in lower case, means this initialization."""
         return value.startswith(self.name) if self.is_family else value == self.name
 
 
-# A family comes before the family that its name begins with. "unmoved" is right of those that never move the base.
+# A longer prefix comes before its own prefix. Initializations that never move the base are "unmoved".
 INITIALIZATIONS = (
     Initialization("true"),
     Initialization("false"),
@@ -84,7 +84,7 @@ INITIALIZATIONS = (
         why_unknown="it comes from gradients that the adapter does not hold",
     ),
 )
-# peft does not have it: scripts make it, and write ``true``.
+# Not in peft: scripts compute it and save ``true``.
 MILORA = Initialization("milora", "milora", moves_base=True, part="last_triplets")
 
 

@@ -1,4 +1,4 @@
-"""Facts about LoRA and its kin: all of peft type LORA."""
+"""Facts about LoRA and its variants: all methods of peft type LORA."""
 
 from spectra.weights.facts.method import MethodFacts
 

@@ -1,4 +1,4 @@
-"""One row of the table of facts about methods, and the families into which readers and trainers group them."""
+"""Facts about one method, and the families into which readers and trainers group methods."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +16,7 @@ Family = Literal[
     "rotations",  # features of W rotated or reflected
     "scalings",  # entries of W scaled
     "singular",  # between singular vectors of W
-    "frod",  # in a basis that the modules of one kind share
+    "frod",  # in a basis shared by the modules of one type
     "base_conditioned",  # factors made from W
     "vectors",  # norms and biases
     "tokens",  # rows of the embedding
@@ -27,14 +27,14 @@ Family = Literal[
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """What holds of a method whoever trained it.
+    """Facts about a method, independent of the tool that trained it.
 
     Attributes
     ----------
     name
-        What a recipe calls it.
+        Name in a recipe.
     title
-        Name as the literature writes it.
+        Name in the literature.
     family
         Family, which names the files of its reader and its trainer.
     peft_type
@@ -44,22 +44,22 @@ class MethodFacts:
     source
         Paper and arXiv id.
     aliases
-        What else it is called.
+        Other names.
     option
-        Option of ``adapter_config.json`` that is set for this method of its type alone: ``use_dora``.
+        Option of ``adapter_config.json`` that only this method of its type sets: ``use_dora``.
     initialization
-        Value of ``init_lora_weights`` that every adapter of the method has, or its beginning: ``pissa``.
+        Value of ``init_lora_weights`` in every adapter of the method, or its prefix: ``pissa``.
     rank
-        The one rank that it can have.
+        The only possible rank; None if any.
     moves_base
-        Whether initialization subtracts s·B₀A₀ from the base weights, so that the step-0 adapter is needed to know ΔW.
+        Whether initialization subtracts s·B₀A₀ from the base weights, so that ΔW needs the step-0 adapter.
     saved_as_lora
-        Whether a snapshot of spectra holds the equal plain LoRA of rank 2r on the original base, since peft would load
-        the factors alone onto the wrong base.
+        Whether spectra saves snapshots as the equivalent plain LoRA of rank 2r on the original base, since peft would
+        load the factors alone onto the wrong base.
     not_read
-        Why its adapters leave no ΔW that spectra could analyze; None where they do.
+        Why its adapters have no ΔW that spectra can analyze; None if they have one.
     not_trained
-        Why spectra does not train it; None where it does.
+        Why spectra does not train it; None if it does.
     """
 
     name: str
@@ -79,5 +79,5 @@ class MethodFacts:
 
     @property
     def label(self) -> str:
-        """What the column ``method`` of the tables calls it."""
+        """Name in the column ``method`` of the tables."""
         return self.name.replace("_", "-")

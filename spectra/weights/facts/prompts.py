@@ -1,4 +1,4 @@
-"""Facts about adapters that change no weight, or mix other adapters by the input."""
+"""Facts about adapters that change no weights, or that mix other adapters depending on the input."""
 
 from spectra.weights.facts.method import MethodFacts
 

@@ -1,4 +1,4 @@
-"""The one table of methods, and how to look one up."""
+"""Table of all methods, and lookups by name, peft type and configuration."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,14 +11,14 @@ from spectra.weights.facts.prompts import PROMPTS, ROUTERS
 
 FACTS: Mapping[str, MethodFacts] = {one.name: one for one in (*LORA, *ADAPTERS, *ROUTERS, *PROMPTS)}
 
-# Types that one method alone has; LORA is not among them.
+# Types with a single method; LORA is not among them.
 BY_TYPE: Mapping[str, MethodFacts] = {
     one.peft_type: one for one in FACTS.values() if one.peft_type not in (None, "LORA")
 }
 
 
 def find_facts(name: str) -> MethodFacts | None:
-    """Return the facts about a method by its name, an alias or its peft type, however these are written, or None.
+    """Return the facts about a method by name, alias or peft type, in any spelling of case and dashes, or None.
 
     >>> [one.name for one in map(find_facts, ("LoRA+", "rank-1", "LN_TUNING")) if one is not None]
     ['lora_plus', 'rank1', 'layernorm']
@@ -27,7 +27,7 @@ def find_facts(name: str) -> MethodFacts | None:
 
 
 def adapter_label(config: Mapping[str, Any]) -> str:
-    """Return what the column ``method`` of the tables calls an adapter of a known type, from its configuration.
+    """Return the name of an adapter of a known type in the column ``method`` of the tables, from its configuration.
 
     >>> adapter_label({"peft_type": "LORA", "use_dora": True, "init_lora_weights": "pissa_niter_4"})
     'dora-pissa'
@@ -48,7 +48,7 @@ def adapter_label(config: Mapping[str, Any]) -> str:
 
 
 def plain(name: str) -> str:
-    """Return a name in lower case, with words for signs.
+    """Return a normalized name: lower case, ``_`` for ``-`` and ``_plus`` for ``+``.
 
     >>> plain("MiLoRA+"), plain("LoRA-FA")
     ('milora_plus', 'lora_fa')

@@ -1,7 +1,7 @@
-"""What the tensors of an adapter say about its start, whatever its configuration says.
+"""Detect SVD-based initialization (PiSSA, MiLoRA, OLoRA) from adapter tensors, ignoring the config.
 
-A start of PiSSA, OLoRA or MiLoRA takes a part out of W that is orthogonal to what it leaves. The checks use that: they
-cost products with r columns, and see a start of another base at once.
+These initializations subtract a part of W that is orthogonal to the remainder. The checks use that: they cost products
+with r columns, and they detect the initialization of another base at once.
 """
 
 from collections.abc import Iterable
@@ -16,32 +16,33 @@ from spectra.linalg.operators.basic import Operator
 
 Matrix = Float64[Tensor, "o i"]
 
-# Share of a factor's space that must lie in W's first or last r singular directions to call it made of them. Chance
-# gives r/n, and the row space of a trained plain LoRA stays near its random start.
+# Share of a factor's space in W's first or last r singular directions from which it counts as made of them. Chance
+# gives r/n, and the row space of a trained plain LoRA stays near its random initialization.
 _ALIGNED = 0.9
-# ‖s·BA‖/‖W‖ that no update of an RLVR run comes near.
+# ‖s·BA‖/‖W‖ far above that of any RLVR update.
 _LARGE = 0.05
-# What is said of an adapter that holds singular directions of the base, by the method that begins so.
-WORDS = {
-    "milora": "A lies in the last singular directions of W, as MiLoRA starts",
-    "pissa": "A and B lie in the first singular directions of W, as PiSSA starts",
+# Description of an adapter made of singular directions of the base, by method.
+DESCRIPTIONS = {
+    "milora": "A lies in the last singular directions of W, as in MiLoRA's initialization",
+    "pissa": "A and B lie in the first singular directions of W, as in PiSSA's initialization",
 }
-# How far float32 and half-precision factors may be from an exact start, in units of ‖W‖.
+# Largest distance of float32 and half-precision factors from the exact initialization, in units of ‖W‖.
 _FLOAT32_TOLERANCE, _HALF_TOLERANCE = 1e-5, 1e-2
-# Up to here a start that is named as such may be off: the base was loaded in half precision and stored in float32.
+# Largest distance of an adapter that is declared to be the initialization: the base may have been loaded in half
+# precision and stored in float32.
 _NAMED_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """How a start does not fit the base.
+    """Mismatch between an initial adapter and the base.
 
     Attributes
     ----------
     what
-        In words.
+        Description.
     tolerable
-        Whether rounding of the base explains it; then only a start that is named as such is believed.
+        Whether rounding of the base explains it; then only a declared initialization is accepted.
     """
 
     what: str
@@ -50,7 +51,7 @@ class Misfit:
 
 @dataclass(frozen=True)
 class Factored:
-    """One matrix of an adapter.
+    """Factors of one adapted matrix.
 
     Attributes
     ----------
@@ -58,32 +59,32 @@ class Factored:
         Base weight, O × I.
     b, a
         Factors, O × R and R × I.
-    size
+    norm
         ‖s·BA‖_F.
     """
 
     weight: Tensor
     b: Tensor
     a: Tensor
-    size: float
+    norm: float
 
 
 def initial_misfit(init: str, pairs: Iterable[tuple[Matrix, Operator, bool]]) -> Misfit | None:
-    """Return how an initial adapter does not fit the base, or None.
+    """Return the mismatch between an initial adapter and the base, or None.
 
     Parameters
     ----------
     init
-        The initialisation, in lower case.
+        The initialization, in lower case.
     pairs
         Base weight, s·B₀A₀, and whether the factors are in half precision.
     """
     worst: Misfit | None = None
-    for weight, removed, half in pairs:
-        if not bool(weight.any()):  # nothing can be taken out of it
+    for weight, removed, half_precision in pairs:
+        if not bool(weight.any()):  # a zero matrix has no directions
             continue
         distance = _distance(init, weight, removed)
-        tolerance = _HALF_TOLERANCE if half else _FLOAT32_TOLERANCE
+        tolerance = _HALF_TOLERANCE if half_precision else _FLOAT32_TOLERANCE
         if distance > tolerance:
             misfit = Misfit(
                 f"s·B₀A₀ is {distance:.2g}·‖W‖ away from what {init} takes out of this base",
@@ -94,7 +95,7 @@ def initial_misfit(init: str, pairs: Iterable[tuple[Matrix, Operator, bool]]) ->
 
 
 def residual_misfit(differences: Iterable[tuple[Matrix, Matrix, int]]) -> Misfit | None:
-    """Return how a residual base does not fit, or None: W − W_res has rank r up to the rounding of W_res.
+    """Return the mismatch of a residual base, or None: W − W_res must have rank r up to the rounding of W_res.
 
     Parameters
     ----------
@@ -113,30 +114,30 @@ def residual_misfit(differences: Iterable[tuple[Matrix, Matrix, int]]) -> Misfit
     return None
 
 
-def signature(looked_at: Iterable[Factored]) -> str | None:
-    """Return in words that an adapter holds singular directions of the base, as its start did, or None.
+def signature(matrices: Iterable[Factored]) -> str | None:
+    """Return a description of an adapter made of singular directions of the base, as its initialization was, or None.
 
     Parameters
     ----------
-    looked_at
-        Some of its matrices; all of them must agree, but for those on a base matrix of zeros: it has no directions.
+    matrices
+        Some of its matrices; all must agree, except those on a zero base matrix, which has no directions.
     """
-    words = {_signature(one) for one in looked_at if bool(one.weight.any())}
-    return words.pop() if len(words) == 1 else None
+    descriptions = {_signature(one) for one in matrices if bool(one.weight.any())}
+    return descriptions.pop() if len(descriptions) == 1 else None
 
 
 def _signature(one: Factored) -> str | None:
-    rank, size = one.a.shape[0], one.size / float(torch.linalg.vector_norm(one.weight))
-    if size == 0.0 or 2 * rank > min(one.weight.shape):  # half of all directions are no subspace to speak of
+    rank, relative = one.a.shape[0], one.norm / float(torch.linalg.vector_norm(one.weight))
+    if relative == 0.0 or 2 * rank > min(one.weight.shape):  # with half of all directions the overlap means nothing
         return None
     basis = thin_svd(one.weight)
     q_b, q_a = torch.linalg.qr(one.b)[0], torch.linalg.qr(one.a.T)[0]
     last_a, last_b = _share(q_a, basis.v[:, -rank:]), _share(q_b, basis.u[:, -rank:])
-    if last_a > _ALIGNED and (last_b > _ALIGNED or size > _LARGE):
-        return WORDS["milora"]
+    if last_a > _ALIGNED and (last_b > _ALIGNED or relative > _LARGE):
+        return DESCRIPTIONS["milora"]
     first_a, first_b = _share(q_a, basis.v[:, :rank]), _share(q_b, basis.u[:, :rank])
-    if min(first_a, first_b) > _ALIGNED and size > _LARGE:
-        return WORDS["pissa"]
+    if min(first_a, first_b) > _ALIGNED and relative > _LARGE:
+        return DESCRIPTIONS["pissa"]
     return None
 
 
@@ -145,7 +146,7 @@ def _share(x: Matrix, y: Matrix) -> float:
 
 
 def _distance(init: str, weight: Matrix, removed: Operator) -> float:
-    """Return how far s·B₀A₀ is from a part of W that ``init`` takes out, in units of ‖W‖; 0 where none is known."""
+    """Return the distance of s·B₀A₀ from the part of W that ``init`` subtracts, in units of ‖W‖; 0 if unknown."""
     factors = removed.svd()
     kept = factors.s > 1e-6 * factors.s[0]
     u, v = factors.u[:, kept], factors.v[:, kept]
@@ -154,7 +155,7 @@ def _distance(init: str, weight: Matrix, removed: Operator) -> float:
     norm = torch.linalg.vector_norm(weight)
     if init == "pissa":
         return float(max(left, right, _beyond(weight, removed, factors.s[kept])) / norm)
-    if init.startswith("pissa_niter_"):  # a randomised range finder projects on one side only
+    if init.startswith("pissa_niter_"):  # a randomized range finder projects on one side only
         return float(min(left, right) / norm)
     if init == "olora":
         projected = u @ (u.T @ weight)
@@ -164,6 +165,6 @@ def _distance(init: str, weight: Matrix, removed: Operator) -> float:
 
 
 def _beyond(weight: Matrix, removed: Operator, sigma: Float64[Tensor, " r"]) -> Tensor:
-    """Return by how much the residual's largest singular value exceeds the smallest one that was taken out."""
+    """Return by how much the residual's largest singular value exceeds the smallest subtracted one."""
     left: Tensor = torch.linalg.matrix_norm(weight - removed.dense(), ord=2)
     return (left - sigma[-1]).clamp(min=0)

@@ -1,1 +1,1 @@
-"""Adapters of every PEFT method, read as updates of base parameters."""
+"""Read adapters of PEFT methods as updates of base parameters."""

@@ -1,4 +1,4 @@
-"""Formulas for O × I matrices, applied to base weights as :class:`.TensorStore` gives them."""
+"""Apply formulas for O × I matrices to base weights of any shape, as :class:`.TensorStore` returns them."""
 
 from functools import wraps
 
@@ -11,14 +11,14 @@ from spectra.weights.storage.tensors import TensorStore
 
 
 def oriented(formula: Formula) -> Formula:
-    """Return the formula for any base weight: ΔW has the shape of its matrix, which is checked.
+    """Return the formula for any base weight; the shape of ΔW is checked.
 
-    A convolution's weight O × I × k… is the matrix O × Ik….
+    A convolution's weight O × I × k… is treated as the matrix O × Ik….
 
     Raises
     ------
     CorruptFileError
-        If the update has another shape than the base weight.
+        If the shapes of update and base weight differ.
     """
 
     @wraps(formula)
@@ -38,7 +38,7 @@ def apply_oriented(
     formula
         The formula.
     adapter, module, weight
-        What it is applied to.
+        Its arguments.
     embedding
         Whether the weight is a lookup table whose factors are those of its transpose.
     """
@@ -50,20 +50,20 @@ def apply_oriented(
 
 
 def require_orientation(adapter: Adapter, base: TensorStore) -> None:
-    """Check that an adapter of weights that are stored I × O is put on a base that has such weights.
+    """Check that the base of an adapter of I × O weights has weights stored so.
 
-    peft transposes what it wraps by the module's class, which the base's code has and its files do not: where they do
-    not show it either (:mod:`spectra.weights.storage.conv1d`), a square ΔW could be taken for its transpose.
+    peft transposes by the module's class, which only the base's code shows. If its files do not show the orientation
+    either (:mod:`spectra.weights.storage.conv1d`), a square ΔW could be mistaken for its transpose.
 
     Raises
     ------
     UnsupportedMethodError
-        If the adapter sets ``fan_in_fan_out`` and no matrix of the base is known to be stored so.
+        If the adapter sets ``fan_in_fan_out`` and no matrix of the base is known to be I × O.
     """
     if adapter.config.get("fan_in_fan_out") and not base.transposed:
         raise UnsupportedMethodError(
-            "the adapter sets fan_in_fan_out, and nothing in the base's files says that it stores a matrix "
+            "the adapter sets fan_in_fan_out, and nothing in the base's files shows a matrix stored as "
             "inputs × outputs",
             where=adapter.path,
-            hint="give the base that it was trained on with --base, or merge it in float32 and analyse that checkpoint",
+            hint="pass the base it was trained on with --base, or merge it in float32 and analyze that checkpoint",
         )

@@ -1,4 +1,4 @@
-"""Ranks and scales of single modules, which peft's configurations give by patterns of names."""
+"""Rank and alpha per module, from the name patterns in peft's configurations."""
 
 import math
 import re
@@ -7,45 +7,47 @@ from typing import Any
 
 from spectra.errors import CorruptFileError
 
-_HINT = "write what the training had into adapter_config.json"
+_HINT = "restore the value used in training in adapter_config.json"
 
 
 def by_pattern(patterns: Any, module: str, default: Any) -> Any:
     """Return the value of the first pattern that matches the end of the module's path, as peft does.
 
-    ``patterns`` is what a configuration holds: a mapping, or nothing.
+    ``patterns`` is the value in the configuration: a mapping or None.
 
     Raises
     ------
     CorruptFileError
-        If the patterns are no mapping, or one of them is no regular expression.
+        If the patterns are not a mapping, or one is not a regular expression.
     """
     if not isinstance(patterns or {}, Mapping):
-        raise CorruptFileError(f"its patterns of ranks or alphas are {patterns!r}", hint=_HINT)
+        raise CorruptFileError(f"rank and alpha patterns must be a mapping, got {patterns!r}", hint=_HINT)
     for pattern, value in (patterns or {}).items():
         try:
             found = re.match(rf"(.*\.)?({pattern})$", module)
         except re.error as error:
-            raise CorruptFileError(f"its pattern {pattern!r} is no regular expression ({error})", hint=_HINT) from error
+            raise CorruptFileError(
+                f"its pattern {pattern!r} is not a regular expression ({error})", hint=_HINT
+            ) from error
         if found:
             return value
     return default
 
 
 def rank_and_alpha(config: Mapping[str, Any], module: str, alpha: str = "lora_alpha") -> tuple[int, float]:
-    """Return rank and scale numerator of one module; ``alpha`` names the configuration's key.
+    """Return rank and alpha of one module; ``alpha`` is the key in the configuration.
 
     Raises
     ------
     CorruptFileError
-        If the rank is no positive integer, or the scale no finite number.
+        If the rank is not a positive integer, or alpha is not a finite number.
     """
     rank = by_pattern(config.get("rank_pattern"), module, config.get("r", 8))
     scale = by_pattern(config.get("alpha_pattern"), module, config.get(alpha, 8))
     if not _is_number(rank) or rank < 1 or int(rank) != rank:
-        raise CorruptFileError(f"r is {rank!r} for {module}", hint=_HINT)
+        raise CorruptFileError(f"r must be a positive integer, got {rank!r} for {module}", hint=_HINT)
     if not _is_number(scale):
-        raise CorruptFileError(f"{alpha} is {scale!r} for {module}", hint=_HINT)
+        raise CorruptFileError(f"{alpha} must be a finite number, got {scale!r} for {module}", hint=_HINT)
     return int(rank), float(scale)
 
 

@@ -21,14 +21,14 @@ def low_pass(name: str, where: Path) -> Tensor:
     Raises
     ------
     UnsupportedMethodError
-        For another wavelet family, whose filters are tables and not a formula.
+        For other wavelet families, whose filters come from tables, not from a formula.
     """
     moments = int(name[2:]) if name.startswith("db") and name[2:].isdigit() else 0
     if not 1 <= moments <= _MOST_MOMENTS:
         raise UnsupportedMethodError(
             f"its wavelet {name!r} is not read exactly (db1 to db{_MOST_MOMENTS} are)",
             where=where,
-            hint="merge it in float32 and analyse the full checkpoint with --base",
+            hint="merge it in float32 and analyze the full checkpoint with --base",
         )
     half_band = [math.comb(moments - 1 + k, k) for k in range(moments)]
     # With y = (2 − z − 1/z)/4, each zero y gives the pair z, 1/z of z² − (2 − 4y)z + 1.
@@ -40,16 +40,16 @@ def low_pass(name: str, where: Path) -> Tensor:
 
 
 def padded(size: int, filter_taps: Tensor) -> int:
-    """Return the length of the coefficients of a signal: boundary effects included, and even."""
+    """Return the number of coefficients of a signal: boundary effects included, and even."""
     length = size + len(filter_taps) - 2
     return length + length % 2
 
 
 def subbands(rows: Tensor, columns: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return places by filters (low-pass first) from places in peft's layout of the four quarters.
+    """Convert positions in peft's layout of the four sub-bands to positions by filter (low-pass first).
 
-    peft puts the quarter that is low-pass across and high-pass down at the top right, and the opposite one at the
-    bottom left: the two are exchanged.
+    peft puts the sub-band that is low-pass across and high-pass down at the top right, and the opposite one at the
+    bottom left: these two are exchanged.
     """
     top, left = rows < height // 2, columns < width // 2
     shift = top.int() * (~left).int() - (~top).int() * left.int()
@@ -57,9 +57,9 @@ def subbands(rows: Tensor, columns: Tensor, height: int, width: int) -> tuple[Te
 
 
 def synthesis(coefficients: Tensor, length: int, filter_taps: Tensor) -> Tensor:
-    """Return the signals of single coefficients, length × P: column p is what coefficient number p alone gives.
+    """Return the signals of single coefficients, length × P: column p is the signal of coefficient p alone.
 
-    Coefficient n below half is the low-pass filter moved by 2n, the others are its mirror, the high-pass filter.
+    Coefficients n below half give the low-pass filter shifted by 2n, the others its mirror, the high-pass filter.
     """
     taps = filter_taps.to(coefficients.device)
     signs = torch.ones_like(taps)

@@ -1,15 +1,15 @@
-"""Which base matrices are stored I × O: those of transformers' ``Conv1D``. The one place that knows.
+"""Detect base matrices that are stored I × O: those of transformers' ``Conv1D``.
 
 ``Conv1D`` computes y = x·W + b, so W is stored inputs × outputs, where ``Linear`` stores outputs × inputs. transformers
 uses it in GPT-2, OpenAI GPT, ImageGPT, Decision Transformer and CLVP, for modules of four names. Other families have
-linear layers of the same names (GPT-BigCode, GPT-Neo, Starcoder2, Qwen 1), so that the name alone does not tell:
+linear layers with the same names (GPT-BigCode, GPT-Neo, Starcoder2, Qwen 1), so that the name alone does not decide:
 
-- The bias tells, where the matrix is not square: it is as long as the outputs.
-- What it says of one matrix holds for the whole stack of layers, square ones included.
-- Without such a bias, the model type in ``config.json`` tells.
+- If the matrix is not square, the length of its bias is the number of outputs.
+- The result for one matrix holds for the whole stack of layers, square ones included.
+- Without such a bias, the model type in ``config.json`` decides.
 
-An adapter's ``fan_in_fan_out`` does not: peft sets it anew at each module that it wraps, to whether that one is a
-``Conv1D``, and saves what it was at the last.
+An adapter's ``fan_in_fan_out`` cannot be used: peft overwrites it for each module that it wraps, with whether that one
+is a ``Conv1D``, and saves the value of the last.
 """
 
 import re
@@ -23,7 +23,7 @@ _LAYER = re.compile(r"(?:^|\.)\d+\.")
 
 
 def any_named(parameters: Iterable[str]) -> bool:
-    """Return whether some parameter has a name that a ``Conv1D`` of transformers has."""
+    """Return whether any parameter has the name of a ``Conv1D`` in transformers."""
     return any(_NAMED.fullmatch(name) for name in parameters)
 
 
@@ -55,7 +55,7 @@ def _is_transposed(stack: Iterable[str], shapes: Mapping[str, tuple[int, ...]], 
 
 
 def _model_types(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the model types that a configuration and those within it name."""
+    """Yield the model types in a configuration and its nested configurations."""
     if isinstance(config.get("model_type"), str):
         yield config["model_type"]
     for value in config.values():

@@ -124,7 +124,10 @@ def test_a_method_that_is_not_read(adapter: Path) -> None:
 def test_a_rank_or_alpha_that_is_no_number(key: str, adapter: Path) -> None:
     edit_config(adapter, **{key: None})
     check = only(adapter, "label")
-    assert (check.status, f"{key} is None" in check.evidence.says) == ("fault", True)
+    assert (check.status, f"{key} must be" in check.evidence.says and "got None" in check.evidence.says) == (
+        "fault",
+        True,
+    )
 
 
 def test_a_factor_that_is_missing(adapter: Path) -> None:
@@ -136,16 +139,16 @@ def test_a_factor_that_is_missing(adapter: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"r": 0}, "r is 0"),
-        ({"r": -1}, "r is -1"),
-        ({"r": True}, "r is True"),
-        ({"r": "4"}, "r is '4'"),
-        ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
-        ({"rank_pattern": {"q_proj": "x"}}, "r is 'x'"),
-        ({"rank_pattern": {"k_proj": "x"}}, "r is 'x'"),
-        ({"rank_pattern": {"(": 4}}, "no regular expression"),
-        ({"rank_pattern": [4]}, "are [4]"),
-        ({"alpha_pattern": {"q_proj": None}}, "lora_alpha is None"),
+        ({"r": 0}, "r must be a positive integer, got 0"),
+        ({"r": -1}, "got -1"),
+        ({"r": True}, "got True"),
+        ({"r": "4"}, "got '4'"),
+        ({"lora_alpha": float("nan")}, "lora_alpha must be a finite number, got nan"),
+        ({"rank_pattern": {"q_proj": "x"}}, "got 'x'"),
+        ({"rank_pattern": {"k_proj": "x"}}, "got 'x'"),
+        ({"rank_pattern": {"(": 4}}, "not a regular expression"),
+        ({"rank_pattern": [4]}, "got [4]"),
+        ({"alpha_pattern": {"q_proj": None}}, "lora_alpha must be a finite number, got None"),
         ({"init_lora_weights": {}}, "init_lora_weights is {}"),
         ({"init_lora_weights": "pissa_niter_x"}, "init_lora_weights is 'pissa_niter_x'"),
         ({"use_bdlora": True}, "use_bdlora is True"),

@@ -238,7 +238,7 @@ def test_biases_are_refused(tmp_path: Path) -> None:
     shutil.copytree(base, tmp_path / "new")
     file = tmp_path / "new" / "model.safetensors"
     save_file({name: tensor + 1e-3 for name, tensor in load_file(file).items()}, file, {"format": "pt"})
-    with pytest.raises(UnsupportedMethodError, match=r"k_proj.bias changes, and a plain LoRA holds no bias"):
+    with pytest.raises(UnsupportedMethodError, match=r"k_proj.bias changes, but a plain LoRA has no bias"):
         export(tmp_path / "new", tmp_path / "out", base=str(base))
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from spectra.linalg.operators.basic import LowRank
-from spectra.weights.initialization.detect import WORDS, Factored, initial_misfit, residual_misfit, signature
+from spectra.weights.initialization.detect import DESCRIPTIONS, Factored, initial_misfit, residual_misfit, signature
 from tests.builders import matrix, randn
 
 ZERO = torch.zeros(20, 16, dtype=torch.float64)
@@ -18,7 +18,7 @@ def last_triplets(weight: Tensor) -> Factored:
 def test_the_other_matrices_decide() -> None:
     milora = last_triplets(matrix(20, 16))
     dead = Factored(ZERO, randn(20, 2), randn(2, 16), 1.0)
-    assert signature([dead, milora]) == WORDS["milora"]
+    assert signature([dead, milora]) == DESCRIPTIONS["milora"]
     assert signature([dead]) is None
     assert signature([milora, Factored(matrix(20, 16), randn(20, 2), randn(2, 16), 1.0)]) is None
 

@@ -212,7 +212,9 @@ def milora(base: Path, out: Path) -> tuple[Path, Path]:
 
 def test_milora_under_a_plain_name_is_suspected(base: Path, tmp_path: Path) -> None:
     run, initial = milora(base, tmp_path)
-    with pytest.raises(MissingInitialError, match=r"last singular directions of W, as MiLoRA starts.*--initial DIR"):
+    with pytest.raises(
+        MissingInitialError, match=r"last singular directions of W, as in MiLoRA.s initialization.*--initial DIR"
+    ):
         find(run, base)
     start = find(run, base, initial)
     assert isinstance(start, AdapterStart) and "--initial" in start.origin
@@ -224,7 +226,7 @@ def test_milora_under_a_plain_name_is_suspected(base: Path, tmp_path: Path) -> N
 def test_pissa_under_a_plain_name_is_suspected(base: Path, tmp_path: Path) -> None:
     run, _ = make_run(base, tmp_path, init_lora_weights="pissa")
     write_config(run / "checkpoint-5", init_lora_weights=True)
-    with pytest.raises(MissingInitialError, match="first singular directions of W, as PiSSA starts"):
+    with pytest.raises(MissingInitialError, match="first singular directions of W, as in PiSSA's initialization"):
         find(run, base)
 
 

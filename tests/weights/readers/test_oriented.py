@@ -175,12 +175,12 @@ def test_convolutions_are_matrices_of_flattened_kernels(tmp_path: Path, name: st
     check(updates, store, {key: at for key, at in differences.items() if float(at.abs().max()) > 0}, tolerance)
 
 
-def test_a_convolution_in_groups_is_refused(tmp_path: Path) -> None:
+def test_a_grouped_convolution_is_refused(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
     model = Convolutions(groups=2)
     write_model(tmp_path / "base", model.state_dict())
     get_peft_model(model, LoraConfig(r=4, target_modules=["line"])).save_pretrained(tmp_path / "end")
     updates, store = updates_of(tmp_path / "end", tmp_path / "base")
-    with pytest.raises(UnsupportedMethodError, match="a convolution in groups"):
+    with pytest.raises(UnsupportedMethodError, match="a grouped convolution"):
         updates.matrices["line"](store["line.weight"].double())

@@ -1,8 +1,8 @@
-"""ΔW of AdaLoRA: s·B·diag(E)·A with a rank that training chooses for each module.
+"""ΔW of AdaLoRA: s·B·diag(E)·A with the rank per module chosen in training.
 
-A is r × I, B is O × r, E is r × 1, all trained; s = α/(r₀ + 10⁻⁵) with the initial rank r₀ (``init_r``), whatever rank
-is left, and r₀/(r₀ + 10⁻⁵) for α ≤ 0. When the budget has been allocated, ``rank_pattern`` holds one boolean a
-direction and the saved tensors hold the kept directions only. Zhang et al. 2023, arXiv 2303.10512.
+A is r × I, B is O × r, E is r × 1, all trained; s = α/(r₀ + 10⁻⁵) with the initial rank r₀ (``init_r``), for any
+remaining rank, and r₀/(r₀ + 10⁻⁵) for α ≤ 0. Once the budget is allocated, ``rank_pattern`` holds one boolean per
+direction, and the saved tensors hold only the kept directions. Zhang et al. 2023, arXiv 2303.10512.
 """
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from spectra.weights.readers.offset import Start
 from spectra.weights.readers.oriented import oriented
 from spectra.weights.storage.tensors import TensorStore
 
-# peft adds it to the rank in the denominator.
+# Constant that peft adds to the rank in the denominator.
 _EPSILON = 1e-5
 
 
@@ -24,7 +24,7 @@ def _adalora(adapter: Adapter, module: str, weight: Tensor) -> Operator:
     a, b, e = (adapter.tensor(module, f"lora_{part}").to(weight) for part in "ABE")
     initial = int(adapter.config["init_r"])
     _require_kept(adapter, module, len(e), initial)
-    if len(e) == 0:  # every direction is pruned: ΔW = 0, and not a matrix without singular values
+    if len(e) == 0:  # every direction is pruned: ΔW = 0, with one singular value
         return LowRank(b.new_zeros(b.shape[0], 1), a.new_zeros(1, a.shape[1]))
     alpha = float(adapter.config.get("lora_alpha", 8))
     return LowRank(b * e.reshape(-1), a, (alpha if alpha > 0 else initial) / (initial + _EPSILON))
@@ -37,7 +37,7 @@ def _require_kept(adapter: Adapter, module: str, rank: int, initial: int) -> Non
         raise CorruptFileError(
             f"{module}: the configuration keeps {expected} directions, the tensors have {rank}",
             where=adapter.path,
-            hint="restore the adapter_config.json that belongs to these tensors",
+            hint="restore the adapter_config.json of these tensors",
         )
 
 

@@ -1,8 +1,8 @@
-"""ΔW of methods that make their factors from the base weight W.
+"""ΔW of methods whose factors are functions of the base weight W: DEFT, PEANuT.
 
-- DEFT: Q(s·R − PᵀW), with Q = P' and P = relu(P') of the trained P', or both its orthonormal basis; without R where
+- DEFT: Q(s·R − PᵀW), with Q = P' and P = relu(P') of the trained P', or both an orthonormal basis of it; without R if
   ``para`` is set.
-- PEANuT: s·B·h(Wᵀ)ᵀ, h a small network that reads W row by row (Zhong et al. 2024, arXiv 2410.01870). The network is
+- PEANuT: s·B·h(Wᵀ)ᵀ, h a small network applied to W row by row (Zhong et al. 2024, arXiv 2410.01870). The network is
   nonlinear in W and not in the input, so the update is one matrix, of rank r at most.
 """
 
@@ -20,7 +20,7 @@ from spectra.weights.readers.offset import Start
 from spectra.weights.readers.oriented import oriented
 from spectra.weights.storage.tensors import TensorStore
 
-# The names that transformers gives to these functions.
+# Activation functions by their names in transformers.
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
     "relu6": functional.relu6,
@@ -59,7 +59,7 @@ def _peanut_changes(adapter: Adapter, start: Start | None, base: TensorStore) ->
         raise UnsupportedMethodError(
             f"the adapter sets act_fn={name!r}, which spectra does not compute",
             where=adapter.path,
-            hint=f"computed: {', '.join(_ACTIVATIONS)}; or merge it in float32 and analyse the full checkpoint",
+            hint=f"computed: {', '.join(_ACTIVATIONS)}; or merge it in float32 and analyze the full checkpoint",
         )
     return per_module(_peanut)(adapter, start, base)
 

@@ -1,12 +1,12 @@
-"""ΔW of methods that tile the matrix: MiSS, GraLoRA, C3A, and why AdaMSS is refused.
+"""ΔW of methods that tile the matrix: MiSS, GraLoRA, C3A; AdaMSS is refused.
 
 - MiSS (Kang et al. 2024, arXiv 2409.15371): with D the block (r × O), column c of ΔW is row c mod r of D, so that
-  ΔW = Dᵀ·T with T[i, c] = 1 where c mod r = i. ``mini``: D has fewer columns and is repeated along the outputs.
+  ΔW = Dᵀ·T with T[i, c] = 1 if c mod r = i. ``mini``: D has fewer columns and is repeated along the outputs.
   ``bat``: blocks b_i (O/r of r × r), and every r × r block of row i of ΔW is W_ij·b_i + b_i.
 - GraLoRA (Jung et al. 2025, arXiv 2505.20355): a k × k grid, block (m, n) = s·B_mn·A_mn of rank r/k; plus a plain
   product of rank h (``hybrid_r``); s = α/(r + h). A is k × I/k × r, B is k × r × O/k.
 - C3A (Chen et al. 2024, arXiv 2407.19342): a grid of circulant blocks, each given by its first row, over I.
-- AdaMSS stores no row numbers with its blocks.
+- AdaMSS stores its blocks without row indices.
 """
 
 from typing import NoReturn
@@ -45,7 +45,7 @@ def _bat(adapter: Adapter, module: str, block: Tensor, weight: Tensor) -> Operat
 
 
 def _tile(size: int, length: int, like: Tensor) -> Tensor:
-    """Return the identity of ``size`` repeated to ``length`` columns, the last copy cut."""
+    """Return copies of the identity of ``size`` side by side, truncated to ``length`` columns."""
     return torch.eye(size).to(like).repeat(1, -(-length // size))[:, :length]
 
 
@@ -53,7 +53,7 @@ def _tile(size: int, length: int, like: Tensor) -> Tensor:
 def _gralora(adapter: Adapter, module: str, weight: Tensor) -> Operator:
     a, b = adapter.tensor(module, "gralora_A").to(weight), adapter.tensor(module, "gralora_B").to(weight)
     grid, _, rank = a.shape
-    # Row block m of ΔW is B_mᵀ·[A_m0 … A_mk]: all of them are one product of k·r columns, B block-diagonal.
+    # Row block m of ΔW is B_mᵀ·[A_m0 … A_mk]: together they are one product of k·r columns, B block-diagonal.
     left = block_diagonal(part.T for part in b)
     parts = a.reshape(grid, -1, grid, rank // grid)
     right = torch.cat([block_diagonal(part.T for part in parts[:, :, m]) for m in range(grid)])
@@ -75,7 +75,7 @@ def _adamss(adapter: Adapter, start: Start | None, base: TensorStore) -> NoRetur
     raise UnsupportedMethodError(
         str(FACTS["adamss"].not_read),
         where=adapter.path,
-        hint="merge it with the peft that trained it, in float32, and analyse the full checkpoint with --base",
+        hint="merge it with the peft that trained it, in float32, and analyze the full checkpoint with --base",
     )
 
 

@@ -1,11 +1,11 @@
-"""ΔW of FRoD: every module keeps its own U, all layers of one kind share V, and what stands between them trains.
+"""ΔW of FRoD: U(S + diag λ)Vᵀ − W, with U per module and V shared by all layers of a module type.
 
-W = U·diag(λ₀)·Vᵀ exactly, with V made from the weights of all layers of that kind, U the normalised columns of W·V⁻ᵀ
-and λ₀ their lengths. Then ΔW = U(S + diag(λ))Vᵀ − W, S sparse and off the diagonal (doi 10.1609/aaai.v40i31.39813).
-U is not saved: it is made again from W and V in float64 and rounded as peft does. V and the places of S are saved,
-unless ``save_projection`` is off: then they are made again from the base, in float32 on the CPU as peft makes them.
+W = U·diag(λ₀)·Vᵀ exactly: V is computed from the weights of all layers of the module type, U are the normalized columns
+of W·V⁻ᵀ, and λ₀ their lengths. S (sparse, off-diagonal) and λ are trained (doi 10.1609/aaai.v40i31.39813). U is not
+saved: it is recomputed from W and V in float64 and rounded as peft does. V and the positions of S are saved unless
+``save_projection`` is off; then they are recomputed from the base, in float32 on the CPU as in peft.
 
-peft puts the product in place of W, so rounding of U is part of ΔW: about 1e-7 of ‖W‖ is there before any training.
+peft replaces W by the product, so that the rounding of U is part of ΔW: about 1e-7 of ‖W‖ before any training.
 """
 
 import re
@@ -27,26 +27,26 @@ _NO_DIRECTION = 1e-12
 
 
 class _Projections:
-    """V, and where S has entries, by kind of module: from the file, or made again from the base."""
+    """V and the positions of S's entries by module type: loaded from the file or recomputed from the base."""
 
     def __init__(self, adapter: Adapter, base: TensorStore) -> None:
         self.adapter = adapter
         self.base = base
         self.is_saved = bool(adapter.config["save_projection"])
-        self._made: dict[str, Tensor] = {}
+        self._recomputed: dict[str, Tensor] = {}
 
     def v(self, kind: str) -> Tensor:
-        """Return V, I × I, in the dtype of the base that it was trained on."""
+        """Return V, I × I, in the dtype of the base in training."""
         if self.is_saved:
             return self._saved("frod_V", kind)
-        if kind not in self._made:
+        if kind not in self._recomputed:
             modules = self._by_kind[kind]
             matrices = [self._weight(modules[layer]) for layer in sorted(modules)]
-            made = _shared_basis([m.to(torch.float32) for m in matrices], self.adapter.config["regularization_alpha"])
-            self._made[kind] = made.to(matrices[0].dtype)
-        return self._made[kind]
+            basis = _shared_basis([m.to(torch.float32) for m in matrices], self.adapter.config["regularization_alpha"])
+            self._recomputed[kind] = basis.to(matrices[0].dtype)
+        return self._recomputed[kind]
 
-    def places(self, kind: str) -> Tensor:
+    def positions(self, kind: str) -> Tensor:
         """Return the rows and columns of the entries of S, 2 × N."""
         return self._saved("frod_s_indices", kind) if self.is_saved else self._drawn[kind]
 
@@ -61,14 +61,14 @@ class _Projections:
 
     @cached_property
     def _by_kind(self) -> dict[str, dict[int, str]]:
-        """Modules by kind and layer."""
+        """Modules by type and layer."""
         found: dict[str, dict[int, str]] = defaultdict(dict)
         for module in self.adapter.parts:
             layers = found[_kind(module)]
             if _layer(module) in layers:
                 raise UnsupportedMethodError(
                     f"save_projection is off, and {module} and {layers[_layer(module)]} are of one kind in one layer: "
-                    "which of them made the shared basis follows from the order of modules in the model's code",
+                    "which of them defined the shared basis depends on the order of modules in the model's code",
                     where=self.adapter.path,
                     hint="load it with peft, set save_projection=True in its configuration and save it again",
                 )
@@ -86,7 +86,7 @@ class _Projections:
 
 
 def _kind(module: str) -> str:
-    """Return peft's name for the modules that share V: the last word, or the last two joined.
+    """Return peft's name for the modules that share V: the last component of the path, or the last two joined.
 
     >>> _kind("model.layers.3.self_attn.q_proj"), _kind("transformer.h.0.attn"), _kind("lm_head")
     ('self_attn_q_proj', 'attn', 'lm_head')
@@ -100,15 +100,15 @@ def _kind(module: str) -> str:
 
 
 def _layer(module: str) -> int:
-    """Return the layer's number: the one behind ``layers``, or the first in the path, or −1 where there is none."""
+    """Return the layer number: the one after ``layers``, else the first number in the path, else −1."""
     match = re.search(r"(?:^|\.)layers\.(\d+)(?:\.|$)", module) or re.search(r"(?:^|\.)(\d+)(?:\.|$)", module)
     return int(match[1]) if match else -1
 
 
 def _shared_basis(matrices: list[Tensor], alpha: float) -> Tensor:
-    """Return V, I × I, of matrices that are O × I each, by peft's operations in float32.
+    """Return V, I × I, of several O × I matrices, by peft's operations in float32.
 
-    With QR of all of them stacked, V is Rᵀ times the eigenvectors of the mean of (QₗᵀQₗ + αI)⁻¹.
+    With the QR decomposition of the stacked matrices, V is Rᵀ times the eigenvectors of the mean of (QₗᵀQₗ + αI)⁻¹.
     """
     stacked = torch.cat(matrices)
     rows, columns = stacked.shape
@@ -126,7 +126,7 @@ def _shared_basis(matrices: list[Tensor], alpha: float) -> Tensor:
 
 
 def _off_diagonal(size: int, rate: float, generator: torch.Generator) -> Tensor:
-    """Return random places off the diagonal of a square matrix, 2 × N, numbered row by row without the diagonal."""
+    """Return random off-diagonal positions of a square matrix, 2 × N, drawn row by row without the diagonal."""
     available = size * size - size
     count = min(int(size * size * rate), available)
     if rate > 0 and available:
@@ -146,14 +146,14 @@ def _frod(projections: _Projections, adapter: Adapter, module: str, weight: Tens
     stored = projections.v(_kind(module))
     require_shape(adapter, module, weight, (None, len(stored)))
     v = stored.to(weight)
-    between = torch.diag(adapter.tensor(module, "frod_lambda_l").to(weight))
-    rows, columns = projections.places(_kind(module)).to(weight.device)
-    between[rows, columns] = adapter.tensor(module, "frod_lambda_s_values").to(weight)
-    return Dense(_left(weight, v, stored.dtype) @ between @ v.T - weight)
+    middle = torch.diag(adapter.tensor(module, "frod_lambda_l").to(weight))
+    rows, columns = projections.positions(_kind(module)).to(weight.device)
+    middle[rows, columns] = adapter.tensor(module, "frod_lambda_s_values").to(weight)
+    return Dense(_left(weight, v, stored.dtype) @ middle @ v.T - weight)
 
 
 def _left(weight: Tensor, v: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return U, O × I: the columns of W·V⁻ᵀ, each of length one, rounded to float32 and to the dtype of the base."""
+    """Return U, O × I: the columns of W·V⁻ᵀ, normalized, rounded to float32 and to the dtype of the base."""
     try:
         columns = torch.linalg.solve(v, weight.T).T
     except RuntimeError:  # V is singular

@@ -2,7 +2,7 @@
 
 - LoHa: (A₁B₁) ∘ (A₂B₂), A O × r, B r × I: rank up to r². With ``use_effective_conv2d`` each product is a Tucker core
   contracted with both. Hyeon-Woo et al. 2021 (FedPara), arXiv 2108.06098.
-- LoKr: w₁ ⊗ w₂, each whole or a product of rank r. Yeh et al. 2023 (LyCORIS), arXiv 2309.14859.
+- LoKr: w₁ ⊗ w₂, each a full matrix or a product of rank r. Yeh et al. 2023 (LyCORIS), arXiv 2309.14859.
 """
 
 import torch
@@ -29,9 +29,9 @@ def _lokr(adapter: Adapter, module: str, weight: Tensor) -> Operator:
     parts, scale = adapter.parts[module], _scale(adapter, module)
     left = _factor(adapter, module, "lokr_w1", weight, scale)
     if "lokr_w2" in parts and adapter.tensor(module, "lokr_w2").ndim == 3:
-        # peft puts the 1-D kernel beside the columns of w₁, and reshapes the product to the weight's shape.
-        whole = torch.kron(left.dense(), adapter.tensor(module, "lokr_w2").to(weight))
-        return Dense(whole.reshape(weight.shape))
+        # peft puts the 1-D kernel next to the columns of w₁, and reshapes the product to the weight's shape.
+        full = torch.kron(left.dense(), adapter.tensor(module, "lokr_w2").to(weight))
+        return Dense(full.reshape(weight.shape))
     if "lokr_t2" in parts:
         return Kronecker(left, Dense(_tucker(adapter, module, "lokr_t2", "lokr_w2", weight)))
     return Kronecker(left, _factor(adapter, module, "lokr_w2", weight))

@@ -1,13 +1,13 @@
-"""ΔW of the LoRA family: LoRA, rsLoRA, rank-1, DoRA, and every start that moves the base.
+"""ΔW of the LoRA family: LoRA, rsLoRA, rank-1, DoRA, and every initialization that moves the base.
 
-With s the scaling, D = s·BA, or D = s·(BA − B₀A₀) for a method that moves the base at initialisation, since the
+With s the scaling, D = s·BA, or D = s·(BA − B₀A₀) for a method that moves the base at initialization, since the
 frozen weight is then W − s·B₀A₀:
 
 - LoRA, rsLoRA, PiSSA …: ΔW = D.
 - DoRA: ΔW = diag(d)(W + D) − W with d = m/‖W + D‖_row, kept as diag(d − 1)W + diag(d)D.
-- An embedding's factors are those of its transpose: ΔE = s(BA)ᵀ, its magnitudes one a column.
+- An embedding's factors are those of its transpose: ΔE = s(BA)ᵀ, with one magnitude per column.
 - ``lora_bias``: the bias of B, times s, is added to the module's.
-- ``target_parameters``: each expert of a stack is a matrix of its own
+- ``target_parameters``: each expert of a stack is a separate matrix
   (:mod:`spectra.weights.readers.families.lora_experts`).
 
 s = α/r (Hu et al. 2021), α/√r for rsLoRA (Kalajdzievski 2023). DoRA: Liu et al. 2024. PiSSA: Meng et al. 2024. Other
@@ -44,30 +44,30 @@ _ROWS = 128
 
 
 def changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
-    """Return what a LoRA-family adapter changes.
+    """Return the changes of a LoRA-family adapter.
 
     Parameters
     ----------
     adapter
         The adapter.
     start
-        What initialisation took out of the base, needed by methods that move it.
+        Offset that initialization subtracted from the base; needed for methods that move it.
     base
         The original base weights; their shapes are checked when an update is read.
 
     Raises
     ------
     UnsupportedMethodError
-        If the configuration has an option or initialisation that cannot be read exactly.
+        If the configuration has an option or initialization that cannot be read exactly.
     MissingInitialError
-        If the method moves the base and its start is not known.
+        If the method moves the base and the offset is not known.
     """
     refuse_unread(adapter, started=start is not None)
     if start is None and moving_start(adapter.config) is not None:
         raise MissingInitialError(
-            f"{adapter.config['init_lora_weights']} moves the base at initialisation: ΔW needs the adapter of step 0",
+            f"{adapter.config['init_lora_weights']} moves the base at initialization: ΔW needs the adapter of step 0",
             where=adapter.path,
-            hint="give the adapter or the residual base of step 0 with --initial DIR",
+            hint="pass the adapter or the residual base of step 0 with --initial DIR",
         )
     experts, tokens = expert_updates(adapter, base), token_updates(adapter)
     adapted = set(adapter.parts) - experts.modules - set(tokens)
@@ -77,7 +77,7 @@ def changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes
 
 
 def _update(start: Start | None, adapter: Adapter, module: str, weight: Tensor) -> Operator:
-    embedding = _EMBEDDING in adapter.parts[module]  # its start never moves the base
+    embedding = _EMBEDDING in adapter.parts[module]  # its initialization never moves the base
     formula = partial(_formula, None if embedding else start)
     return apply_oriented(formula, adapter, module, weight, embedding=embedding)
 
@@ -98,7 +98,7 @@ def _bias(adapter: Adapter, module: str, bias: Tensor) -> Tensor:
 
 
 def _with_magnitude(weight: Tensor, moved: Operator, magnitude: Tensor) -> Operator:
-    # Some rows at a time: W + D would be a second matrix of the base's size.
+    # In blocks of rows: W + D would be a second matrix of the base's size.
     spans = [(at, min(at + _ROWS, len(weight))) for at in range(0, len(weight), _ROWS)]
     norms = [torch.linalg.vector_norm(weight[lo:hi] + moved.rows(lo, hi), dim=1) for lo, hi in spans]
     scales = magnitude.reshape(-1) / torch.cat(norms)

@@ -1,9 +1,9 @@
-"""ΔW of LoRA on stacked experts (``target_parameters``): each expert's projection is a matrix of its own.
+"""ΔW of LoRA on stacked experts (``target_parameters``): each expert's projection is a separate matrix.
 
 For a stack of E experts peft trains A (r·E × I), rows by (expert, rank), and B (O × r·E), columns by (rank, expert):
-ΔW of expert e is s·B_e·A_e. transformers stacks the experts, and puts gate above up, in memory only: a checkpoint
-stores ``experts.3.gate_proj.weight`` … one by one, and under these names ΔW is given. Where a checkpoint stores the
-stack itself, or other names, the stack is skipped with the reason.
+ΔW of expert e is s·B_e·A_e. transformers stacks the experts, gate above up, in memory only: a checkpoint stores
+``experts.3.gate_proj.weight`` … one by one, and ΔW has these names. If a checkpoint stores the stack itself, or uses
+other names, the stack is skipped with the reason.
 """
 
 import re
@@ -20,7 +20,7 @@ from spectra.weights.readers.adapter import Adapter, UpdateFunction, require_sha
 from spectra.weights.readers.rank_patterns import rank_and_alpha
 from spectra.weights.storage.tensors import TensorStore
 
-# Which projections a stacked parameter holds, top to bottom.
+# Projections in a stacked parameter, top to bottom.
 _STACKED = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 
 
@@ -35,7 +35,7 @@ class ExpertUpdates:
     matrices
         The updates, by the base's name of each expert's projection.
     skipped
-        Stacks that are not read, with the reason.
+        Stacks that cannot be read, with the reason.
     """
 
     modules: set[str] = field(default_factory=set)
@@ -57,7 +57,7 @@ def expert_updates(adapter: Adapter, base: TensorStore) -> ExpertUpdates:
     Raises
     ------
     CorruptFileError
-        If a stack's tensors have another rank than the configuration says.
+        If the rank of a stack's tensors differs from the configuration.
     """
     found = ExpertUpdates()
     if not adapter.config.get("target_parameters"):
@@ -81,7 +81,7 @@ def expert_updates(adapter: Adapter, base: TensorStore) -> ExpertUpdates:
 
 
 def _find(adapter: Adapter, module: str, name: str, base: TensorStore) -> _Stack | None:
-    """Return the stacked parameter that a module's factors belong to: nested wrappers are told apart by their sizes."""
+    """Return the stacked parameter of a module's factors; nested wrappers are told apart by their shapes."""
     targets = {target.rpartition(".")[2] for target in adapter.config["target_parameters"]}
     columns, rows = _shape(adapter, module, "lora_A")[1], _shape(adapter, module, "lora_B")[0]
     for parameter in _STACKED.keys() & targets:
@@ -92,10 +92,10 @@ def _find(adapter: Adapter, module: str, name: str, base: TensorStore) -> _Stack
         rank, alpha = rank_and_alpha(adapter.config, f"{name}.{parameter}")
         if rank * experts != _shape(adapter, module, "lora_A")[0]:
             raise CorruptFileError(
-                f"{module}: the configuration says rank {rank} for {experts} experts, the tensors have "
+                f"{module}: the configuration has rank {rank} for {experts} experts, the tensors have "
                 f"{_shape(adapter, module, 'lora_A')[0]} rows",
                 where=adapter.path,
-                hint="restore the adapter_config.json that belongs to these tensors",
+                hint="restore the adapter_config.json of these tensors",
             )
         return _Stack(parameter, rank, alpha / rank**0.5 if adapter.config.get("use_rslora") else alpha / rank, experts)
     return None

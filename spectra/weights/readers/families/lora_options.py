@@ -1,9 +1,9 @@
-"""What options of peft's LoRA do to ΔW: which starts move the base, which change the factors, which leave no ΔW.
+"""Effect of peft's LoRA options on ΔW: those that move the base, change the factors, or leave no ΔW.
 
-- Starts that move the base: PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA train on W − s·B₀A₀ (LoftQ on a quantised W that
-  s·B₀A₀ completes), so that what training did is s(BA − B₀A₀). An embedding's start never moves it.
-- Starts that do not: True, False, gaussian, EVA, orthogonal (where BA = 0 with neither factor zero), MiCA.
-- KaSA removes the r smallest singular triplets of W for good and puts a trained diagonal E between the factors:
+- Initializations that move the base: PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA train on W − s·B₀A₀ (LoftQ on a quantized W
+  that s·B₀A₀ completes), so that training changed W by s(BA − B₀A₀). That of an embedding never moves it.
+- Initializations that do not: True, False, gaussian, EVA, orthogonal (where BA = 0 with neither factor zero), MiCA.
+- KaSA permanently removes the r smallest singular triplets of W and puts a trained diagonal E between the factors:
   ΔW = s·B·diag(E)·A − Σ u_i σ_i v_iᵀ over them. arXiv 2412.06071.
 - BD-LoRA stores one factor of its target modules as diagonal blocks only.
 - QA-LoRA (arXiv 2309.14717) averages groups of g inputs and multiplies by their number: A repeats each column g times,
@@ -25,42 +25,42 @@ from spectra.weights.readers.adapter import Adapter, require_shape
 from spectra.weights.readers.rank_patterns import rank_and_alpha
 
 MAGNITUDE = "lora_magnitude_vector"
-# Tensors that training keeps beside the factors, and no part of ΔW.
+# Tensors of the training state that are stored with the factors but are not part of ΔW.
 STATE = (
     "lora_velora_embed",
     *(f"lora_monteclora_sampler.{name}" for name in ("std_prior", "expert_weights_prior", "expert_weights")),
     "lora_monteclora_sampler.gaussian_var_prior",
 )
 
-# Options that leave no matrix ΔW, or not one a base matrix.
+# Options that leave no matrix ΔW, or not one per base matrix.
 _WITHOUT_UPDATE = {
     **{one.option: one.not_read for one in FACTS.values() if one.option is not None and one.not_read is not None},
-    "layer_replication": "several layers share one base matrix, each with an update of its own",
+    "layer_replication": "several layers share one base matrix, each with its own update",
 }
 
 
 def moving_start(config: Mapping[str, Any]) -> str | None:
-    """Return the name of a start that replaces the frozen weight by W − s·B₀A₀, None for one that keeps it."""
-    start = find_initialization(initialization_value(config))
-    return start.label if start is not None and start.moves_base else None
+    """Return the name of an initialization that replaces the frozen weight by W − s·B₀A₀; None if it does not."""
+    initialization = find_initialization(initialization_value(config))
+    return initialization.label if initialization is not None and initialization.moves_base else None
 
 
 def refuse_unread(adapter: Adapter, *, started: bool) -> None:
-    """Refuse what leaves no exact ΔW, by name.
+    """Refuse options and initializations without an exact ΔW, by name.
 
     Parameters
     ----------
     adapter
         The adapter.
     started
-        Whether it is known what its initialisation took out of the base: then any start can be read.
+        Whether the offset of its initialization is known: then any initialization can be read.
 
     Raises
     ------
     UnsupportedMethodError
-        For an option without a matrix ΔW, or a start that is not known.
+        For an option without a matrix ΔW, or an unknown initialization.
     CorruptFileError
-        If the configuration says DoRA and there are no magnitudes, or the reverse.
+        If the configuration sets DoRA and the tensors have no magnitudes, or the reverse.
     """
     config = adapter.config
     option = next((name for name in _WITHOUT_UPDATE if config.get(name)), None)
@@ -68,36 +68,36 @@ def refuse_unread(adapter: Adapter, *, started: bool) -> None:
         raise UnsupportedMethodError(f"the adapter sets {option}: {_WITHOUT_UPDATE[option]}", where=adapter.path)
     if find_initialization(initialization_value(config)) is None and not started:
         raise UnsupportedMethodError(
-            f"init_lora_weights={config['init_lora_weights']!r} is not known, and B·A might not be its update",
+            f"init_lora_weights={config['init_lora_weights']!r} is not known, so B·A may not be its update",
             where=adapter.path,
-            hint="merge it in float32 and analyse the full checkpoint with --base",
+            hint="merge it in float32 and analyze the full checkpoint with --base",
         )
     magnitudes = any(MAGNITUDE in parts for parts in adapter.parts.values())
     if magnitudes != bool(config.get("use_dora")):
         raise CorruptFileError(
-            f"{'does not say' if magnitudes else 'says'} use_dora, and holds {'a' if magnitudes else 'no'} {MAGNITUDE}",
+            f"{'does not set' if magnitudes else 'sets'} use_dora, but has {'a' if magnitudes else 'no'} {MAGNITUDE}",
             where=adapter.path,
-            hint="restore the adapter_config.json that belongs to these tensors",
+            hint="restore the adapter_config.json of these tensors",
         )
 
 
 def factors(adapter: Adapter, module: str, weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Return B (O × R) and A (R × I) of one module, whatever form they are stored in.
+    """Return B (O × R) and A (R × I) of one module, from any form in which they are stored.
 
-    A convolution's A is R × I × k…, its B is O × R × 1…: the matrices are what is left when the kernel is flattened.
+    A convolution's A is R × I × k…, its B is O × R × 1…: the matrices result from flattening the kernel.
     """
     config, kind = adapter.config, "_embedding" if "lora_embedding_A" in adapter.parts.get(module, {}) else ""
     a = adapter.tensor(module, f"lora{kind}_A").to(weight).flatten(1)
     b = adapter.tensor(module, f"lora{kind}_B").to(weight)
     if b.ndim > 2 and b.shape[1] != rank:
         raise UnsupportedMethodError(
-            f"{module}: an adapter of a convolution in groups, which peft cannot merge either", where=adapter.path
+            f"{module}: an adapter of a grouped convolution, which peft cannot merge either", where=adapter.path
         )
     b = b.flatten(1)
     if config.get("kasa_config"):
         b = b * adapter.tensor(module, "lora_diag").to(weight)
     if config.get("use_bdlora"):
-        a, b = _whole(config["use_bdlora"], module, a, b)
+        a, b = _with_zeros(config["use_bdlora"], module, a, b)
     if config.get("use_qalora"):
         group = int(config.get("qalora_group_size", 16))
         a = a.repeat_interleave(group, dim=1) * (weight.shape[1] / group**2)
@@ -105,21 +105,21 @@ def factors(adapter: Adapter, module: str, weight: Tensor, rank: int) -> tuple[T
 
 
 def product(adapter: Adapter, module: str, weight: Tensor) -> LowRank:
-    """Return s·BA of one module, whatever its initialisation or magnitudes.
+    """Return s·BA of one module, regardless of initialization and magnitudes.
 
     Raises
     ------
     CorruptFileError
-        If the factors do not fit the base weight, or the configuration's rank.
+        If the factors do not match the base weight or the rank in the configuration.
     """
     rank, _ = rank_and_alpha(adapter.config, module)
     b, a = factors(adapter, module, weight, rank)
     require_shape(adapter, module, weight, (b.shape[0], a.shape[1]))
     if a.shape[0] != rank or b.shape[1] != rank:
         raise CorruptFileError(
-            f"{module}: the configuration says rank {rank}, the tensors have {a.shape[0]}",
+            f"{module}: the configuration has rank {rank}, the tensors have {a.shape[0]}",
             where=adapter.path,
-            hint="restore the adapter_config.json that belongs to these tensors",
+            hint="restore the adapter_config.json of these tensors",
         )
     return LowRank(b, a, scale(adapter, module))
 
@@ -131,17 +131,17 @@ def scale(adapter: Adapter, module: str) -> float:
 
 
 def removed(weight: Tensor, rank: int) -> LowRank:
-    """Return the ``rank`` smallest singular triplets of W, which KaSA takes out of it."""
+    """Return the ``rank`` smallest singular triplets of W, which KaSA removes from it."""
     triplets = thin_svd(weight)
     return LowRank(triplets.u[:, -rank:] * triplets.s[-rank:], triplets.v[:, -rank:].T)
 
 
-def _whole(options: Any, module: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def _with_zeros(options: Any, module: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return BD-LoRA's factors with the zeros that it does not store."""
     if not isinstance(options, Mapping):
         raise CorruptFileError(
-            f"use_bdlora is {options!r}, and not which modules have how many blocks",
-            hint="restore the adapter_config.json that belongs to these tensors",
+            f"use_bdlora must be a mapping of modules and block counts, got {options!r}",
+            hint="restore the adapter_config.json of these tensors",
         )
     blocks = int(options.get("nblocks", 1))
     if any(name in module for name in options.get("target_modules_bd_a") or []):

@@ -1,13 +1,13 @@
-"""ΔW of methods that rotate or reflect the features around the base weight W.
+"""ΔW of methods that rotate or reflect the input or output features of the base weight W.
 
 - OFT: W·Rᵀ − W, R block-diagonal, each block a Cayley rotation of trained angles or peft's Neumann series for it
   (Qiu et al. 2023, arXiv 2306.07280; Qiu et al. 2025, arXiv 2506.19847). Of an embedding E: E·R − E.
 - BOFT: diag(s)·W·Rᵀ − W, R a product of butterfly factors, each block-diagonal between two permutations (Liu et al.
   2024, arXiv 2311.06243).
-- HRA: W·Π(I − 2u_iu_iᵀ) − W, or W·(I − 2QQᵀ) − W with the u_i orthonormalised (Yuan et al. 2024, arXiv 2405.17484).
-- RoAd: R·W − W, R turning and stretching pairs of outputs; a bias b becomes R·b (Liao et al. 2024, arXiv 2409.00119).
+- HRA: W·Π(I − 2u_iu_iᵀ) − W, or W·(I − 2QQᵀ) − W with the u_i orthonormalized (Yuan et al. 2024, arXiv 2405.17484).
+- RoAd: R·W − W, R rotating and scaling pairs of outputs; a bias b becomes R·b (Liao et al. 2024, arXiv 2409.00119).
 
-R − I is kept, and multiplies W from its side when asked for; HRA's is I × r times r × I.
+R − I is stored and multiplied with W on demand; for HRA it is an I × r times an r × I matrix.
 """
 
 import re
@@ -28,7 +28,7 @@ from spectra.weights.readers.families.vectors import biased
 from spectra.weights.readers.offset import Start
 from spectra.weights.storage.tensors import TensorStore
 
-# The first peft that cuts the Neumann series off as neumann_minus_identity does; it says so when it loads older files.
+# First peft version that truncates the Neumann series as neumann_minus_identity does; it warns about older files.
 _NEUMANN_SINCE = (0, 18)
 
 
@@ -37,7 +37,7 @@ def _oft_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Ch
         raise UnsupportedMethodError(
             "use_cayley_neumann means another series in the peft before 0.18 that wrote this adapter",
             where=adapter.path,
-            hint="merge it with that peft in float32 and analyse the full checkpoint with --base",
+            hint="merge it with that peft in float32 and analyze the full checkpoint with --base",
         )
     return per_module(_oft, "fan_in_fan_out")(adapter, start, base)
 
@@ -56,7 +56,7 @@ def _oft_turn(angles: Tensor, config: Mapping[str, Any]) -> Tensor:
     """Return R − I of each block, N × B × B, from its B(B − 1)/2 angles."""
     q = skew_symmetric(angles)
     if config.get("coft"):
-        # peft divides in float32; the same limit is needed to the last digit where it binds.
+        # peft divides in float32; where the limit is active it must agree to the last digit.
         limit = float(config["eps"] / torch.sqrt(torch.tensor(len(q))))
         q = q * (limit / torch.linalg.matrix_norm(q, keepdim=True)).clamp(max=1)
     if _is_neumann(config):
@@ -90,7 +90,7 @@ def _boft(adapter: Adapter, module: str, weight: Tensor) -> Operator:
 def _butterfly(turns: Tensor) -> Tensor:
     """Return R − I of R = R_(F−1)…R₁R₀; ``turns`` holds R_f − I in blocks, F × N × B × B.
 
-    Factor f mixes features B·2^f apart: within runs of B·2^f features it orders the half blocks even ones first.
+    Factor f mixes features B·2^f apart: within groups of B·2^f features, the even half blocks come first.
     """
     half = turns.shape[2] // 2
     total = torch.zeros_like(BlockDiagonal(turns[0]).dense())
@@ -109,7 +109,7 @@ def _hra(adapter: Adapter, module: str, weight: Tensor) -> Operator:
         return LowRank(weight @ q, q.T, -2.0)
     units = vectors / torch.linalg.vector_norm(vectors, dim=0)
     images = weight @ _reflected(units)
-    # peft starts with pairs of equal reflections, which cancel: as a difference they cancel to exactly zero.
+    # peft initializes pairs of equal reflections, which cancel; as a difference they cancel to exactly zero.
     return Difference(LowRank(images[:, 1::2], units[:, 1::2].T, -1.0), LowRank(images[:, ::2], units[:, ::2].T))
 
 
@@ -132,7 +132,7 @@ def _orthonormal(adapter: Adapter, module: str, vectors: Tensor) -> Tensor:
             f"{module}: apply_GS on linearly dependent columns of hra_u divides rounding by rounding, so there is no "
             "exact update",
             where=adapter.path,
-            hint="train with init_weights=False: peft's default starts with pairs of equal columns",
+            hint="train with init_weights=False: peft's default initializes pairs of equal columns",
         )
     return q
 
@@ -154,9 +154,9 @@ def _road_bias(adapter: Adapter, module: str, bias: Tensor) -> Tensor:
 
 
 def _road_mix(adapter: Adapter, module: str, like: Tensor) -> PlaneMix:
-    """Return R − I: feature f keeps α_f·cos θ_f of itself and gets α_f·sin θ_f of its partner.
+    """Return R − I: feature f has weight α_f·cos θ_f, its partner α_f·sin θ_f.
 
-    ``road_1`` has one (θ, α) a pair, ``road_2`` one a feature, ``road_4`` one a feature for each of the two.
+    ``road_1`` has one (θ, α) per pair, ``road_2`` one per feature, ``road_4`` one per feature for each of the two.
     """
     theta, alpha = adapter.tensor(module, "road_theta").to(like), adapter.tensor(module, "road_alpha").to(like)
     group, variant = int(adapter.config["group_size"]), adapter.config["variant"]

@@ -1,7 +1,7 @@
 """ΔW of methods that scale the base weight W entry by entry.
 
-- IA³: W∘l − W, l a column (one factor an output) or, in feed-forward modules, a row (one an input); an output's bias
-  is scaled with it. Liu et al. 2022, arXiv 2205.05638.
+- IA³: W∘l − W, l a column (one factor per output) or, in feed-forward modules, a row (one per input); the bias
+  of an output is scaled with it. Liu et al. 2022, arXiv 2205.05638.
 - HiRA: W∘(BA). Huang et al. 2025, openreview TwJrTz9cRS.
 - GLoRA: W∘A + B, each of A and B a low-rank product, a column, one number or nothing; a bias b becomes
   b + b∘D + E + W·C. Chavan et al. 2023, arXiv 2306.07967.
@@ -28,7 +28,7 @@ from spectra.weights.readers.families.vectors import biased, flat
 from spectra.weights.readers.offset import Start
 from spectra.weights.storage.tensors import TensorStore
 
-# peft's floor under the norms that DeLoRA divides by.
+# Lower bound that peft puts on the norms in DeLoRA's denominator.
 _SMALLEST_NORM = 1e-4
 _GLORA_PARTS = tuple(f"glora_{path}.{factor}" for path in "ABCDE" for factor in ("Xd", "Xu", "X", "zeros"))
 
@@ -85,7 +85,7 @@ def _length(factor: Tensor, dim: int) -> Tensor:
 
 
 def _glora_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
-    refuse_options(adapter, "bias")  # a trained bias under D and E: the two would have to be composed
+    refuse_options(adapter, "bias")  # a trained bias besides D and E: the two would have to be composed
     biases = {f"{module}.bias": partial(_glora_bias, adapter, base, module) for module in biased(adapter.parts, base)}
     return Changes(updates_by(_glora, adapter), biases)
 

@@ -1,18 +1,18 @@
-"""ΔW of methods whose factors come from tensors that all modules share.
+"""ΔW of methods whose factors come from tensors shared by all modules.
 
-With O, I the module's size and A, B, … sliced to it:
+With O × I the module's shape and A, B, … sliced to it:
 
 - VeRA: diag(λ_b)·B·diag(λ_d)·A; A (r × I_max), B (O_max × r) random and frozen. Kopiczko et al. 2024, arXiv 2310.11454.
-- PVeRA: the same with A of 2r rows; the first r are the mean, which a merge keeps, the others the log-variance of its
+- PVeRA: the same with A of 2r rows; the first r are the mean, which a merge uses, the others the log-variance of the
   noise. arXiv 2512.07703.
 - RandLoRA: s·Σ over rank index and basis of B·diag(λ)·A·diag(γ), full rank by design, s = α/r; A (r × 1 × small), B
   (large × bases × r) random and frozen. Albert et al. 2025, arXiv 2502.00987.
 - VB-LoRA: B·A, each a row of b-vectors, a vector the softmax mixture of ``topk`` vectors of a bank (h × b). Li et al.
   2024, arXiv 2405.15179.
-- Uni-LoRA: B·A, every entry one number of a vector θ over the square root of how often it is used. Li et al. 2025,
+- Uni-LoRA: B·A, each entry one element of a vector θ over the square root of its number of uses. Li et al. 2025,
   arXiv 2506.00799.
 
-Projections that were not saved are drawn again from their seed, as peft draws them
+Projections that were not saved are redrawn from their seed as in peft
 (:mod:`spectra.weights.readers.seeded`).
 """
 
@@ -30,7 +30,7 @@ from spectra.weights.readers.offset import Start
 from spectra.weights.readers.oriented import oriented
 from spectra.weights.storage.tensors import TensorStore
 
-# From the adapter, a module, its base weight, and the shared A and B, to ΔW.
+# Function of the shared A and B, the adapter, a module and its base weight that returns ΔW.
 _ProjectedFormula = Callable[[Tensor, Tensor, Adapter, str, Tensor], Operator]
 
 
@@ -80,7 +80,7 @@ def _randlora(a: Tensor, b: Tensor, adapter: Adapter, module: str, weight: Tenso
     by_rank = adapter.tensor(module, "randlora_lambda").to(weight)
     by_column = adapter.tensor(module, "randlora_gamma").to(weight)
     bases, small = by_column.shape
-    # peft lists A by (rank, basis) and B by (basis, rank), so that their terms meet crosswise.
+    # peft orders A by (rank, basis) and B by (basis, rank), so that their terms pair up crosswise.
     narrow = (by_rank[:, :, None] * a[:, :bases, :small].to(weight) * by_column).flatten(0, 1)
     wide = b[: max(weight.shape), :bases].to(weight).flatten(1)
     scale = float(adapter.config.get("randlora_alpha", 640)) / int(adapter.config["r"])
@@ -157,7 +157,7 @@ READERS = {
         changes=_projected("pvera", _pvera, seeded.pvera),
         shared=("pvera_A", "pvera_B"),
     ),
-    # peft stores a copy of the shared projections with each module: named as parts, they are not taken for its own.
+    # peft stores a copy of the shared projections with each module; listed as parts, they are not taken for its own.
     "RANDLORA": Reader(
         parts=("randlora_lambda", "randlora_gamma", "randlora_A", "randlora_B"),
         changes=_projected("randlora", _randlora, seeded.randlora),

@@ -1,14 +1,14 @@
-"""ΔW of methods that train between singular vectors of the base W: the leading ones, or all behind them.
+"""ΔW of methods that train in singular subspaces of the base W: the leading directions, or all others.
 
 - PSOFT: s·B(R − I)A, A and B from the r leading triplets of W, R = diag(b)·Cayley·diag(a) or a free r × r matrix
   (Wu et al. 2026, openreview FSHrinMArK).
-- TinyLoRA: B(Σ v_iP_i)A, A and B from the r leading triplets, P_i random and fixed, v the trained numbers, which
+- TinyLoRA: B(Σ v_iP_i)A, A and B from the r leading triplets, P_i random and fixed, v the trained vector, which
   several modules may share (arXiv 2602.04118).
-- OSF: U'diag(s')V' − U diag(s)V, the triplets of W behind the k leading ones, as trained and as they were (Nayak et
+- OSF: U'diag(s')V' − U diag(s)V, the triplets of W after the k leading ones, trained and original (Nayak et
   al. 2025, arXiv 2504.07097).
 
-PSOFT and OSF do not save what they take from W: it is decomposed again as peft does when it loads the adapter, in
-float32 on the CPU. Which way round a singular vector points is LAPACK's choice, and PSOFT's update turns with it.
+PSOFT and OSF do not save the triplets of W: W is decomposed again as peft does when it loads the adapter, in float32 on
+the CPU. The sign of a singular vector is LAPACK's choice, and PSOFT's update depends on it.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def _psoft(adapter: Adapter, module: str, weight: Tensor) -> Operator:
 
 
 def _leading(weight: Tensor, rank: int, config: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the leading triplets (u, s, v) of a float32 matrix, in float32, computed as the configuration says."""
+    """Return the leading triplets (u, s, v) of a float32 matrix, in float32, computed as configured."""
     if config["psoft_svd"] == "lowrank":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(config["random_seed"]))
@@ -66,15 +66,15 @@ def _psoft_rotation(numbers: Tensor, config: Mapping[str, Any]) -> Tensor:
         return cayley_minus_identity(q)
     norm, limit = float(torch.linalg.matrix_norm(q)), config["cayley_neumann_eps"]
     if limit is not None and norm > limit:
-        q = q * (limit / (norm + 1e-12))  # peft's guard against a norm of zero, which moves the twelfth digit
+        q = q * (limit / (norm + 1e-12))  # peft's guard against a norm of zero, which changes the twelfth digit
     return neumann_minus_identity(q, int(config["num_cayley_neumann_terms"]))
 
 
 def _tinylora_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
-    places = _places(adapter)
-    groups = max(1, round(len(places) * (1 - float(adapter.config["weight_tying"]))))
-    size = max(1, len(places) // groups)
-    vectors = {module: f"tinylora_v.{min(place // size, groups - 1)}" for module, place in places.items()}
+    indices = _module_indices(adapter)
+    groups = max(1, round(len(indices) * (1 - float(adapter.config["weight_tying"]))))
+    size = max(1, len(indices) // groups)
+    vectors = {module: f"tinylora_v.{min(index // size, groups - 1)}" for module, index in indices.items()}
     absent = sorted(set(vectors.values()) - set(adapter.shared))
     if absent:
         raise CorruptFileError(f"has no {absent[0]}", where=adapter.path, hint="save the adapter again")
@@ -89,36 +89,35 @@ def _tinylora(vectors: Mapping[str, str], adapter: Adapter, module: str, weight:
     return update
 
 
-def _places(adapter: Adapter) -> dict[str, int]:
-    """Return each module's place in the model, which says which vector it uses: its P is drawn with seed + place."""
+def _module_indices(adapter: Adapter) -> dict[str, int]:
+    """Return each module's index in the model, which decides its vector: its P is drawn with seed + index."""
     if not all("tinylora_P" in parts for parts in adapter.parts.values()):
         raise UnsupportedMethodError(
-            "save_projection is off, and without the projections the file does not say which vector belongs to which "
-            "module: that follows from the order of modules in the model's code",
+            "save_projection is off, and without the projections the file does not tell which vector belongs to which "
+            "module: that depends on the order of modules in the model's code",
             where=adapter.path,
             hint="load it with peft, set save_projection=True in its configuration and save it again",
         )
     projections = {module: adapter.tensor(module, "tinylora_P") for module in adapter.parts}
     drawn = {
-        _bytes(_draw(adapter, place, shape).to(dtype)): place
+        _bytes(_draw(adapter, index, shape).to(dtype)): index
         for shape in {projection.shape for projection in projections.values()}
         for dtype in (torch.float32, torch.bfloat16, torch.float16)  # peft rounds them to the dtype of the base
-        for place in range(len(projections))
+        for index in range(len(projections))
     }
-    places = {module: drawn.get(_bytes(projection)) for module, projection in projections.items()}
-    found = {module: place for module, place in places.items() if place is not None}
-    if len(set(found.values())) < len(places):
+    indices = {module: drawn.get(_bytes(projection)) for module, projection in projections.items()}
+    found = {module: index for module, index in indices.items() if index is not None}
+    if len(set(found.values())) < len(indices):
         raise UnsupportedMethodError(
-            "its projections are not those that projection_seed gives, which would say which vector belongs to which "
-            "module",
+            "its projections do not match projection_seed, so it is unknown which vector belongs to which module",
             where=adapter.path,
-            hint="merge it in float32 and analyse the full checkpoint with --base",
+            hint="merge it in float32 and analyze the full checkpoint with --base",
         )
     return found
 
 
-def _draw(adapter: Adapter, place: int, shape: torch.Size) -> Tensor:
-    generator = torch.Generator().manual_seed(int(adapter.config["projection_seed"]) + place)
+def _draw(adapter: Adapter, index: int, shape: torch.Size) -> Tensor:
+    generator = torch.Generator().manual_seed(int(adapter.config["projection_seed"]) + index)
     return torch.normal(0.0, 1.0 / shape[1] ** 0.5, tuple(shape), generator=generator)
 
 
@@ -133,7 +132,7 @@ def _osf_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Ch
 def _osf(base: TensorStore, adapter: Adapter, module: str, weight: Tensor) -> Operator:
     u, s, v = (adapter.tensor(module, f"osf_svd_params.{part}").to(weight) for part in ("U_low", "S_low", "V_low"))
     require_shape(adapter, module, weight, (u.shape[0], v.shape[1]))
-    # peft rounds the start to the dtype of the base.
+    # peft rounds the original triplets to the dtype of the base.
     dtype, kept = base[f"{module}.weight"].dtype, min(weight.shape) - len(s)
     if not len(s):
         return zero_update(weight)

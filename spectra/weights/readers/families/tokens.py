@@ -1,6 +1,6 @@
-"""ΔW of trainable tokens: some rows of an embedding are replaced.
+"""ΔW of trainable tokens, which replace some rows of an embedding.
 
-With new rows T for the tokens t₁ … t_n, row t_i of ΔW is T_i − W_{t_i}, all others are zero. peft stores the new rows
+With new rows T for the tokens t₁ … t_n, row t_i of ΔW is T_i − W_{t_i}; all others are zero. peft stores the new rows
 themselves under the name ``trainable_tokens_delta``.
 """
 
@@ -19,7 +19,7 @@ from spectra.weights.readers.offset import Start
 from spectra.weights.storage.tensors import TensorStore
 
 _ROWS = "trainable_tokens_delta"
-# The same tensor where another method trains tokens beside its own parameters.
+# The same tensor if another method trains tokens besides its own parameters.
 TOKEN_ROWS = f"token_adapter.{_ROWS}"
 
 
@@ -35,7 +35,7 @@ def _changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Change
 
 
 def _indices_of(given: Any, module: str) -> list[int] | None:
-    """Return the tokens of one embedding, from one list for the input embedding or a list by module name."""
+    """Return the tokens of one embedding, from a list for the input embedding or a mapping of lists by module name."""
     if not isinstance(given, Mapping):
         return given if isinstance(given, list) else None
     found: Iterator[list[int]] = (
@@ -48,9 +48,9 @@ def _replaced_rows(part: str, given: Any, adapter: Adapter, module: str, weight:
     new, indices = adapter.tensor(module, part).to(weight), _indices_of(given, module)
     if indices is None or len(indices) != len(new):
         raise CorruptFileError(
-            f"{module}: holds rows of {len(new)} tokens, the configuration names {len(indices or [])}",
+            f"{module}: has rows of {len(new)} tokens, but the configuration names {len(indices or [])}",
             where=adapter.path,
-            hint="restore the adapter_config.json that belongs to these tensors",
+            hint="restore the adapter_config.json of these tensors",
         )
     rows = torch.tensor(indices, device=weight.device)
     if int(rows.max()) >= len(weight) or new.shape[1] != weight.shape[1]:
@@ -58,7 +58,7 @@ def _replaced_rows(part: str, given: Any, adapter: Adapter, module: str, weight:
             f"{module}: token {int(rows.max())} of width {new.shape[1]} is not in a base of {weight.shape[0]} × "
             f"{weight.shape[1]}",
             where=adapter.path,
-            hint="give the base with the vocabulary that it was trained with, with --base",
+            hint="pass the base model with the vocabulary used in training with --base",
         )
     return Placed(Dense(new - weight[rows]), (weight.shape[0], weight.shape[1]), rows)
 

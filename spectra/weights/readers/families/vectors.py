@@ -1,7 +1,7 @@
 """Methods that train vectors only: norms and biases.
 
-- LN tuning: the new norm minus the old, and no matrix. Zhao et al. 2023, arXiv 2312.11420.
-- BEFT: an addition to biases, and no matrix. arXiv 2509.15974.
+- LN tuning: new minus old norm weights; no matrix. Zhao et al. 2023, arXiv 2312.11420.
+- BEFT: an addition to biases; no matrix. arXiv 2509.15974.
 """
 
 from collections.abc import Iterable
@@ -17,24 +17,24 @@ from spectra.weights.storage.tensors import TensorStore
 
 
 def biased(modules: Iterable[str], base: TensorStore) -> list[str]:
-    """Return those modules that have a bias in the base."""
+    """Return the modules with a bias in the base."""
     return [module for module in modules if f"{module}.bias" in base.files]
 
 
 def flat(adapter: Adapter, module: str, part: str, like: Tensor) -> Tensor:
-    """Return a part of a module as a vector of the shape of a base vector.
+    """Return a part of a module as a vector with the shape of a base vector.
 
     Raises
     ------
     CorruptFileError
-        If it has another length.
+        If its length differs.
     """
     vector = adapter.tensor(module, part).to(like).flatten()
     if vector.shape != like.shape:
         raise CorruptFileError(
             f"{module}: {part} has {len(vector)} numbers, the base {like.numel()}",
             where=adapter.path,
-            hint="give the base that the adapter was trained on with --base",
+            hint="pass the base model that the adapter was trained on with --base",
         )
     return vector
 
@@ -66,7 +66,7 @@ def _bias_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> C
     found = biased(adapter.parts, base)
     if not found:
         raise UnsupportedMethodError(
-            "BEFT adds to biases, and the base has none in these modules: no parameter of the base changes",
+            "BEFT adds to biases, but the base has none in these modules: no parameter of the base changes",
             where=adapter.path,
         )
     return Changes(

@@ -76,5 +76,5 @@ def test_a_stack_that_the_base_stores_whole_is_skipped_with_the_reason(mixture: 
 def test_a_stack_of_another_rank_is_named(mixture: Path, tmp_path: Path) -> None:
     end, _ = make_adapter(mixture, tmp_path, lora({"target_modules": ["q_proj"], "target_parameters": ["down_proj"]}))
     change_config(end, r=5)
-    with pytest.raises(CorruptFileError, match="says rank 5 for 3 experts, the tensors have 12"):
+    with pytest.raises(CorruptFileError, match="has rank 5 for 3 experts, the tensors have 12"):
         updates_of(end, mixture)

@@ -255,7 +255,7 @@ def test_magnitudes_that_the_configuration_does_not_name_are_an_error(llama: Pat
     """peft would leave them out, and load another model than was trained."""
     end, _ = make_adapter(llama, tmp_path, lora({"use_dora": True}))
     change_config(end, use_dora=False)
-    with pytest.raises(CorruptFileError, match="does not say use_dora, and holds a lora_magnitude_vector"):
+    with pytest.raises(CorruptFileError, match="does not set use_dora, but has a lora_magnitude_vector"):
         updates_of(end, llama)
 
 
@@ -274,7 +274,7 @@ def test_tokens_that_the_base_does_not_have_are_named(llama: Path, tmp_path: Pat
     with pytest.raises(SpectraError, match="token 40 of width 32 is not in a base of 40 × 32"):
         updates_of(end, llama)[0].matrices["model.embed_tokens"](weight)
     change_config(end, trainable_token_indices=[3])
-    with pytest.raises(CorruptFileError, match="rows of 2 tokens, the configuration names 1"):
+    with pytest.raises(CorruptFileError, match="rows of 2 tokens, but the configuration names 1"):
         updates_of(end, llama)[0].matrices["model.embed_tokens"](weight)
 
 

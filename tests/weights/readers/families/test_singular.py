@@ -69,7 +69,7 @@ def test_nothing_is_exactly_nothing_before_training(bases: dict[str, Path], tmp_
 
 
 REFUSED_OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
-    "projections of another seed": ("tinylora", {"projection_seed": 43}, "not those that projection_seed gives"),
+    "projections of another seed": ("tinylora", {"projection_seed": 43}, "do not match projection_seed"),
 }
 
 
