@@ -1,11 +1,9 @@
-"""One of two processes that decide together, and fail: started by the tests.
-
-Usage: RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=… python deciding_processes.py SCENE
-"""
+"""One of two processes that decide together, and fail: started by the tests."""
 
 import os
 import signal
 import sys
+from pathlib import Path
 
 import torch
 
@@ -51,14 +49,18 @@ def vanish(we: Processes) -> None:
 
 SCENES = {scene.__name__: scene for scene in (talk, refuse, fail_alone, fail_together, vanish)}
 
-if __name__ == "__main__":
+
+def play(scene: str, environment: dict[str, str], said: Path) -> None:
+    """Play a scene in this process, which keeps what it prints in a file."""
+    os.environ |= environment
+    for stream, file in ((1, said), (2, os.devnull)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)
     torch.set_num_threads(1)
     processes._SPEAKING_SECONDS = 0.5
-    os.environ["LOCAL_RANK"] = os.environ["RANK"]
     joined = join()
     try:
         with one_voice(joined):
-            SCENES[sys.argv[1]](joined)
+            SCENES[scene](joined)
     except SpectraError as error:
         print(error, flush=True)
         sys.exit(error.exit_code)

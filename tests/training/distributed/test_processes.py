@@ -1,11 +1,9 @@
 """Who decides, who speaks, and how a step is divided."""
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 from contextlib import nullcontext
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +23,37 @@ from spectra.training.distributed.processes import (
 )
 from spectra.training.methods import find_method
 from spectra.training.recipe.recipe import Recipe
+from tests.training.distributed import deciding_processes
 
-SCRIPT = Path(__file__).parent / "deciding_processes.py"
+# Its processes have this module, and so torch, when they start: an import takes seconds.
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload([deciding_processes.__name__])
 
 
-def stage(scene: str) -> list[tuple[int, list[str]]]:
+def stage(scene: str, where: Path) -> list[tuple[int | None, list[str]]]:
     """Start both processes; return how each ended, and what it said."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    said = [where / str(rank) for rank in range(2)]
     started = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), scene],
-            env={**os.environ, **shared, "RANK": str(rank), "PYTHONPATH": str(Path(__file__).parents[3])},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
+        FORKS.Process(
+            target=deciding_processes.play,
+            args=(scene, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, file),
         )
-        for rank in range(2)
+        for rank, file in enumerate(said)
     ]
-    said = [process.communicate()[0] for process in started]
-    return [(process.returncode, text.splitlines()) for process, text in zip(started, said, strict=True)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    return [(process.exitcode, file.read_text().splitlines()) for process, file in zip(started, said, strict=True)]
 
 
-def test_one_decides_and_all_hear_it() -> None:
+def test_one_decides_and_all_hear_it(tmp_path: Path) -> None:
     heard = "2 decided by 0 [['a', 'b'], ['c', 'a']]"
-    assert stage("talk") == [(0, [f"0 {heard}"]), (0, [f"1 {heard}"])]
+    assert stage("talk", tmp_path) == [(0, [f"0 {heard}"]), (0, [f"1 {heard}"])]
 
 
 @pytest.mark.parametrize(
@@ -62,16 +64,16 @@ def test_one_decides_and_all_hear_it() -> None:
         ("fail_together", "all diverged"),
     ],
 )
-def test_a_fault_ends_all_and_is_said_once(scene: str, line: str) -> None:
-    ends = stage(scene)
+def test_a_fault_ends_all_and_is_said_once(scene: str, line: str, tmp_path: Path) -> None:
+    ends = stage(scene, tmp_path)
     assert [code for code, _ in ends] == [1, 1]
     assert [text for _, said in ends for text in said] == [line]
 
 
-def test_a_process_that_vanishes_is_told_of() -> None:
+def test_a_process_that_vanishes_is_told_of(tmp_path: Path) -> None:
     hint = "see what ended it (memory?) and launch again: the run goes on"
     told = f"another process of this run ended without a word; {hint}"
-    assert stage("vanish") == [(1, [told]), (-signal.SIGKILL, [])]
+    assert stage("vanish", tmp_path) == [(1, [told]), (-signal.SIGKILL, [])]
 
 
 def test_without_a_launcher_one_is_alone() -> None:
