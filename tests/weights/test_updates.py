@@ -143,8 +143,8 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "another init that moves the base": ({"init_lora_weights": "corda"}, MissingInitialError, "corda moves the base"),
     "an option without an update": ({"arrow_config": {"top_k": 2}}, UnsupportedMethodError, "sets arrow_config"),
     "another peft type": ({"peft_type": "BONE"}, UnsupportedMethodError, "type BONE"),
-    "dora without magnitudes": ({"use_dora": True}, CorruptFileError, "holds no lora_magnitude_vector"),
-    "rank that the tensors do not have": ({"r": 8}, CorruptFileError, "says rank 8, the tensors have 4"),
+    "dora without magnitudes": ({"use_dora": True}, CorruptFileError, "has no lora_magnitude_vector"),
+    "rank that the tensors do not have": ({"r": 8}, CorruptFileError, "has rank 8, the tensors have 4"),
 }
 
 
