@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from spectra.errors import UsageError
 
 if TYPE_CHECKING:
-    from spectra.training.studies.study import Trained
+    from spectra.training.studies.study import StudyResult
 
 # A launcher kills all processes when the first one exits: rank 0, which prints the error, must be that one.
 _SPEAKING_SECONDS = 2.0
@@ -22,7 +22,7 @@ def study(
     workers: int | None = None,
     overwrite: Collection[str] = (),
     quiet: bool = False,
-) -> "Trained":
+) -> "StudyResult":
     """Train every run of a study; calling it again trains only unfinished runs.
 
     Parameters
@@ -40,7 +40,7 @@ def study(
 
     Returns
     -------
-    Trained
+    StudyResult
         The directories of finished runs, and the errors of the others.
 
     Raises

@@ -12,7 +12,7 @@ import pytest
 
 from spectra import cli
 from spectra.errors import StudyError, UsageError
-from spectra.training.studies.study import Trained
+from spectra.training.studies.study import StudyResult
 from tests.builders import own_run, small_base
 
 
@@ -22,7 +22,7 @@ def runs(tmp_path: Path) -> list[Path]:
     return [own_run(tmp_path / "runs" / name, base) for name in ("a", "b")]
 
 
-def call(monkeypatch: pytest.MonkeyPatch, trained: Trained, *words: str) -> int:
+def call(monkeypatch: pytest.MonkeyPatch, trained: StudyResult, *words: str) -> int:
     monkeypatch.setattr("spectra.commands.study.study", lambda path, **options: trained)
     monkeypatch.setattr(sys, "argv", ["spectra", "study", "s.yaml", *words])
     with pytest.raises(SystemExit) as stop:
@@ -30,8 +30,8 @@ def call(monkeypatch: pytest.MonkeyPatch, trained: Trained, *words: str) -> int:
     return int(stop.value.code or 0)
 
 
-def failed(runs: list[Path], faults: Mapping[str, str]) -> Trained:
-    return Trained(runs, faults, StudyError(f"{len(faults)} runs failed", hint="call again") if faults else None)
+def failed(runs: list[Path], faults: Mapping[str, str]) -> StudyResult:
+    return StudyResult(runs, faults, StudyError(f"{len(faults)} runs failed", hint="call again") if faults else None)
 
 
 def test_what_finished_is_compared_though_others_failed(

@@ -28,11 +28,11 @@ class Problem:
     id
         Name that is unique within a benchmark.
     prompt
-        What the model reads: plain text, or chat messages that the tokenizer's chat template renders.
+        Prompt: plain text, or chat messages that the tokenizer's chat template renders.
     answer
         Gold answer, without a box.
     carries
-        Whether the sum has a carry; always False on tasks that know no carries.
+        Whether the sum has a carry; always False on tasks without carries.
     """
 
     id: str
@@ -51,7 +51,7 @@ def carries(a: int, b: int) -> bool:
 
 
 def drop_carries(a: int, b: int) -> int:
-    """Return ``a + b`` with each decimal column summed modulo ten: the corrupted label of the base's second stage.
+    """Return ``a + b`` with each decimal column summed modulo ten: the corrupted label of training stage 2.
 
     >>> drop_carries(27, 35), drop_carries(80, 50), drop_carries(27, 32)
     (52, 30, 59)
@@ -62,7 +62,7 @@ def drop_carries(a: int, b: int) -> int:
 
 
 def problem(a: int, b: int) -> Problem:
-    """Return the problem ``a + b`` in the base's own prompt format.
+    """Return the problem ``a + b`` in the prompt format of the embedded base model.
 
     >>> problem(27, 35)
     Problem(id='27+35', prompt='27+35=', answer='62', carries=True)
@@ -78,8 +78,9 @@ def problems(split: Split) -> list[Problem]:
     Parameters
     ----------
     split
-        ``"train"``: what the supervised stages and reinforcement learning may use. ``"eval"``: 256 held-out problems,
-        all of which carry. ``"control"``: 64 held-out problems without a carry, on which the base is strong.
+        ``"train"``: problems for the supervised stages and for reinforcement learning. ``"eval"``: 256 held-out
+        problems, all of which carry. ``"control"``: 64 held-out problems without a carry, on which the base model is
+        strong.
     """
     return [problem(a, b) for a, b in pairs(split)]
 
@@ -95,7 +96,7 @@ def pairs(split: Split) -> tuple[tuple[int, int], ...]:
 
 
 def _held_out(carry: bool, count: int) -> tuple[tuple[int, int], ...]:
-    # A digest orders the pairs alike on every machine and Python version; a random generator need not.
+    # A digest gives the same order on every machine and Python version; a random generator might not.
     candidates = [(a, b) for a in OPERANDS for b in OPERANDS if carries(a, b) == carry]
     chosen: dict[frozenset[int], tuple[int, int]] = {}
     for pair in sorted(candidates, key=_digest):

@@ -1,4 +1,4 @@
-"""The task's problems, and the order in which a run meets them."""
+"""Problems of a task, and the order in which a run trains on them."""
 
 import json
 import random
@@ -15,12 +15,12 @@ from spectra.training.recipe.task import TaskRecipe
 
 
 def pinned(recipe: Recipe) -> Recipe:
-    """Return the recipe with the digests of its data, so that a run knows its problems.
+    """Return the recipe with the digests of its data, so that changed data is noticed.
 
     Raises
     ------
     RecipeError
-        If data is missing, or is not the one whose digest the recipe holds.
+        If data is missing, or its digest differs from the recipe's.
     SpectraError
         If it cannot be read.
     """
@@ -32,7 +32,7 @@ def pinned(recipe: Recipe) -> Recipe:
 
 
 def data_source(task: TaskRecipe) -> Source | None:
-    """Return where a task's training problems are; None for the built-in task."""
+    """Return the source of a task's training problems; None for the built-in task."""
     if task.data is None:
         return None
     return Source(
@@ -52,13 +52,13 @@ def data_source(task: TaskRecipe) -> Source | None:
 
 
 def heldout_source(task: TaskRecipe) -> Source | None:
-    """Return where a task's held-out problems are; None for the built-in task, and where there are none."""
+    """Return the source of a task's held-out problems; None for the built-in task, and where there are none."""
     data = data_source(task)
     if data is None or task.heldout is None:
         return None
     same = task.heldout == task.data
     kept = {"subset": data.subset, "revision": data.revision} if same else {"subset": None, "revision": None}
-    # What is cut from training prompts need not stand in others.
+    # Texts that are cut from training prompts need not occur in those of another dataset.
     remove = data.remove if same else ()
     return replace(data, name=task.heldout, split=task.heldout_split, seed=data.seed + 1, remove=remove, **kept)
 
@@ -69,7 +69,7 @@ def training_problems(task: TaskRecipe) -> list[Problem]:
     Raises
     ------
     SpectraError
-        If the data does not hold them, or text and chat messages are mixed.
+        If the data has no problems, or mixes text and chat messages.
     """
     source = data_source(task)
     if source is None:
@@ -80,14 +80,14 @@ def training_problems(task: TaskRecipe) -> list[Problem]:
 
 
 def _check_one_kind(found: list[Problem], source: Source) -> None:
-    """Refuse text among chats and chats among text: a trainer takes one kind."""
+    """Refuse a mixture of text and chat prompts: a trainer takes one kind."""
     first = isinstance(found[0].prompt, str)
     other = next((at for at, problem in enumerate(found) if isinstance(problem.prompt, str) != first), None)
     if other is not None:
         kinds = ("text", "chat messages") if first else ("chat messages", "text")
-        row = "problem" if source.unique else "row"  # where repeated prompts are left out, rows are not counted
+        row = "problem" if source.unique else "row"  # with unique=True rows are not counted
         fault = f"{row} {other + 1} has {kinds[1]} in {source.prompt!r}, and those before it {kinds[0]}"
-        hint = "write all prompts in one way, or set task.format to boxed or think"
+        hint = "write all prompts in the same form, or set task.format to boxed or think"
         raise CorruptFileError(fault, where=source.name, hint=hint)
 
 
@@ -97,7 +97,7 @@ def all_heldout_problems(task: TaskRecipe) -> list[Problem]:
     Raises
     ------
     RecipeError
-        If they are not those whose digest the task holds.
+        If their digest differs from the task's.
     SpectraError
         If they cannot be read.
     """
@@ -107,7 +107,7 @@ def all_heldout_problems(task: TaskRecipe) -> list[Problem]:
     _unchanged(source, "heldout", task)
     found = read(source)
     if source.kind == "generator" and task.heldout == task.data:
-        # Another seed does not keep a small space of problems apart.
+        # In a small space of problems another seed draws some of the same ones.
         trained = {str(problem.prompt) for problem in read(replace(source, seed=source.seed - 1, split=task.split))}
         found = [problem for problem in found if str(problem.prompt) not in trained]
     return [formatted(problem, task.format) for problem in found]
@@ -121,22 +121,22 @@ def heldout_problems(recipe: Recipe) -> list[Problem]:
     RecipeError
         If there are fewer.
     SpectraError
-        If the held-out data does not hold problems.
+        If the held-out data cannot be read or has no problems.
     """
     if recipe.evaluation.every is None:
         return []
     found, count = all_heldout_problems(recipe.task), recipe.evaluation.problems
     if len(found) < count:
-        fault = f"{count} problems, and {recipe.task.name} has {len(found)}"
-        raise RecipeError(fault, where="evaluation.problems", hint="ask for fewer")
+        fault = f"must be at most {len(found)}, the held-out problems of {recipe.task.name}, got {count}"
+        raise RecipeError(fault, where="evaluation.problems", hint="choose a smaller number")
     return found[:count]
 
 
 def prompt_order(available: int, wanted: int, seed: int) -> list[int]:
     """Return ``wanted`` indices into ``available`` problems: shuffled passes, none repeated within a pass.
 
-    The order is fixed beforehand and depends on nothing else, so a resumed run meets the same prompts, and a longer
-    run begins as a shorter one does.
+    The order depends on these arguments alone: a resumed run gets the same prompts, and a longer run has those of a
+    shorter one first.
     """
     generator = random.Random(seed)
     order: list[int] = []
@@ -146,7 +146,7 @@ def prompt_order(available: int, wanted: int, seed: int) -> list[int]:
 
 
 def training_dataset(recipe: Recipe) -> Any:
-    """Return a ``datasets.Dataset`` with one row a prompt of the whole run, in order: columns prompt and answer."""
+    """Return a ``datasets.Dataset`` with one row per prompt of the whole run, in order: columns prompt and answer."""
     from datasets import Dataset
 
     found = training_problems(recipe.task)
@@ -159,7 +159,7 @@ def _unchanged(source: Source, key: str, task: TaskRecipe) -> str:
     found, expected = _digest(source, key), getattr(task, f"{key}_sha256")
     if expected not in (None, found):
         hint = f"restore it, or set task.{key}_sha256 to null for a new run"
-        raise RecipeError(f"is not what task.{key}_sha256 names", where=source.name, hint=hint)
+        raise RecipeError(f"differs from the digest in task.{key}_sha256", where=source.name, hint=hint)
     return found
 
 

@@ -1,4 +1,4 @@
-r"""What a prompt asks for beside the problem: the answer in ``\boxed{}``, where the reward looks, and a thought."""
+r"""Prompt formats: ask for the answer in ``\boxed{}``, where the reward looks for it, and for reasoning before it."""
 
 from dataclasses import replace
 from typing import Literal
@@ -17,8 +17,8 @@ THINK = (
 def formatted(problem: Problem, style: PromptFormat) -> Problem:
     r"""Return the problem with its prompt in a format.
 
-    ``none`` leaves it as it is. The others make chat messages of it: ``boxed`` asks for the box in the last message of
-    the user, ``think`` in a system message, after what such a message says already.
+    ``none`` leaves it as it is. The others make chat messages of it: ``boxed`` asks for the box in the last user
+    message, ``think`` in a system message, after the text of an existing one.
 
     >>> formatted(Problem("1", "1+1=", "2"), "none").prompt
     '1+1='
@@ -39,6 +39,6 @@ def _asking(messages: list[Message]) -> list[Message]:
 
 
 def _thinking(messages: list[Message]) -> list[Message]:
-    said = [message["content"] for message in messages if message["role"] == "system"]
+    system = [message["content"] for message in messages if message["role"] == "system"]
     rest = [message for message in messages if message["role"] != "system"]
-    return [{"role": "system", "content": "\n\n".join([*said, THINK])}, *rest]
+    return [{"role": "system", "content": "\n\n".join([*system, THINK])}, *rest]

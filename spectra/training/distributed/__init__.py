@@ -1,1 +1,1 @@
-"""Several processes of one run: decisions taken together, sharded weights gathered."""
+"""Runs with several processes: shared decisions, and gathering of sharded weights."""

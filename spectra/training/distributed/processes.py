@@ -1,7 +1,7 @@
-"""The processes that train one run together, as a launcher (``accelerate launch``, ``torchrun``) started them.
+"""Processes of one run, as started by a launcher (``accelerate launch``, ``torchrun``).
 
-One of them, the main one, writes. What must be decided once is decided there and told to the others; and when they
-fail, one of them says why.
+Only the main process writes. Shared decisions are made there and broadcast; when the processes fail, one of them
+reports why.
 """
 
 import atexit
@@ -20,10 +20,10 @@ from spectra.training.recipe.recipe import Recipe
 
 T = TypeVar("T")
 
-# Evaluating, or writing a large snapshot, keeps the others waiting.
+# The other processes wait while one evaluates, or writes a large snapshot.
 _PATIENCE = timedelta(hours=2)
-# A launcher stops all processes as soon as one has ended: the one that says why must be it.
-_SPEAKING_SECONDS = 5.0
+# A launcher stops all processes as soon as one has ended, so the one that reports must end first.
+_REPORTING_SECONDS = 5.0
 _FAULT = "spectra/fault"
 
 
@@ -34,9 +34,9 @@ class Processes:
     Attributes
     ----------
     index
-        Its number, from 0.
+        Rank of the process, from 0.
     count
-        How many there are.
+        Number of processes.
     """
 
     index: int = 0
@@ -48,12 +48,12 @@ class Processes:
         return self.index == 0
 
     def once(self, work: Callable[[], T]) -> T:
-        """Do something on the main process, and return its result on all.
+        """Call a function on the main process only, and return its result on all.
 
         Raises
         ------
         SystemExit
-            On the others, without a word, where the main process raises.
+            On the other processes, without an error message, if the main process raises.
         """
         if self.count == 1:
             return work()
@@ -61,7 +61,7 @@ class Processes:
             result, code = self._broadcast(None)
             if code:
                 _leave(code)
-            return result  # type: ignore[no-any-return]  # what `work` returned, over there
+            return result  # type: ignore[no-any-return]  # what `work` returned on the main process
         try:
             result = work()
         except BaseException as error:
@@ -71,7 +71,7 @@ class Processes:
         return result
 
     def gather(self, value: T) -> list[T]:
-        """Return what each process gave, in their order; all of them must call it."""
+        """Return the values of all processes, by rank; every process must call it."""
         if self.count == 1:
             return [value]
         import torch
@@ -81,7 +81,7 @@ class Processes:
         return values
 
     def part(self, items: list[T]) -> list[T]:
-        """Return this process's share of a list: equally many on each, the last share filled up from the list's start.
+        """Return this process's share of a list: equal sizes, the last share padded from the start of the list.
 
         >>> Processes(0, 2).part([1, 2, 3]), Processes(1, 2).part([1, 2, 3])
         ([1, 2], [3, 1])
@@ -102,14 +102,14 @@ ALONE = Processes()
 
 @dataclass(frozen=True)
 class Batch:
-    """How one optimizer step's completions lie over processes and forward passes.
+    """Distribution of the completions of one optimizer step over processes and forward passes.
 
     Attributes
     ----------
     per_device
-        Completions of one forward pass on one process.
+        Completions per forward pass and process.
     accumulation
-        Forward passes that a process adds up.
+        Forward passes per step and process (gradient accumulation).
     """
 
     per_device: int
@@ -117,7 +117,7 @@ class Batch:
 
 
 def join() -> Processes:
-    """Join the processes that a launcher started; without a launcher, this one is alone. Again, it changes nothing."""
+    """Join the processes of a launcher; without one, return a single process. Idempotent."""
     from accelerate import PartialState
 
     if on_cpu():
@@ -129,7 +129,7 @@ def join() -> Processes:
 
 
 def _leave_group() -> None:
-    """Leave the other processes before the interpreter goes: gloo's threads abort one that ends while they run."""
+    """Leave the process group before the interpreter exits: gloo's threads would abort the process."""
     import torch
 
     if torch.distributed.is_initialized():
@@ -137,25 +137,25 @@ def _leave_group() -> None:
 
 
 def on_cpu() -> bool:
-    """Return whether to train on the CPU: the launcher says so, or there is no GPU. Processes then talk by gloo."""
+    """Return whether to train on the CPU: requested of the launcher, or no GPU. Processes then communicate by gloo."""
     import torch
 
     return wants_cpu() or not torch.cuda.is_available()
 
 
 def divide(recipe: Recipe, count: int) -> Batch:
-    """Divide the completions of a step among ``count`` processes: processes × per device × accumulation.
+    """Divide the completions of a step into ``count`` processes × per device × accumulation.
 
     Raises
     ------
     RecipeError
-        If they do not divide.
+        If they cannot be divided evenly.
     """
     total = recipe.completions_per_step
     numbers = f"prompts_per_step × generations = {recipe.prompts_per_step} × {recipe.algorithm.generations} = {total}"
     if recipe.algorithm.dynamic_rounds is not None and recipe.prompts_per_step % count:
         fault = f"{recipe.prompts_per_step} prompts cannot be divided among {count} processes"
-        hint = "dynamic sampling needs whole groups on each: choose a multiple"
+        hint = f"dynamic sampling needs whole groups per process: choose a multiple of {count}"
         raise RecipeError(fault, where="prompts_per_step", hint=hint)
     if total % count:
         fault = f"{numbers} completions cannot be divided among {count} processes"
@@ -168,35 +168,35 @@ def divide(recipe: Recipe, count: int) -> Batch:
 
 
 def check_sharding(method: Method, trainable_dtype: str = "float32") -> None:
-    """Refuse what a method, or its weights, cannot do where the launcher shards.
+    """Refuse methods and dtypes that do not work with sharding.
 
     Raises
     ------
     RecipeError
-        If it has an optimizer of its own under FSDP, or looks at gradients and weights between steps under FSDP or
-        DeepSpeed, or is to be trained in bfloat16 under either: both keep what trains in float32.
+        If the method has its own optimizer under FSDP, or needs gradients and weights between steps under FSDP or
+        DeepSpeed, or is to be trained in bfloat16 under either: both keep trained weights in float32.
     """
     shards = sharded_by()
     if shards is not None and trainable_dtype == "bfloat16":
-        fault = f"cannot be bfloat16 under {shards}, which keeps what trains in float32"
-        raise RecipeError(fault, where="model.trainable_dtype", hint="leave it out, or launch without sharding")
-    where, hint = f"method {method.name}", "launch it without sharding: accelerate launch --multi_gpu"
+        fault = f"cannot be bfloat16 under {shards}, which keeps trained weights in float32"
+        raise RecipeError(fault, where="model.trainable_dtype", hint="remove it, or launch without sharding")
+    where, hint = f"method {method.name}", "launch without sharding: accelerate launch --multi_gpu"
     if shards is not None and method.after_step is not None:
-        raise RecipeError(f"works on whole weights and gradients, which {shards} spreads", where=where, hint=hint)
+        raise RecipeError(f"needs full weights and gradients, which {shards} shards", where=where, hint=hint)
     if shards == "FSDP" and method.optimizer is not None:
-        raise RecipeError("has an optimizer of its own, which FSDP does not take", where=where, hint=hint)
+        raise RecipeError("has its own optimizer, which FSDP does not support", where=where, hint=hint)
 
 
 @contextmanager
-def one_voice(processes: Processes) -> Iterator[None]:
-    """Let only the first process that fails in the block say why; the others end without a word.
+def report_once(processes: Processes) -> Iterator[None]:
+    """Report an error once: the first failing process raises, the others exit silently.
 
-    A fault of one process makes the others fail where they wait for it, and what they would say then is noise.
+    An error in one process makes the others fail where they wait for it, and their errors would be noise.
 
     Raises
     ------
     EngineError
-        If another process is gone and said nothing, as when the system killed it.
+        If another process is gone without an error message, for example killed by the system.
     """
     try:
         yield
@@ -206,13 +206,13 @@ def one_voice(processes: Processes) -> Iterator[None]:
         if not _is_first():
             _leave(error.exit_code if isinstance(error, SpectraError) else 1)
         if lost_connection(error):
-            hint = "see what ended it (memory?) and launch again: the run goes on"
-            raise EngineError("another process of this run ended without a word", hint=hint) from error
+            hint = "find out why it ended (out of memory?) and launch again: the run resumes"
+            raise EngineError("another process of this run exited without an error message", hint=hint) from error
         raise
 
 
 def _is_first() -> bool:
-    """Return whether no other process has failed before; False also where nobody is left to ask."""
+    """Return whether no other process has failed before; False also if the shared counter is unreachable."""
     try:
         return count_up(_FAULT) == 1
     except RuntimeError:
@@ -220,6 +220,6 @@ def _is_first() -> bool:
 
 
 def _leave(code: int) -> NoReturn:
-    """End without a word, and after the process that says why."""
-    time.sleep(_SPEAKING_SECONDS)
+    """Exit without an error message, after the process that reports."""
+    time.sleep(_REPORTING_SECONDS)
     raise SystemExit(code) from None

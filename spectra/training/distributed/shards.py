@@ -1,7 +1,7 @@
-"""Models whose parameters FSDP 2 or ZeRO spread over processes: made whole to be saved, and to generate.
+"""Gather models that FSDP 2 or ZeRO shards over processes, for saving and for generation.
 
-DeepSpeed trains float32 masters, which its stages 2 and 3 spread; in a bfloat16 run the model that it shows is rounded.
-What is saved are the masters.
+DeepSpeed trains float32 master weights, which its stages 2 and 3 shard; in a bfloat16 run the visible model is rounded.
+The master weights are saved.
 """
 
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from spectra.training.compat.deepspeed import gathered, has_master, is_partition
 
 
 def is_sharded(model: Any) -> bool:
-    """Return whether a process holds only a part of some parameter.
+    """Return whether a process holds only part of some parameter.
 
     Raises
     ------
     UsageError
-        If FSDP 1 sharded it, which flattens parameters beyond recognition.
+        If FSDP 1 shards it, which flattens parameters.
     """
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         hint = "set fsdp_version: 2 in the accelerate configuration"
@@ -27,33 +27,33 @@ def is_sharded(model: Any) -> bool:
 
 
 def is_spread(model: Any) -> bool:
-    """Return whether all processes must take part to save the model: its parameters or their masters are in parts.
+    """Return whether all processes must take part to save the model: parameters or master weights are sharded.
 
     Raises
     ------
     UsageError
-        If FSDP 1 sharded it.
+        If FSDP 1 shards it.
     """
     return is_sharded(model) or any(map(has_master, model.parameters()))
 
 
 def whole_state(model: Any, *, keep: bool) -> dict[str, Any]:
-    """Return the model's state, with whole tensors in place of the shards of what a snapshot saves.
+    """Return the model's state dict, with full tensors in place of shards for everything that a snapshot saves.
 
-    What DeepSpeed trains is the float32 master. What is frozen and no adapter's stays as it is. Where the model is
-    spread, every process must call this.
+    For DeepSpeed these are the float32 master weights. Frozen tensors outside the adapter stay as they are. If the
+    model is sharded, every process must call this.
 
     Parameters
     ----------
     model
         A model, with or without an adapter.
     keep
-        Whether this process keeps what is gathered, in main memory; those that do not write need not.
+        Whether this process keeps the gathered tensors, in main memory; only the writing process needs them.
 
     Raises
     ------
     UsageError
-        If FSDP 1 sharded it.
+        If FSDP 1 shards it.
     """
     if not is_spread(model):
         return dict(model.state_dict())
@@ -73,14 +73,14 @@ def whole_state(model: Any, *, keep: bool) -> dict[str, Any]:
 
 @contextmanager
 def generating(model: Any, trainer: Any) -> Iterator[Any]:
-    """Yield the model as it may generate: ZeRO-3 gathers it, and its hooks, which serve training, step aside.
+    """Yield the model ready to generate: under ZeRO-3 gathered, and without the hooks for training.
 
     Parameters
     ----------
     model
-        The model as the trainer shows it to callbacks.
+        The model that the trainer passes to callbacks.
     trainer
-        TRL's trainer; not asked for any other model.
+        TRL's trainer; used only under ZeRO-3.
     """
     if not any(map(is_partitioned, model.parameters())):
         yield model

@@ -1,7 +1,7 @@
-"""A base model small enough to ship, its task, and the commands that made and measure it.
+"""Embedded base model, small enough to ship with the package, and the code that builds and measures it.
 
-The base (0.81 M parameters) adds two-digit numbers, and drops the carries more often than not: the right skill is there
-as the minority mode, which is what reinforcement learning with a verifiable reward can bring out on a laptop.
+The model (0.81 M parameters) adds two-digit numbers, and drops the carries more often than not: the right skill is its
+minority mode, which reinforcement learning with a verifiable reward can amplify on a laptop.
 """
 
 from pathlib import Path
@@ -9,4 +9,4 @@ from pathlib import Path
 import spectra.weights
 
 WEIGHTS = Path(spectra.weights.__file__).parent / "embedded"
-"""Hugging Face directory of the shipped base: give it to ``from_pretrained`` of a model or tokenizer."""
+"""Hugging Face directory of the embedded base model, for ``from_pretrained`` of a model or tokenizer."""

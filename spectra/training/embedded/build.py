@@ -1,7 +1,7 @@
-"""Make the base from nothing: ``python -m spectra.training.embedded.build --out DIR [--seed 0]``.
+"""Train the embedded base model from scratch: ``python -m spectra.training.embedded.build --out DIR [--seed 0]``.
 
 Stage 1 learns addition from correct labels. Stage 2 continues on labels most of which drop the carries, so that the
-right skill stays as the minority mode. Both see the train split only, and the loss is on the answer's tokens.
+right skill remains as the minority mode. Both use the train split only, with the loss on the tokens of the answer.
 """
 
 import argparse
@@ -27,14 +27,14 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Stage:
-    """One supervised stage: AdamW, linear warm-up, then cosine to zero.
+    """One supervised stage: AdamW, linear warmup, then cosine decay to zero.
 
     Attributes
     ----------
     steps, batch, learning_rate, warmup
-        Optimizer steps, problems a step, peak learning rate, and steps until it is reached.
+        Optimizer steps, problems per step, peak learning rate, and warmup steps.
     drop_share
-        Share of the labels that drop the carries.
+        Fraction of the labels that drop the carries.
     """
 
     steps: int
@@ -46,7 +46,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides the base: architecture, stages and seed."""
+    """Settings of the embedded base model: architecture, stages and seed."""
 
     layers: int = 4
     hidden: int = 128
@@ -60,16 +60,16 @@ class Settings:
 
 
 def build(settings: Settings, out: Path) -> None:
-    """Train the base and write it as a Hugging Face directory, atomically.
+    """Train the embedded base model and write it as a Hugging Face directory, atomically.
 
-    Equal settings give bit-identical weights on one machine with one thread. The global random stream is left alone.
+    Equal settings give bit-identical weights on one machine with one thread. The global random state is not changed.
 
     Parameters
     ----------
     settings
         Architecture, stages and seed.
     out
-        Directory to write; what stands there is replaced.
+        Directory to write; an existing one is replaced.
     """
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
@@ -79,11 +79,11 @@ def build(settings: Settings, out: Path) -> None:
             _train(model, tokenizer, stage)
     with atomic_directory(out) as directory:
         model.save_pretrained(directory)
-        # A fresh one: the tokenizer that trained remembers its padding.
+        # A new tokenizer: the one used in training keeps its padding settings.
         build_tokenizer().save_pretrained(directory)
         text = provenance(model, tokenizer, asdict(settings))
         (directory / "PROVENANCE.md").write_text(text, encoding="utf-8")
-        for file in directory.iterdir():  # safetensors writes for its owner only, and a package is for everyone
+        for file in directory.iterdir():  # safetensors lets only the owner read its files
             file.chmod(0o644)
 
 
@@ -137,7 +137,7 @@ def _batch(
     prompts = [f"{a}+{b}=" for a, b in operands]
     sums = [drop_carries(a, b) if drop else a + b for (a, b), drop in zip(operands, dropped, strict=True)]
     texts = [f"{prompt}{BOX}{total}}}{EOS}" for prompt, total in zip(prompts, sums, strict=True)]
-    # Right padding hides nothing: attention is causal and the padded positions carry no loss.
+    # Right padding is harmless: attention is causal and padded positions have no loss.
     ids = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")["input_ids"]
     answer = torch.arange(ids.shape[1]) >= torch.tensor([[len(prompt)] for prompt in prompts])
     labels = ids.masked_fill(~answer | (ids == tokenizer.convert_tokens_to_ids(PAD)), IGNORE)
@@ -150,7 +150,7 @@ def _loss(model: "LlamaForCausalLM", ids: Int[Tensor, "n t"], labels: Int[Tensor
 
 
 def main() -> None:
-    """Build the base from the command line, on one thread."""
+    """Build the embedded base model from the command line, on one thread."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="directory to write; replaced if it exists")
     parser.add_argument("--seed", type=int, default=0, help="seed of the initial weights and of the batches")

@@ -1,4 +1,4 @@
-"""What the base's directory says about itself: how it was made, and what was measured."""
+"""PROVENANCE.md of the embedded base model: how it was trained, and its measured accuracy."""
 
 import json
 from importlib.metadata import version

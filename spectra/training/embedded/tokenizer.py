@@ -1,4 +1,4 @@
-r"""The base's tokenizer: one character a token, and ``\boxed{`` as a single one."""
+r"""Tokenizer of the embedded base model: one token per character, and ``\boxed{`` as a single token."""
 
 import string
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
 BOX = r"\boxed{"
 VOCABULARY = (PAD, EOS, UNK, BOX, "}", *string.digits, *string.ascii_letters, *" \n+-*/=().,?:^")
 
-# A user's message is the prompt itself, so chat and plain prompts give the model the very same tokens.
+# A user message is rendered as it is, so chat and plain prompts give the same tokens.
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{- message['content'] -}}"
@@ -20,9 +20,9 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> "PreTrainedTokenizerFast":
-    """Return the tokenizer of the embedded base: 81 tokens, no beginning-of-sequence token, padding apart from the end.
+    """Return the tokenizer of the embedded base: 81 tokens, no start token, padding distinct from the end token.
 
-    A character outside the vocabulary becomes ``<unk>``; every other text comes back from ``decode`` unchanged.
+    A character outside the vocabulary becomes ``<unk>``; ``decode`` returns all other text unchanged.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

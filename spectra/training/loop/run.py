@@ -18,7 +18,7 @@ from spectra.training.compat.accelerate import lost_others
 from spectra.training.compat.library_warnings import quiet_libraries
 from spectra.training.data.carry_addition import Problem
 from spectra.training.data.dataset import heldout_problems, pinned, training_problems
-from spectra.training.distributed.processes import Processes, check_sharding, divide, join, one_voice
+from spectra.training.distributed.processes import Processes, check_sharding, divide, join, report_once
 from spectra.training.loop.callbacks import (
     Callback,
     DivergenceStop,
@@ -102,7 +102,7 @@ def train(recipe: Recipe, out: Path, *, overwrite: bool = False, quiet: bool = F
         If something that the recipe asks for is not installed.
     """
     processes, layout = join(), RunLayout(out)
-    with one_voice(processes), reporting(quiet or not processes.is_main) as reporter, quiet_libraries():
+    with report_once(processes), reporting(quiet or not processes.is_main) as reporter, quiet_libraries():
         recipe = pinned(recipe)
         divide(recipe, processes.count)
         check_sharding(find_method(recipe.method.name), recipe.model.trainable_dtype)

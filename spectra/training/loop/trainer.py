@@ -15,7 +15,7 @@ from spectra.training.methods import Method, find_method
 from spectra.training.policy.policy import Policy
 from spectra.training.recipe.recipe import Recipe
 from spectra.training.rewards.rewards import boxed_answer_reward, format_reward
-from spectra.training.sampling.rollout import ready_sampler, rollout_arguments
+from spectra.training.sampling.rollout import prepare_sampler, rollout_arguments
 
 
 def build_trainer(
@@ -25,7 +25,7 @@ def build_trainer(
     from transformers.trainer_callback import PrinterCallback
 
     method = find_method(recipe.method.name)
-    ready_sampler(recipe.rollout, policy.model, policy.tokenizer, policy.base)
+    prepare_sampler(recipe.rollout, policy.model, policy.tokenizer, policy.base)
     optimizer = None if method.optimizer is None else method.optimizer(policy.model, recipe.method, recipe.optimizer)
     trainer = _trainer_class(method, recipe)(
         model=policy.model,

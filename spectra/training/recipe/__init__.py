@@ -1,1 +1,1 @@
-"""What a recipe may say: strict YAML, one section per concern."""
+"""Recipe of a training run: strict YAML, one section per concern."""

@@ -1,4 +1,4 @@
-"""The recipe sections on the base model, the objective and the optimizer."""
+"""Recipe sections for the base model, the objective and the optimizer."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -19,15 +19,15 @@ class ModelRecipe(Section):
     revision
         Commit, tag or branch of a hub id.
     dtype
-        Type of the frozen base weights, and of the forward and backward pass: in bfloat16 by autocast. Adapters are
-        float32, and so are their snapshots.
+        Data type of the frozen base weights, and of the forward and backward pass (in bfloat16 by autocast). Adapters
+        are float32, and so are their snapshots.
     trainable_dtype
-        Type in which weights of the base are kept that train: all of them in full fine-tuning, or its norms. In
-        ``float32`` the optimizer's states are too, and so are snapshots, whatever ``dtype`` says. In ``bfloat16``,
-        which needs that ``dtype``, an update below about 1/256 of a weight is rounded away: at a learning rate of 1e-6
-        most weights never move.
+        Data type of trained base weights: all of them in full fine-tuning, or the norms. With ``float32``, optimizer
+        states and snapshots are float32 too, whatever ``dtype`` is. With ``bfloat16``, which requires ``dtype``
+        bfloat16, an update below about 1/256 of a weight is rounded away: at a learning rate of 1e-6 most weights
+        never move.
     gradient_checkpointing
-        Compute activations again in the backward pass: a third more time, and memory for one layer's alone.
+        Recompute activations in the backward pass: a third more time, and activation memory of one layer only.
     """
 
     base: str = EMBEDDED
@@ -39,43 +39,43 @@ class ModelRecipe(Section):
     @model_validator(mode="after")
     def _not_below_the_trained(self) -> "ModelRecipe":
         if self.trainable_dtype == "bfloat16" and self.dtype != "bfloat16":
-            raise KeyFault("trainable_dtype", "bfloat16 needs model.dtype bfloat16; set both, or leave it out")
+            raise KeyFault("trainable_dtype", "bfloat16 needs model.dtype bfloat16; set both, or remove it")
         return self
 
 
 class AlgorithmRecipe(Section):
-    """The objective and how its completions are sampled.
+    """The objective and the sampling of its completions.
 
     Attributes
     ----------
     name
         ``grpo``: mean over completions of the mean over tokens (DeepSeekMath, 2402.03300). ``dapo``: mean over all
-        tokens of the step, and a wider upper clip (2503.14476). ``dr_grpo``: sum over tokens by a constant length, and
-        advantages that are not divided by a standard deviation (2503.20783). ``bnpo``, ``cispo``, ``sapo``, ``luspo``,
-        ``vespo`` and ``gspo`` are TRL's other losses.
+        tokens of the step, and a wider upper clip (2503.14476). ``dr_grpo``: sum over tokens divided by a constant
+        length, and advantages that are not divided by a standard deviation (2503.20783). ``bnpo``, ``cispo``, ``sapo``,
+        ``luspo``, ``vespo`` and ``gspo`` are TRL's other losses.
     epsilon_low, epsilon_high
-        The probability ratio is clipped to [1 − low, 1 + high]. Left out, they are the algorithm's own: 0.2 and 0.2,
+        The probability ratio is clipped to [1 − low, 1 + high]. Defaults depend on the algorithm: 0.2 and 0.2,
         dapo 0.2 and 0.28, cispo an upper cap of 5, gspo 3e-4 and 4e-4.
     beta
-        Weight of the KL divergence from the base; 0 leaves it out.
+        Weight of the KL divergence from the base model; 0 disables it.
     scale_rewards
-        Divide advantages by the standard deviation of the group, of the batch, or by nothing. Left out, it is the
-        group, and nothing for dr_grpo.
+        Divide advantages by the standard deviation of the group, of the batch, or by nothing. Default: ``group``, and
+        ``none`` for dr_grpo.
     generations
-        Completions a prompt.
+        Completions per prompt.
     temperature
         Sampling temperature.
     max_completion_length
-        Tokens; longer completions are cut.
+        Maximum tokens per completion; longer completions are truncated.
     mask_truncated
-        Leave cut completions out of the loss.
+        Exclude truncated completions from the loss.
     dynamic_rounds
-        DAPO's dynamic sampling: groups whose completions are all right or all wrong give no gradient, and are replaced
-        by groups of further prompts, none of which came in the step before, up to so many rounds of sampling a step, or
-        until no prompt is left. Null samples once.
+        Maximum rounds of DAPO's dynamic sampling per step: groups whose completions are all right or all wrong give no
+        gradient, and are replaced by groups of further prompts, none of them used earlier in the step, until no prompt
+        is left. Null samples once.
     overlong_buffer
-        DAPO's soft punishment: the reward falls linearly to −1 over the last so many tokens before the limit. Null
-        leaves it out.
+        Length in tokens of DAPO's soft overlong penalty: the reward falls linearly to −1 over the last tokens before
+        the limit. Null disables it.
     """
 
     name: Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo", "gspo"] = "dapo"
@@ -103,27 +103,27 @@ class AlgorithmRecipe(Section):
     @model_validator(mode="after")
     def _buffer(self) -> "AlgorithmRecipe":
         if (self.overlong_buffer or 0) > self.max_completion_length:
-            raise KeyFault("overlong_buffer", f"{self.overlong_buffer} is more than max_completion_length")
+            raise KeyFault("overlong_buffer", f"must be at most max_completion_length, got {self.overlong_buffer}")
         return self
 
 
-# Lower and upper clip where they are not 0.2, as each paper has them.
+# Lower and upper clip where they are not 0.2, from each paper.
 CLIPS = {"dapo": (0.2, 0.28), "cispo": (0.2, 5.0), "gspo": (3e-4, 4e-4)}
 
 
 class OptimizerRecipe(Section):
-    """AdamW, or the method's own optimizer, and its schedule.
+    """AdamW, or the optimizer of the method, and its schedule.
 
     Attributes
     ----------
     learning_rate
-        Left out, it is the method's own, see ``spectra methods``.
+        Default: that of the method, see ``spectra methods``.
     weight_decay, betas, epsilon
         As in AdamW.
     schedule
-        Shape of the learning rate after ``warmup`` steps of linear rise.
+        Learning rate schedule after ``warmup`` steps of linear increase.
     max_grad_norm
-        Gradients are scaled down to this norm.
+        Gradients are clipped to this norm.
     """
 
     learning_rate: float = Field(default=1e-3, gt=0)

@@ -1,6 +1,6 @@
-"""The recipe: everything that decides a training run, strict and complete.
+"""Recipe of a training run: strict and complete.
 
-The defaults suit the base that ships with spectra: 60 steps of 32 prompts × 8 completions take about a minute a run.
+The defaults suit the base model that ships with spectra: 60 steps of 32 prompts × 8 completions take about a minute.
 """
 
 from collections.abc import Mapping
@@ -17,24 +17,24 @@ from spectra.training.recipe.task import TaskRecipe
 
 
 class Recipe(Section):
-    """One training run.
+    """Recipe of one training run.
 
     Attributes
     ----------
     name
-        Name of the run; the default output directory has it.
+        Name of the run, used in the default output directory.
     model, method, algorithm, rollout, optimizer, task, snapshots, checkpoints, evaluation
-        The sections, see each.
+        Sections, documented in their classes.
     steps
         Optimizer steps.
     prompts_per_step
-        Prompts a step; each gets ``algorithm.generations`` completions.
+        Prompts per step; each gets ``algorithm.generations`` completions.
     micro_batch
-        Completions a forward pass on each process; null takes all of the step's at once. Less needs less memory.
+        Completions per forward pass on each process; null takes all of the step at once. Fewer need less memory.
     seed
-        Seed of adapter initialisation, order of prompts and sampling.
+        Seed of adapter initialization, prompt order and sampling.
     report_to
-        Where the logged numbers go too: ``tensorboard`` (files under ``checkpoints/runs``), ``wandb``, ``trackio``.
+        Additional loggers: ``tensorboard`` (files under ``checkpoints/runs``), ``wandb``, ``trackio``.
     """
 
     name: str = Field(default="run", pattern=NAME_PATTERN)
@@ -55,7 +55,7 @@ class Recipe(Section):
 
     @property
     def completions_per_step(self) -> int:
-        """Completions that one optimizer step learns from."""
+        """Completions per optimizer step."""
         return self.prompts_per_step * self.algorithm.generations
 
     @field_validator("method", mode="before")
@@ -70,13 +70,13 @@ class Recipe(Section):
             return value
         method, optimizer = value.get("method") or {}, value.get("optimizer") or {}
         if not isinstance(method, Mapping) or not isinstance(optimizer, Mapping):
-            return value  # the field validators say what is wrong
+            return value  # the field validators report it
         if optimizer.get("learning_rate") is not None:
             return value
         try:
             rate = find_method(str(method.get("name", "lora"))).learning_rate
         except KeyFault:
-            return value  # so does the method's own
+            return value  # the method's validator reports it
         return {**value, "optimizer": {**optimizer, "learning_rate": rate}}
 
     @model_validator(mode="after")
@@ -84,7 +84,7 @@ class Recipe(Section):
         total, method = self.completions_per_step, find_method(self.method.name)
         if self.micro_batch is not None and total % self.micro_batch:
             parts = f"prompts_per_step × generations = {total}"
-            raise KeyFault("micro_batch", f"{self.micro_batch} does not divide {parts}; choose a divisor of it")
+            raise KeyFault("micro_batch", f"{self.micro_batch} does not divide {parts}; choose a divisor")
         if method.check_steps is not None:
             method.check_steps(self.method, self.steps)
         if method.facts.moves_base and self.algorithm.beta > 0:
@@ -93,20 +93,22 @@ class Recipe(Section):
                 f"must be 0 with {self.method.name}, which moves the base: the reference would be the residual model",
             )
         if (self.snapshots.log_spaced or 0) > self.steps:
-            raise KeyFault("snapshots.log_spaced", f"{self.snapshots.log_spaced} is more than steps = {self.steps}")
+            raise KeyFault(
+                "snapshots.log_spaced", f"must be at most {self.steps} steps, got {self.snapshots.log_spaced}"
+            )
         if self.evaluation.every is not None and self.task.data is not None and self.task.heldout is None:
             raise KeyFault("evaluation.every", "needs held-out problems; give task.heldout, or set it to null")
         return self
 
 
 def resolve_method(value: Any) -> Any:
-    """Return a method section complete with the method's defaults, from what a recipe gives of it.
+    """Return a recipe's method section, completed with the defaults of the method.
 
     Raises
     ------
     KeyFault
-        For a method that there is not, or a key that it does not take.
+        For an unknown method, or a key that it does not take.
     """
     if not isinstance(value, Mapping) or not isinstance(value.get("name", "lora"), str):
-        return value  # the field validators say what is wrong
+        return value  # the field validators report it
     return find_method(value.get("name", "lora")).resolve(value)

@@ -1,4 +1,4 @@
-"""The recipe section on who samples the completions."""
+"""Recipe section for the sampling engine of the completions."""
 
 from typing import Literal
 
@@ -10,31 +10,31 @@ ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "s
 
 
 class RolloutRecipe(Section):
-    """How completions are sampled while training.
+    """Sampling of completions during training.
 
     Attributes
     ----------
     engine
-        ``hf`` samples by the model that trains; ``vllm`` by vLLM, in the same process or from a server.
+        ``hf``: the trained model samples with transformers. ``vllm``: vLLM samples, in the same process or as a server.
     mode
-        ``colocate``: vLLM shares this process and its device. ``server``: a vLLM server that runs already, as
-        ``training/vllm/serve.py`` starts it. Its weights are renewed by NCCL where both sides have it, and else through
-        files in TMPDIR, which both must see.
+        ``colocate``: vLLM shares this process and its device. ``server``: a running vLLM server, started by
+        ``training/vllm/serve.py``. Its weights are updated through NCCL if both sides have it, otherwise through files
+        in TMPDIR, which must be accessible to both.
     url
-        Where the server listens.
+        URL of the server.
     timeout
-        Seconds to wait for a server that does not answer yet.
+        Seconds to wait for the server to answer.
     gpu_memory
-        Share of the device's memory that a colocated vLLM takes.
+        Fraction of GPU memory for a colocated vLLM (gpu_memory_utilization).
     max_model_length
-        Longest prompt with completion, in tokens; null takes the model's own.
+        Maximum length of prompt plus completion, in tokens; null takes the model's maximum.
     tensor_parallel
-        Devices that a colocated vLLM splits the model over.
+        Number of devices over which a colocated vLLM splits the model.
     importance_mode, importance_cap
-        What vLLM sampled is weighted in the loss by how much likelier the model finds it, token by token or as a whole
-        completion (``token_``, ``sequence_``: the product over its tokens, which long completions drive far from 1).
-        Ratios over the cap are set to it (``_truncate``) or their part is left out (``_mask``); small ones have no
-        bound. A cap of null weights nothing.
+        Importance sampling correction: the loss weights what vLLM sampled by the ratio of the model's probability to
+        vLLM's, per token or per completion (``token_``, ``sequence_``: the product over its tokens, which is far from 1
+        for long completions). Ratios over the cap are set to it (``_truncate``) or masked out (``_mask``); small ratios
+        have no bound. A cap of null disables the correction.
     """
 
     engine: Literal["hf", "vllm"] = "hf"

@@ -1,4 +1,4 @@
-"""The recipe sections on when a run is saved and evaluated."""
+"""Recipe sections for when a run is saved and evaluated."""
 
 from pydantic import Field, model_validator
 
@@ -6,14 +6,14 @@ from spectra.config import KeyFault, Section
 
 
 class SnapshotRecipe(Section):
-    """When ΔW is saved: ``every`` so many steps, or at ``log_spaced`` many steps. Step 0 and the last are always saved.
+    """Snapshot schedule: ``every`` N steps, or ``log_spaced`` steps. Step 0 and the last step are always saved.
 
     Attributes
     ----------
     every
         Distance in steps.
     log_spaced
-        Number of steps after step 0, spaced by an even ratio: most of what happens to ΔW happens early.
+        Number of snapshots after step 0, spaced by a constant ratio: most of the change of ΔW happens early.
     """
 
     every: int | None = Field(default=None, ge=1)
@@ -22,7 +22,7 @@ class SnapshotRecipe(Section):
     @model_validator(mode="after")
     def _one(self) -> "SnapshotRecipe":
         if (self.every is None) == (self.log_spaced is None):
-            raise KeyFault("every", "give one of snapshots.every and snapshots.log_spaced, and null for the other")
+            raise KeyFault("every", "set one of snapshots.every and snapshots.log_spaced; the other must be null")
         return self
 
     def schedule(self, last: int) -> list[int]:
@@ -44,9 +44,9 @@ class CheckpointRecipe(Section):
     Attributes
     ----------
     every
-        Distance in steps; null keeps none, and a killed run starts again.
+        Interval in steps; null saves none, and a killed run starts over.
     keep
-        Number of the newest that stay.
+        Number of newest checkpoints to keep.
     """
 
     every: int | None = Field(default=10, ge=1)
@@ -54,20 +54,20 @@ class CheckpointRecipe(Section):
 
 
 class EvaluationRecipe(Section):
-    """Accuracy on held-out problems while training, at step 0, ``every`` so many steps, and the last.
+    """Accuracy on held-out problems during training: at step 0, ``every`` N steps, and at the last step.
 
     Attributes
     ----------
     every
-        Distance in steps; null evaluates nothing.
+        Interval in steps; null disables evaluation.
     problems
-        The first so many held-out problems.
+        Evaluate only the first N held-out problems.
     samples
-        Completions a problem.
+        Completions per problem.
     temperature
-        Sampling temperature; the whole distribution is sampled.
+        Sampling temperature; without top-k or top-p.
     batch_size
-        Completions at once. Less needs less memory.
+        Completions generated at once. Fewer need less memory.
     """
 
     every: int | None = Field(default=20, ge=1)
@@ -82,7 +82,7 @@ class EvaluationRecipe(Section):
 
 
 def log_spaced(last: int, count: int) -> list[int]:
-    """Return ``count`` different steps in even ratios from 1 to ``last``; needs ``count`` ≤ ``last``.
+    """Return ``count`` distinct steps from 1 to ``last`` with a constant ratio; needs ``count`` ≤ ``last``.
 
     >>> log_spaced(100, 5), log_spaced(5, 5), log_spaced(7, 1)
     ([1, 3, 10, 32, 100], [1, 2, 3, 4, 5], [7])

@@ -1,4 +1,4 @@
-"""The recipe section on the problems, and where they come from."""
+"""Recipe section for the problems and their source."""
 
 from typing import Any, Literal
 
@@ -10,16 +10,16 @@ CARRY_ADDITION = "carry_addition"
 
 
 class GeneratorRecipe(Section):
-    """Problems that a ``reasoning_gym:`` generator makes.
+    """Problems from a ``reasoning_gym:`` generator.
 
     Attributes
     ----------
     size
-        Number of problems; equal ones are left out.
+        Number of problems, before duplicates are dropped.
     seed
-        Of the problems to train on; held-out ones have the next, and none of the same.
+        Seed of the training problems. Held-out problems use the next seed, without those of the training set.
     options
-        The generator's own configuration.
+        Configuration of the generator.
     """
 
     size: int = Field(default=1000, ge=1)
@@ -33,31 +33,31 @@ class TaskRecipe(Section):
     Attributes
     ----------
     name
-        ``carry_addition``, or a name of your own for ``data``.
+        ``carry_addition``, or any name for your ``data``.
     data, heldout
-        Problems to train and to evaluate on: a ``.jsonl`` or ``.parquet`` file, a directory that ``datasets`` reads, a
+        Training and held-out problems: a ``.jsonl`` or ``.parquet`` file, a directory that ``datasets`` reads, a
         hub id such as ``open-r1/DAPO-Math-17k-Processed``, or ``reasoning_gym:`` with a generator's name. ``heldout``
         may also be ``benchmark:`` with a name of ``spectra eval``. Paths are relative to the working directory.
     subset, split, heldout_split, revision
-        Of a dataset. Subset and revision hold for ``heldout`` too where it is the same set.
+        Of a Hugging Face dataset. Subset and revision apply to ``heldout`` too if it is the same dataset.
     prompt, answer
         Columns; dots lead into nested ones: ``reward_model.ground_truth``. A prompt is text or chat messages; an answer
         is the gold answer, with or without a box.
     answer_after
-        The gold answer is what follows the last of this text, such as ``####``.
+        The gold answer is the text after the last occurrence of this, such as ``####``.
     remove
         Texts to cut out of prompts: instructions that the format below replaces.
     unique
-        Leave out prompts that came before: DAPO-Math-17k has each of its 17k about a hundred times.
+        Drop repeated prompts: DAPO-Math-17k has each of its 17k prompts about a hundred times.
     format
         ``none``: prompts as they are. ``boxed``: a chat message that asks for the answer in a box. ``think``: a chat
         whose system message asks for ``<think>…</think>`` and then the answer in a box.
     format_weight
-        Reward for ending the thought once and answering in a box after it; 0 leaves it out.
+        Reward for closing the reasoning once and answering in a box after it; 0 disables it.
     generator
-        Of ``reasoning_gym:`` sources.
+        Settings of ``reasoning_gym:`` sources.
     data_sha256, heldout_sha256
-        Digests of the problems; the run's own recipe holds them, so that changed data is noticed.
+        Digests of the problems, recorded in the run's recipe so that changed data is noticed.
     """
 
     name: str = Field(default=CARRY_ADDITION, pattern=NAME_PATTERN)
@@ -85,7 +85,7 @@ class TaskRecipe(Section):
         if self.data is not None and self.name == CARRY_ADDITION:
             raise KeyFault("name", f"{CARRY_ADDITION!r} is the built-in task; give your data another name")
         if self.data is None and self.heldout is not None:
-            raise KeyFault("heldout", "needs task.data beside it; give both or neither")
+            raise KeyFault("heldout", "needs task.data; give both or neither")
         if self.data is None and self.format != "none":
-            raise KeyFault("format", f"{CARRY_ADDITION!r} has prompts of its own; leave it out")
+            raise KeyFault("format", f"{CARRY_ADDITION!r} has a fixed prompt format; remove it")
         return self

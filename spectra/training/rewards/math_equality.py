@@ -1,7 +1,7 @@
-r"""Compare two answers as mathematics: what runs in the processes of ``spectra.training.rewards.sandbox``.
+r"""Compare two answers as mathematics, inside the processes of ``spectra.training.rewards.sandbox``.
 
-math-verify evaluates as it reads and has no bound on memory. The guards here turn away, by looks, what is known to keep
-it busy: equal answers then earn equal rewards on every machine. What they miss ends with the process.
+math-verify evaluates while it parses and has no bound on memory. The guards here reject text that is known to keep it
+busy, so that equal answers earn equal rewards on every machine. Whatever they miss ends with the process.
 """
 
 import logging
@@ -21,7 +21,7 @@ UNFINISHED = ("Sum", "Product", "Integral", "Derivative", "Limit")
 COMBINATORIAL = ("factorial", "factorial2", "subfactorial", "binomial")
 
 _BRACKET = re.compile(r"[{}()\[\]]")
-# The parser evaluates these as it reads, before anything can look at how large the numbers are.
+# The parser evaluates these while it parses, before the size of the numbers can be checked.
 _EAGER = re.compile(r"binom|choose|gcd|lcm|det|mod")
 _LARGE = re.compile(r"\^|!|\d{5}")
 
@@ -43,7 +43,7 @@ _SIGNS = str.maketrans(
 
 
 def readable(content: str) -> bool:
-    """Return whether the parser is quick on a text, by its looks."""
+    """Return whether a text is short and simple enough to be parsed quickly."""
     depth = deepest = 0
     for bracket in _BRACKET.findall(content):
         depth += 1 if bracket in "{([" else -1
@@ -54,7 +54,7 @@ def readable(content: str) -> bool:
 
 
 def plain(text: str) -> str:
-    r"""Return the text in the notations that the parser knows.
+    r"""Return the text in notation that the parser accepts.
 
     >>> plain("62°."), plain(r"1\,000"), plain("√2"), plain("x ≤ −1"), plain("£5"), plain("4.5e+33")
     ('62^{\\circ}', '1000', '\\sqrt{2}', 'x \\le  -1', '5', '4.5\\times 10^{33}')
@@ -67,7 +67,7 @@ def plain(text: str) -> str:
 def equal(expected: str, content: str) -> bool:
     """Compare two box contents as mathematics; False where the gold answer is not mathematics.
 
-    Without a limit on time or memory: the process that calls it has them.
+    It sets no limit on time or memory: the calling process has limits.
     """
     verifier = _math_verify()
     gold, predicted = (
@@ -78,14 +78,14 @@ def equal(expected: str, content: str) -> bool:
         return False
     try:
         answered = _is_answer(predicted[0], gold[0])
-    except Exception:  # sympy raises many kinds on malformed mathematics, and training must go on
+    except Exception:  # sympy raises many kinds on malformed mathematics, and training must continue
         return False
     return answered and bool(verifier.verify(gold, predicted, timeout_seconds=None))
 
 
 @cache
 def _math_verify() -> Any:
-    # It warns once a process that it has no timeout.
+    # It warns once per process that it has no timeout.
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     return import_module("math_verify")
 
@@ -96,7 +96,7 @@ def _sympy() -> Any:
 
 
 def _is_answer(predicted: Any, gold: Any) -> bool:
-    """Whether the parsed prediction is quick to evaluate, and finished where the gold answer is a number."""
+    """Whether the parsed prediction is quick to evaluate, and fully evaluated where the gold answer is a number."""
     sympy = _sympy()
     # math-verify compares the last side of a = b = 62 with the gold answer 62.
     value = predicted.args[-1] if isinstance(predicted, sympy.And) else predicted

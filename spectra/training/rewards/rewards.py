@@ -1,8 +1,8 @@
-r"""The verifiable rewards: the answer in ``\boxed{}``, compared as mathematics by math-verify, and the format.
+r"""Verifiable rewards: the answer in ``\boxed{}``, compared as mathematics by math-verify, and the format.
 
-Which box counts: the last ``\boxed{`` of a completion, and it must be closed. math-verify alone decides otherwise: it
-joins neighbouring boxes into one set, so ``\boxed{52} \boxed{62}`` is {52, 62} to it, and it reads numbers outside any
-box. Here the box is cut out first and math-verify sees nothing else.
+The last ``\boxed{`` of a completion counts, and it must be closed. math-verify alone behaves differently: it joins
+neighboring boxes into one set, so ``\boxed{52} \boxed{62}`` is read as {52, 62}, and it reads numbers outside any box.
+Here the box is extracted first and math-verify sees nothing else.
 """
 
 import json
@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from spectra.training.rewards.math_equality import BOX, readable
-from spectra.training.rewards.sandbox import check, spread
+from spectra.training.rewards.sandbox import check, parallel_map
 
 Message = Mapping[str, Any]
 Reward = Callable[..., list[float]]
@@ -32,38 +32,38 @@ def boxed_answer_reward(
 ) -> list[float]:
     r"""Return 1.0 for each completion whose last box holds its gold answer, else 0.0: TRL's reward signature.
 
-    Safe in any thread: an answer is checked within 1.5 s of processor time, in a process of its own with bounded
-    memory, and is wrong where that does not do. Two integers are compared without one.
+    Thread-safe: an answer is checked within 1.5 s of processor time, in a separate process with bounded memory, and
+    counts as wrong beyond these limits. Two integers are compared without a process.
 
     Parameters
     ----------
     completions
-        One text each, or one list of chat messages each, of which the last one's content counts.
+        Texts, or lists of chat messages, of which the content of the last one counts.
     answer
-        Gold answers, one a completion, with or without ``\boxed{}`` around them.
+        Gold answers, one per completion, with or without ``\boxed{}`` around them.
     **kwargs
         Further dataset columns, which TRL passes to every reward; not used.
 
     Returns
     -------
     list of float
-        1.0 or 0.0 a completion. No box, an empty box and an unclosed last box are 0.0, and so is a sum or product of
-        numbers that was not carried out where the gold answer is a number: ``27+35`` restates the problem.
+        1.0 or 0.0 per completion. No box, an empty box and an unclosed last box give 0.0, and so does an unevaluated
+        sum or product where the gold answer is a number: ``27+35`` restates the problem.
 
     Raises
     ------
     MissingDependencyError
-        If math-verify is not installed, or reasoning-gym where a generator made the problems.
+        If math-verify is not installed, or reasoning-gym for problems that it generated.
     """
     pairs = [(_text(completion), str(gold)) for completion, gold in zip(completions, answer, strict=True)]
     return [float(truth) for truth in are_correct(pairs)]
 
 
 def format_reward(weight: float) -> Reward:
-    r"""Return a reward function: ``weight`` for each completion that thinks, ends the thought once, and then answers.
+    r"""Return a reward function: ``weight`` for each completion that closes its reasoning once, and then answers.
 
-    The completion holds ``</think>`` exactly once, and a closed, filled ``\boxed{}`` after it. Whether ``<think>``
-    stands before it is not asked: many chat templates end the prompt with it.
+    The completion must have ``</think>`` exactly once, and a closed, non-empty ``\boxed{}`` after it. A ``<think>``
+    before it is not required: many chat templates end the prompt with it.
     """
 
     def formatted(completions: Sequence[str | Sequence[Message]], **kwargs: Any) -> list[float]:
@@ -74,7 +74,7 @@ def format_reward(weight: float) -> Reward:
 
 
 def is_formatted(completion: str) -> bool:
-    r"""Return whether a completion ends its thought once and boxes an answer after it.
+    r"""Return whether a completion closes its reasoning once and boxes an answer after it.
 
     >>> is_formatted(r"27+35 is 62</think> \boxed{62}"), is_formatted(r"\boxed{62}</think> 62")
     (True, False)
@@ -95,15 +95,15 @@ def is_correct(completion: str, gold: str) -> bool:
 
 
 def are_correct(pairs: Sequence[tuple[str, str]]) -> list[bool]:
-    """Return :func:`is_correct` of each pair of completion and gold answer; several at once where there are many."""
+    """Return :func:`is_correct` of each pair of completion and gold answer, in parallel where there are many."""
     boxes = [((last_box(completion) or "").strip(), gold) for completion, gold in pairs]
     distinct = list(dict.fromkeys(boxes))
-    truths = dict(zip(distinct, spread(lambda box: _holds(*box), distinct), strict=True))
+    truths = dict(zip(distinct, parallel_map(lambda box: _holds(*box), distinct), strict=True))
     return [truths[box] for box in boxes]
 
 
 def last_box(text: str) -> str | None:
-    r"""Return what stands in the last ``\boxed{…}``, or None where there is none or it is not closed.
+    r"""Return the content of the last ``\boxed{…}``, or None if there is none or it is not closed.
 
     >>> last_box(r"\boxed{52}, no, \boxed{\frac{1}{2}}."), last_box(r"\boxed{52} \boxed{6")
     ('\\frac{1}{2}', None)
@@ -132,7 +132,7 @@ def _holds(content: str, gold: str) -> bool:
     expected = _bare(gold)
     if content == expected or not readable(content):
         return content == expected
-    if _INTEGER.fullmatch(content) and _INTEGER.fullmatch(expected):  # math-verify says the same, and costs a process
+    if _INTEGER.fullmatch(content) and _INTEGER.fullmatch(expected):  # math-verify agrees, and costs a process
         return int(content) == int(expected)
     return _checked("maths", expected, content)
 

@@ -1,12 +1,12 @@
-"""Answers are checked in processes of their own, so that no answer can hold up training or fill its memory.
+"""Check answers in separate processes, so that no answer can block training or exhaust its memory.
 
-sympy evaluates huge numbers in C, where neither a signal nor a thread can stop it. A checking process has limits that
-the kernel keeps: seconds of processor per answer, and bytes of memory. It serves one answer after another; where one
-breaks a limit the process dies, the answer is wrong, and the next is served by a copy of its warmed-up parent. That
-works in any thread.
+sympy evaluates huge numbers in C, where neither a signal nor a thread can stop it. A checking process has limits
+that the kernel enforces: processor seconds per answer, and bytes of memory. It checks one answer after another. When
+an answer breaks a limit the process dies, the answer counts as wrong, and a fork of the warmed-up parent checks the
+next one. This works in any thread.
 
-The limit that judges is processor time, which a crowded machine does not use up. The limit on the clock is only there
-for what waits without computing: an answer that breaks it is asked again once. Why this is not a library's pool:
+The limit that decides is processor time, which does not depend on the load of the machine. The wall-clock limit is only
+for a check that waits without computing: such a check is repeated once. Why this is not a library's pool:
 ``docs/adr/0004-answer-sandbox.md``.
 """
 
@@ -30,15 +30,15 @@ from spectra.errors import MissingDependencyError, SpectraError
 PROCESSOR_SECONDS = 1.5
 CLOCK_SECONDS = 30.0
 MEMORY_BYTES = 1024**3  # beyond what the imports take
-# A process grows with what its parser learns: it is replaced after so many answers.
+# The memory of a process grows with the caches of its parser, so it is replaced after this many answers.
 ANSWERS = 5000
 MOST_PROCESSES = 8
-# One more process is worth its start for so many answers.
+# Answers for which starting one more process pays off.
 WORTH_A_PROCESS = 64
 _START_SECONDS = 120.0
-# The kernel's limits come first; this one is for a machine that stands still.
+# The kernel's limits apply first; this one is for a machine that hangs.
 _LOST_SECONDS = 120.0
-# Replies that judge an answer; any other, or none, does not.
+# Replies that decide an answer; any other reply, or none, does not.
 _TRUTHS = {"right": True, "wrong": False, "limit": False}
 
 _COMMAND = (
@@ -56,14 +56,14 @@ def check(kind: str, question: Question) -> bool:
     Parameters
     ----------
     kind
-        Which check: a key of ``spectra.training.rewards.sandbox_worker.CHECKS``.
+        Kind of check: a key of ``spectra.training.rewards.sandbox_worker.CHECKS``.
     question
         Its keyword arguments, of plain JSON values.
 
     Returns
     -------
     bool
-        Whether the answer is right; False where it breaks a limit.
+        Whether the answer is right; False if it breaks a limit.
 
     Raises
     ------
@@ -75,8 +75,8 @@ def check(kind: str, question: Question) -> bool:
     return _sandbox().check(kind, question)
 
 
-def spread(function: Callable[[Item], bool], items: Sequence[Item]) -> list[bool]:
-    """Return ``function`` of each item, from several threads where there are enough to keep several processes busy."""
+def parallel_map(function: Callable[[Item], bool], items: Sequence[Item]) -> list[bool]:
+    """Return ``function`` of each item, from several threads where the items keep several processes busy."""
     at_once = min(_most_processes(), math.ceil(len(items) / WORTH_A_PROCESS))
     if at_once <= 1:
         return [function(item) for item in items]
@@ -94,17 +94,17 @@ class _Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                start_new_session=True,  # Ctrl-C is for the trainer, which then ends this
+                start_new_session=True,  # Ctrl-C goes to the trainer, which then ends this process
             )
             if self._read(_START_SECONDS) != "ready":
                 self.end()
                 errors.seek(0)
                 last = errors.read().strip().rpartition("\n")[2] or "no answer"
-                hint = "see whether `python -c 'import math_verify'` works"
+                hint = "check that `python -c 'import math_verify'` works"
                 raise SpectraError(f"the process that checks answers did not start ({last})", hint=hint)
 
     def check(self, question: Question) -> bool | None:
-        """Return the answer's truth, or None where it waited longer than the limit, or the process is lost."""
+        """Return whether the answer is right, or None if it waited longer than the limit or the process is lost."""
         try:
             _pipe(self._process.stdin).write(json.dumps(question).encode() + b"\n")
             _pipe(self._process.stdin).flush()
@@ -122,13 +122,13 @@ class _Process:
         for pipe in (self._process.stdin, self._process.stdout):
             try:
                 _pipe(pipe).close()
-            except OSError:  # what was not sent when it died
+            except OSError:  # unsent bytes of a process that died
                 pass
 
     def _read(self, seconds: float) -> str | None:
         reply = _pipe(self._process.stdout)
         readable, _, _ = select.select([reply], [], [], seconds)
-        # One reply a question: nothing of the next one can be in the buffer.
+        # One reply per question: the buffer cannot hold part of the next one.
         line = reply.readline() if readable else b""
         return line.decode().strip() or None
 
@@ -144,7 +144,7 @@ class _Pool:
         self._all: list[_Process] = []
 
     def check(self, question: Question) -> bool:
-        """Return the answer's truth; one that was not judged is asked again once, in a new process, and then wrong."""
+        """Return whether the answer is right; an undecided one is repeated once, in a new process, and then wrong."""
         with self._free:
             truth = self._ask(question)
             return bool(self._ask(question) if truth is None else truth)
@@ -184,12 +184,12 @@ _PACKAGES = {
 
 
 class Sandbox:
-    """The checking processes of one process of ours.
+    """Checking processes that belong to one process of spectra.
 
     Parameters
     ----------
     most
-        Processes of each kind at once; None takes this process' share of the machine's cores.
+        Maximum number of processes of each kind; None takes this process's share of the cores.
     """
 
     def __init__(self, most: int | None = None) -> None:
@@ -203,7 +203,7 @@ class Sandbox:
         return self._pool(kind).check(question)
 
     def end(self) -> None:
-        """Kill the processes; a forked child, which runs its parent's exit functions, leaves them alone."""
+        """Kill the processes; does nothing in a forked child, which runs its parent's exit functions."""
         if self.owner == os.getpid():
             for pool in self._pools.values():
                 pool.end()
@@ -223,7 +223,7 @@ _OWN: list[Sandbox] = []
 
 
 def _sandbox() -> Sandbox:
-    """Return the sandbox of this process: a forked child must not talk over its parent's pipes."""
+    """Return the sandbox of this process: a forked child must not use its parent's pipes."""
     with _LOCK:
         if not _OWN or _OWN[-1].owner != os.getpid():
             _OWN[:] = [Sandbox()]
@@ -232,10 +232,10 @@ def _sandbox() -> Sandbox:
 
 
 def _most_processes() -> int:
-    """Return this process' share of the machine's cores: several processes may train here."""
+    """Return this process's share of the cores: several processes may train on this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(MOST_PROCESSES, cores // neighbours))
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(MOST_PROCESSES, cores // local_processes))
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:

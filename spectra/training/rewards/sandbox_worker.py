@@ -1,7 +1,7 @@
-"""The process that checks answers, see ``spectra.training.rewards.sandbox``: one JSON line in, one word out.
+"""Process that checks answers for ``spectra.training.rewards.sandbox``: one JSON line in, one word out.
 
-The process that is started imports what is needed once, and keeps a copy of itself serving. The copy lives under
-limits; when it dies of one, the answer is wrong and a new copy goes on in a few milliseconds.
+The started process imports everything once, and forks a copy that checks the answers under limits. When a limit kills
+the copy, the answer counts as wrong and a new copy takes over within a few milliseconds.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from spectra.training.rewards import math_equality, sandbox
 
-# Exit statuses of a copy: nobody asks any more; it has served its share. Every other one is a broken limit.
+# Exit statuses of a copy: input has ended; it has checked ANSWERS answers. Any other status is a broken limit.
 _ENDED, _ENOUGH = 3, 4
 
 
@@ -28,7 +28,7 @@ def maths(gold: str, content: str) -> bool:
 
 
 def reasoning_gym(generator: str, options: str, entry: Mapping[str, Any], content: str) -> bool:
-    """Ask a reasoning-gym generator whether an answer earns full marks."""
+    """Return whether a reasoning-gym generator gives an answer the full score."""
     return float(_generator(generator, options).score_answer(content, entry)) >= 1.0
 
 
@@ -52,7 +52,7 @@ def main() -> None:
     """Serve until standard input ends."""
     kind = sys.argv[2]
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # a library that prints must not answer
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # output of a library must not be read as a reply
     _warm_up(kind)
     replies.write(b"ready\n")
     while True:
@@ -83,7 +83,7 @@ def _within_limits(check: Callable[..., bool], question: Mapping[str, Any]) -> b
         return check(**question)
     except MemoryError:
         os._exit(1)
-    except (Exception, SystemExit):  # sympy raises many kinds on malformed mathematics, and training must go on
+    except (Exception, SystemExit):  # sympy raises many kinds on malformed mathematics, and training must continue
         return False
     finally:
         _set_clocks(0, 0)

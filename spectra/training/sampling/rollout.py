@@ -1,7 +1,7 @@
-"""Who samples the completions: the model itself, or vLLM, whose copy of the weights is renewed at every step.
+"""Sampling engine of the rollouts: the model itself, or vLLM, whose weights are updated at every step.
 
-vLLM is given the merged weights; the frozen ones are kept while they are merged and put back bit for bit, see
-``spectra.training.compat.peft``. For vLLM as a server see ``spectra.training.sampling.vllm_server``.
+vLLM receives the merged weights. The frozen weights are saved before merging and restored bit for bit, see
+``spectra.training.compat.peft``. For a vLLM server see ``spectra.training.sampling.vllm_server``.
 """
 
 import os
@@ -14,16 +14,16 @@ from spectra.training.compat.peft import keep_frozen_exact
 from spectra.training.compat.trl import take_free_port
 from spectra.training.compat.vllm import keep_renewable
 from spectra.training.recipe.sampling import RolloutRecipe
-from spectra.training.sampling.vllm_server import Served, use_server
+from spectra.training.sampling.vllm_server import ServedModel, use_server
 
 
 def rollout_arguments(rollout: RolloutRecipe) -> dict[str, Any]:
-    """Return the recipe's section in the words of ``GRPOConfig``.
+    """Return the ``GRPOConfig`` arguments of the recipe's rollout section.
 
     Raises
     ------
     MissingDependencyError
-        If vLLM is asked for and not installed.
+        If the recipe needs vLLM and it is not installed.
     """
     if rollout.engine == "hf":
         return {}
@@ -50,14 +50,14 @@ def rollout_arguments(rollout: RolloutRecipe) -> dict[str, Any]:
 
 
 def _alone() -> None:
-    """Say what a launcher would: a colocated vLLM asks for its place among processes even where there is one alone."""
+    """Set the variables of a launcher: a colocated vLLM reads its rank even in a single process."""
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
         os.environ.setdefault(name, value)
     take_free_port()
 
 
-def ready_sampler(rollout: RolloutRecipe, model: Any, tokenizer: Any, base: Path) -> None:
-    """Prepare a model and TRL for vLLM, before the trainer is built; where the model itself samples, do nothing.
+def prepare_sampler(rollout: RolloutRecipe, model: Any, tokenizer: Any, base: Path) -> None:
+    """Prepare a model and TRL for vLLM, before the trainer is built; do nothing if the model itself samples.
 
     Parameters
     ----------
@@ -66,13 +66,13 @@ def ready_sampler(rollout: RolloutRecipe, model: Any, tokenizer: Any, base: Path
     model, tokenizer
         The policy.
     base
-        Directory of its base weights.
+        Directory of the base weights.
     """
     if rollout.engine == "hf":
         return
     keep_frozen_exact(model)
     if rollout.mode == "server":
-        use_server(Served(base, model.config, tokenizer, corrects=rollout.importance_cap is not None))
+        use_server(ServedModel(base, model.config, tokenizer, corrects=rollout.importance_cap is not None))
     else:
         _alone()
         keep_renewable()

@@ -1,4 +1,4 @@
-"""Completions of prompts, from a model that is loaded here. vLLM does the same behind the same interface."""
+"""Completions from a transformers model, and the interface that vLLM implements too."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
 
 Prompt = str | list[Message]
 
-# What is not set here, transformers takes from the checkpoint's own generation_config.json.
+# Options that are not set here would come from the checkpoint's generation_config.json.
 NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 UNCUT = {"top_k": 0, "min_p": 0.0, "typical_p": 1.0}
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn.
+    """Sampling settings.
 
     Attributes
     ----------
     samples
-        Completions a prompt; 1 where ``temperature`` is 0.
+        Completions per prompt; must be 1 where ``temperature`` is 0.
     temperature
         0 is greedy decoding.
     top_p
-        The most likely tokens that hold this share of the probability are drawn from; 1 is all of them.
+        Nucleus sampling threshold (top-p); 1 samples from all tokens.
     max_new_tokens
-        Longest completion, in tokens.
+        Maximum length of a completion, in tokens.
     seed
-        Seeds a random stream of its own.
+        Seed of a separate random stream.
     """
 
     samples: int
@@ -48,11 +48,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.samples < 1 or (self.temperature == 0 and self.samples > 1):
-            hint = "ask for one sample, or sample at a temperature above 0"
+            hint = "draw one sample, or set a temperature above 0"
             raise UsageError(f"cannot draw {self.samples} samples at temperature {self.temperature}", hint=hint)
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_new_tokens < 1:
             fault = f"temperature {self.temperature}, top-p {self.top_p}, {self.max_new_tokens} tokens"
-            hint = "temperature from 0, top-p above 0 and up to 1, one token or more"
+            hint = "temperature must be at least 0, top-p in (0, 1], and at least one token"
             raise UsageError(f"cannot sample with {fault}", hint=hint)
 
 
@@ -63,11 +63,11 @@ class Completion:
     Attributes
     ----------
     text
-        Without special tokens.
+        Text without special tokens.
     tokens
         Generated tokens, the end-of-sequence token included.
     finished
-        Whether the model ended by itself.
+        Whether the model ended the completion with an end token.
     """
 
     text: str
@@ -76,11 +76,11 @@ class Completion:
 
 
 class Generator(ABC):
-    """Draws completions of prompts."""
+    """Samples completions of prompts."""
 
     @abstractmethod
     def prompts_at_once(self, sampling: Sampling) -> int:
-        """Return how many prompts one call of ``generate`` is best given."""
+        """Return the best number of prompts per call of ``generate``."""
 
     @abstractmethod
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
@@ -88,7 +88,7 @@ class Generator(ABC):
 
 
 class ModelGenerator(Generator):
-    """Generates by ``model.generate``.
+    """Generates with ``model.generate``.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class ModelGenerator(Generator):
     tokenizer
         Its tokenizer. Chat prompts go through its chat template.
     batch_size
-        Sequences generated at once. What is drawn depends on it.
+        Sequences generated at once. Samples depend on it.
     """
 
     def __init__(
@@ -107,11 +107,11 @@ class ModelGenerator(Generator):
         self._ends = end_tokens(model.generation_config.eos_token_id, tokenizer)
 
     def prompts_at_once(self, sampling: Sampling) -> int:
-        """Return how many prompts fill a batch."""
+        """Return the number of prompts that fill a batch."""
         return max(1, self._batch_size // sampling.samples)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
-        """Return the completions of each prompt; the global random streams and the model's mode stay as they are."""
+        """Return the completions of each prompt; global random state and the model's mode are not changed."""
         ids = [prompt_ids(self._tokenizer, prompt) for prompt in prompts]
         rows = [prompt for prompt in ids for _ in range(sampling.samples)]
         found: list[Completion] = []
@@ -152,12 +152,12 @@ class ModelGenerator(Generator):
 
 
 def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> list[int]:
-    """Return the tokens of a prompt, a chat's with the opening of the answer.
+    """Return the tokens of a prompt; of a chat, with the generation prompt.
 
     Raises
     ------
     UsageError
-        If a chat is to be written, and the tokenizer has no chat template.
+        If the prompt is a chat and the tokenizer has no chat template.
     """
     plain = isinstance(prompt, str)
     try:
@@ -166,28 +166,28 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> list[int
         if getattr(tokenizer, "chat_template", None):
             raise
         raise UsageError("the tokenizer has no chat template", hint="use the prompt format `none`") from error
-    # A chat template writes the special tokens itself; a plain prompt gets those that the tokenizer adds.
+    # A chat template includes the special tokens; for a plain prompt the tokenizer adds them.
     ids: list[int] = tokenizer(text, add_special_tokens=plain)["input_ids"]
     return ids
 
 
 def end_tokens(known: "int | list[int] | None", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Return the tokens that end a completion: the tokenizer's and those that the generation config knows.
+    """Return the tokens that end a completion: those of the tokenizer and of the generation config.
 
-    Instruct models end a turn and a text differently, and only their generation config knows both.
+    Instruct models have different tokens for the end of a turn and of a text; only the generation config has both.
     """
     several = known if isinstance(known, list) else [known]
     return sorted({end for end in (*several, tokenizer.eos_token_id) if end is not None})
 
 
 def positions(config: object) -> int | None:
-    """Return how many tokens a model can tell the places of; None where it does not say."""
+    """Return the number of positions of a model; None if its config does not state it."""
     found: int | None = getattr(config, "max_position_embeddings", None)
     return found
 
 
 def room(config: object, prompt: int, wanted: int) -> int:
-    """Return the tokens that may follow a prompt: those wanted, as far as the model has positions.
+    """Return the maximum number of new tokens after a prompt: ``wanted``, or the model's remaining positions.
 
     Raises
     ------
@@ -214,7 +214,7 @@ def _evaluating(model: "PreTrainedModel", seed: int) -> Iterator[None]:
     devices = [model.device] if model.device.type == "cuda" else []
     model.eval()
     try:
-        # Not inference mode: FSDP keeps what it gathers, and training goes on with it.
+        # Not inference mode: FSDP keeps the gathered tensors and uses them in training.
         with torch.random.fork_rng(devices), torch.no_grad():
             torch.manual_seed(seed)
             yield

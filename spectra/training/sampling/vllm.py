@@ -1,4 +1,4 @@
-"""Completions by vLLM, behind the interface of ``spectra.training.sampling.transformers``."""
+"""Completions by vLLM, with the interface of ``spectra.training.sampling.transformers``."""
 
 import gc
 from collections.abc import Sequence
@@ -9,26 +9,26 @@ from typing import Any
 from spectra.errors import MissingDependencyError
 from spectra.training.sampling.transformers import Completion, Generator, Prompt, Sampling, end_tokens, prompt_ids, room
 
-# Problems that are given to vLLM together, and whose generations are written together.
+# Problems that are passed to vLLM together, and whose generations are written together.
 _PROMPTS = 32
 
 
 class VLLMGenerator(Generator):
-    """Generates by vLLM, in this process.
+    """Generates with vLLM, in this process.
 
-    Every completion has a seed of its own, so what is drawn does not depend on what is drawn beside it, as far as the
-    device's arithmetic does not.
+    Every completion has its own seed, so samples do not depend on the rest of the batch, except through the rounding of
+    the device.
 
     Parameters
     ----------
     model
-        Directory of a whole model.
+        Directory of a full model.
     tokenizer
-        Its tokenizer, as transformers has it.
+        Its tokenizer, from transformers.
     dtype
         ``float32`` or ``bfloat16``.
     memory
-        Share of the device's memory that vLLM takes.
+        Fraction of GPU memory for vLLM (gpu_memory_utilization).
 
     Raises
     ------
@@ -40,7 +40,7 @@ class VLLMGenerator(Generator):
         try:
             self._vllm = import_module("vllm")
         except ImportError as error:
-            hint = "install it (`make vllm` builds an environment for the CPU), or take the generator hf"
+            hint = "install it (`make vllm` builds an environment for the CPU), or use --generator hf"
             raise MissingDependencyError("the generator vllm needs vLLM", hint=hint) from error
         from transformers import AutoConfig, GenerationConfig
 
@@ -51,14 +51,14 @@ class VLLMGenerator(Generator):
         self._ends = end_tokens(config_ends if known is None else known.eos_token_id, tokenizer)
         self._engine: Any = self._vllm.LLM(
             model=str(model),
-            skip_tokenizer_init=True,  # it is given tokens, and gives tokens
+            skip_tokenizer_init=True,  # input and output are tokens
             dtype=dtype,
             gpu_memory_utilization=memory,
-            generation_config="vllm",  # nothing of the checkpoint's own sampling
+            generation_config="vllm",  # ignore the checkpoint's sampling defaults
         )
 
     def close(self) -> None:
-        """Give the device's memory back, which the next model needs."""
+        """Free the device's memory, which the next model needs."""
         import torch
 
         self._engine = None
@@ -67,7 +67,7 @@ class VLLMGenerator(Generator):
             torch.cuda.empty_cache()
 
     def prompts_at_once(self, sampling: Sampling) -> int:
-        """Return how many prompts are finished before any of them is written."""
+        """Return the number of prompts that are generated before any of them is written."""
         return _PROMPTS
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:

@@ -1,4 +1,4 @@
-"""How a vLLM server is spoken to: what goes wrong is said in one line, and a server that is gone is not waited for."""
+"""HTTP client of a vLLM server: one-line errors, and no waiting for a server that has ended."""
 
 import time
 from collections.abc import Callable
@@ -8,22 +8,22 @@ from typing import Any
 
 from spectra.errors import EngineError
 
-RESUME = "start the server again: the same spectra train then goes on from its last checkpoint"
+RESUME = "restart the server: the same spectra train command then resumes from its last checkpoint"
 _HEALTH_SECONDS = 5.0
 
-# What the mixin stands before is only known when it runs: importing TRL takes seconds.
+# The class that the mixin precedes is only known at run time: importing TRL takes seconds.
 _Client: Any = object
 
 
-class PlainSpeaker(_Client):  # type: ignore[misc]  # TRL's client comes after it
-    """The HTTP side of a client, to be put before TRL's ``VLLMClient`` among the bases of a class.
+class HTTPClientMixin(_Client):  # type: ignore[misc]  # TRL's client comes after it
+    """HTTP requests of a client; a mixin that precedes TRL's ``VLLMClient`` among the bases of a class.
 
-    Every fault is an ``EngineError`` of one line.
+    Every failure is an ``EngineError`` of one line.
 
     Attributes
     ----------
     start
-        How to start a server that suits.
+        Hint: how to start a suitable server.
     """
 
     start: str
@@ -33,10 +33,10 @@ class PlainSpeaker(_Client):  # type: ignore[misc]  # TRL's client comes after i
         from requests.adapters import HTTPAdapter
 
         super().__init__(*args, **kwargs)
-        # TRL's own asks again after a fault, for a minute, and loses what the server said of it.
+        # TRL's adapter retries for a minute after an error, and loses the server's message.
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, HTTPAdapter(max_retries=3))
-        # The server closes a connection that rests for longer than a step takes.
+        # The server closes connections that are idle during a step.
         self.session.headers["Connection"] = "close"
 
     def check_server(self, total_timeout: float = 0.0, retry_interval: float = 1.0) -> None:
@@ -45,7 +45,7 @@ class PlainSpeaker(_Client):  # type: ignore[misc]  # TRL's client comes after i
         Raises
         ------
         EngineError
-            If it is not after ``total_timeout`` seconds.
+            If it is not up after ``total_timeout`` seconds.
         """
         self._patience = total_timeout
         end = time.monotonic() + total_timeout
@@ -56,7 +56,7 @@ class PlainSpeaker(_Client):  # type: ignore[misc]  # TRL's client comes after i
             time.sleep(retry_interval)
 
     def _health(self) -> str | None:
-        """Return what is wrong with the server, or None."""
+        """Return the problem with the server, or None."""
         import requests
 
         try:
@@ -83,11 +83,11 @@ class PlainSpeaker(_Client):  # type: ignore[misc]  # TRL's client comes after i
             raise EngineError(
                 f"the vLLM server stopped answering at {path}", where=self.base_url, hint=RESUME
             ) from error
-        fault = f"the vLLM server answers {path} with {answer.status_code}: {_said(answer)}"
+        fault = f"the vLLM server answers {path} with {answer.status_code}: {_message(answer)}"
         raise EngineError(fault, where=self.base_url, hint=self.start)
 
     def _while_up(self, request: Callable[[], Any]) -> Any:
-        """Wait for an answer, however long it takes, but not for a server that was ended and keeps the connection."""
+        """Wait for an answer as long as the server is healthy; a dead server may keep the connection open."""
         answer = _in_background(request)
         while not wait([answer], _HEALTH_SECONDS).done:
             self.check_server(self._patience)
@@ -95,7 +95,7 @@ class PlainSpeaker(_Client):  # type: ignore[misc]  # TRL's client comes after i
 
 
 def _in_background(request: Callable[[], Any]) -> Future[Any]:
-    """Make a request in a thread that may be left behind: the interpreter does not wait for it."""
+    """Make a request in a daemon thread, which the interpreter does not wait for at exit."""
     answer: Future[Any] = Future()
 
     def work() -> None:
@@ -108,10 +108,9 @@ def _in_background(request: Callable[[], Any]) -> Future[Any]:
     return answer
 
 
-def _said(answer: Any) -> str:
-    """Return what the server says of its fault."""
+def _message(answer: Any) -> str:
+    """Return the error message of the server."""
     try:
-        said = answer.json()
-        return str(said["error"]["message"])[:300]
+        return str(answer.json()["error"]["message"])[:300]
     except (ValueError, KeyError, TypeError):
-        return str(answer.text)[:300] or "nothing"
+        return str(answer.text)[:300] or "no message"

@@ -1,7 +1,7 @@
-"""vLLM as a server: is it there, does it serve the policy's base, and does it sample from the weights of this step.
+"""vLLM server: check that it is up, serves the base model of the policy, and samples from the weights of this step.
 
-TRL sends the merged weights through NCCL, which only GPUs have. Where that is missing they go through files instead:
-the trainer writes them to a directory, and vLLM loads them in place of its own.
+TRL sends the merged weights through NCCL, which only GPUs have. Without NCCL they are transferred through files: the
+trainer writes them to a directory, and vLLM loads them in place of its own.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from typing import Any
 
 from spectra.errors import EngineError
 from spectra.training.compat.trl import use_client
-from spectra.training.sampling.vllm_http import RESUME, PlainSpeaker
+from spectra.training.sampling.vllm_http import RESUME, HTTPClientMixin
 
 _PROBE = "12+34= \\boxed{x}? Straße, 東京."
 _SHAPE = (
@@ -26,24 +26,24 @@ _SHAPE = (
     "num_attention_heads",
     "num_key_value_heads",
 )
-# Of one file of weights: what is merged is copied before it is written, and not all of it at once.
+# Size of one file of weights: merged weights are copied before they are written, but not all at once.
 _FILE_BYTES = 2**30
 
 
 @dataclass(frozen=True)
-class Served:
-    """What a server must serve.
+class ServedModel:
+    """Model that a server must serve.
 
     Attributes
     ----------
     base
         Directory of the base weights.
     config
-        The base's configuration, as transformers has it.
+        Configuration of the base model, from transformers.
     tokenizer
-        The base's tokenizer.
+        Tokenizer of the base model.
     corrects
-        Whether the loss is corrected by the server's own log probabilities.
+        Whether the loss is corrected with the server's log probabilities (importance sampling).
     """
 
     base: Path
@@ -53,22 +53,22 @@ class Served:
 
     @property
     def start(self) -> str:
-        """How to start such a server."""
+        """Hint: how to start such a server."""
         return f"start one with python training/vllm/serve.py {self.base}"
 
 
-class ServerClient(PlainSpeaker):
-    """A client of vLLM's server, to be put before TRL's ``VLLMClient`` among the bases of a class.
+class ServerClient(HTTPClientMixin):
+    """Client of a vLLM server; a mixin that precedes TRL's ``VLLMClient`` among the bases of a class.
 
-    Every fault is an ``EngineError`` of one line.
+    Every failure is an ``EngineError`` of one line.
 
     Attributes
     ----------
     served
-        What the server must serve.
+        Model that the server must serve.
     """
 
-    served: Served
+    served: ServedModel
     _folder: Path | None = None
     _version: str | None = None
 
@@ -77,12 +77,13 @@ class ServerClient(PlainSpeaker):
         return self._get(f"{self.base_url}/server_info", params={"config_format": "json"})["vllm_config"]
 
     def init_communicator(self, device: Any = 0) -> None:
-        """Check what the server serves, and settle how its weights are renewed: by NCCL where both sides have it.
+        """Check the served model, and choose how to update its weights: through NCCL if both sides have it.
 
         Raises
         ------
         EngineError
-            If it serves another model or vocabulary, or its log probabilities are not those that it sampled by.
+            If it serves another model or vocabulary, or its log probabilities are not those of the sampling
+            distribution.
         """
         import torch
 
@@ -98,22 +99,22 @@ class ServerClient(PlainSpeaker):
         there = info["model_config"]
         difference = _difference(there["model"], self.served.config)
         if difference is not None:
-            fault = f"the vLLM server serves another model, {there['model']}: {difference}"
+            fault = f"the vLLM server serves a different model, {there['model']}: {difference}"
             raise EngineError(fault, where=self.base_url, hint=self.served.start)
         question = {"model": self.model, "prompt": _PROBE, "add_special_tokens": False}
         tokens = self._post(f"{self.base_url}/tokenize", json=question)["tokens"]
         if tokens != self.served.tokenizer(_PROBE, add_special_tokens=False)["input_ids"]:
-            fault = f"the vLLM server has another vocabulary, that of {there['tokenizer']}"
+            fault = f"the vLLM server has a different vocabulary, that of {there['tokenizer']}"
             raise EngineError(fault, where=self.base_url, hint=self.served.start)
         if self.served.corrects and there["logprobs_mode"] != "processed_logprobs":
-            fault = f"the vLLM server gives {there['logprobs_mode']}, not the probabilities that it samples by"
+            fault = f"the vLLM server returns {there['logprobs_mode']}, not the probabilities that it samples from"
             hint = "start it with --logprobs-mode processed_logprobs, or set rollout.importance_cap to null"
             raise EngineError(fault, where=self.base_url, hint=hint)
 
     def update_named_params(
         self, metadata: Sequence[tuple[str, str, list[int]]], named_params: Iterator[tuple[str, Any]]
     ) -> None:
-        """Give the server the weights of this step.
+        """Send the weights of this step to the server.
 
         Raises
         ------
@@ -137,27 +138,27 @@ class ServerClient(PlainSpeaker):
         try:
             self._post(f"{self.base_url}/collective_rpc", json=call)
         except EngineError as error:
-            hint = f"the server must see {self._folder} of this machine (TMPDIR sets another); {RESUME}"
+            hint = f"the server needs access to {self._folder} of this machine (set TMPDIR to change it); {RESUME}"
             raise EngineError(error.what, where=self.base_url, hint=hint) from error
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the server's completions, see TRL's client.
+        """Return completions from the server, see TRL's client.
 
         Raises
         ------
         EngineError
-            If the server no longer holds the weights that it was given last.
+            If the server no longer has the weights that were sent last.
         """
         if self._folder is not None:
             held = self._get(f"{self.base_url}/weight_info")["weight_version"]
             if held != self._version:
-                fault = "the vLLM server lost this step's weights: it was started again, or another run renews them too"
-                raise EngineError(fault, where=self.base_url, hint="give each run a server of its own, and train again")
+                fault = "the vLLM server lost this step's weights: it was restarted, or another run updates them too"
+                raise EngineError(fault, where=self.base_url, hint="use one server per run, and train again")
         return super().generate(*args, **kwargs)
 
 
-def use_server(served: Served) -> None:
-    """Let TRL speak to a server through :class:`ServerClient`."""
+def use_server(served: ServedModel) -> None:
+    """Make TRL use :class:`ServerClient` for its server."""
     use_client(ServerClient, served=served, start=served.start)
 
 
@@ -167,12 +168,12 @@ def write_weights(weights: Iterator[tuple[str, Any]], directory: Path, *, file_b
     Parameters
     ----------
     weights
-        Names and tensors, of any device. Each tensor is copied before the next one is asked for: where the iterator
-        merges an adapter, its end puts back what was there before.
+        Names and tensors, on any device. Each tensor is copied before the next one is requested: an iterator that
+        merges an adapter restores the base weights when it ends.
     directory
-        Where to write.
+        Directory to write to.
     file_bytes
-        Bytes that are held at once.
+        Bytes in memory at once.
     """
     from safetensors.torch import save_file
 
@@ -189,7 +190,7 @@ def write_weights(weights: Iterator[tuple[str, Any]], directory: Path, *, file_b
 
 
 def _difference(model: str, expected: Any) -> str | None:
-    """Return how a model's shape differs from a configuration, or None: alike, or its files are not to be seen here."""
+    """Return how a model's shape differs from a configuration; None if equal, or if its files are not found."""
     from transformers import AutoConfig
 
     try:

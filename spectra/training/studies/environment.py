@@ -1,4 +1,4 @@
-"""How a study starts the process, or the processes, of one run: the command, and what their environment says."""
+"""Command and environment of the processes that a study starts for one run."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from spectra.config import Section
 from spectra.errors import RecipeError
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
-STUDY = "SPECTRA_STUDY"  # the study's process, which its workers outlive by a second
+STUDY = "SPECTRA_STUDY"  # id of the study's process, which its workers outlive by a second
 _FIRST_PORT = 29511
 
 
@@ -23,7 +23,7 @@ class LaunchRecipe(Section):
     config
         File of ``accelerate config``, such as those of ``training/launch/``; relative to the working directory.
     processes
-        Processes a run; null is what the file says.
+        Processes per run; null takes the number in the file.
     """
 
     config: str
@@ -31,14 +31,14 @@ class LaunchRecipe(Section):
 
 
 def check_launch(launch: LaunchRecipe | None) -> None:
-    """Look for the launcher's file; raises :class:`RecipeError` where it is not."""
+    """Check that the launcher's file exists; raises :class:`RecipeError` if not."""
     if launch is not None and not Path(launch.config).expanduser().is_file():
         hint = "give a file of `accelerate config`, relative to the working directory"
         raise RecipeError("no such file", where=f"launch.config {launch.config}", hint=hint)
 
 
 def worker_command(arguments: Sequence[str], launch: LaunchRecipe | None, workers: int) -> list[str]:
-    """Return the command of a run's worker with its arguments; of several at once each launcher takes a free port."""
+    """Return the command of a run's worker; with several workers, each launcher takes a free port."""
     worker = ["-m", "spectra.training.studies.worker", *arguments]
     if launch is None:
         return [sys.executable, *worker]
@@ -49,31 +49,31 @@ def worker_command(arguments: Sequence[str], launch: LaunchRecipe | None, worker
 
 
 def worker_environment(given: Mapping[str, str], devices: Sequence[str], slot: int, workers: int) -> dict[str, str]:
-    """Return the environment of one of the workers that train at once.
+    """Return the environment of one of several concurrent workers.
 
     Parameters
     ----------
     given
-        The study's own environment.
+        Environment of the study.
     devices
         The GPUs that the study may use, see :func:`visible_devices`.
     slot
-        Which of the workers it is, from 0.
+        Index of the worker, from 0.
     workers
-        How many there are.
+        Number of workers.
     """
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     own = {STUDY: str(os.getpid())}
     if devices:
         own[DEVICES] = ",".join(share(devices, slot, workers))
-    # A vLLM in each of several workers would ask for the same port.
+    # vLLM would use the same port in each of several workers.
     port = {} if workers == 1 or "MASTER_PORT" in given else {"MASTER_PORT": str(_FIRST_PORT + slot)}
-    # More than one BLAS thread a process makes runs that share a machine slower, not faster.
+    # More than one BLAS thread per process makes concurrent runs slower, not faster.
     return {**given, **one_thread, **own, **port}
 
 
 def visible_devices(given: Mapping[str, str]) -> list[str]:
-    """Return the GPUs that an environment lets a process see, by number or name; all where it does not say."""
+    """Return the GPUs visible in an environment, by number or name; all of them if it does not restrict them."""
     named = given.get(DEVICES)
     if named is not None:
         return [device.strip() for device in named.split(",") if device.strip()]
@@ -83,7 +83,7 @@ def visible_devices(given: Mapping[str, str]) -> list[str]:
 
 
 def share(devices: Sequence[str], slot: int, workers: int) -> list[str]:
-    """Return a worker's share of the devices: neighbours, and where there are fewer devices than workers, one of them.
+    """Return a worker's consecutive share of the devices; with fewer devices than workers, one device.
 
     >>> share(["0", "1", "2", "3"], 1, 2), share(["0", "1"], 2, 3)
     (['2', '3'], ['1'])

@@ -1,4 +1,4 @@
-"""A study: a grid of runs that share a recipe, each trained in a process of its own."""
+"""Study: a grid of runs that share a recipe, each trained in a separate process."""
 
 import contextlib
 import os
@@ -35,20 +35,20 @@ RunName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
 
 class StudyRecipe(Section):
-    """What a study file holds.
+    """Contents of a study file.
 
     Attributes
     ----------
     name
-        Name of the study; the default output directory has it.
+        Name of the study, used in the default output directory.
     common
-        Recipe that every run starts from.
+        Recipe keys shared by all runs.
     runs
-        For each run, the keys in which it differs.
+        Keys that differ, by run.
     workers
-        Runs that train at once, one core each; GPUs are shared out among them.
+        Concurrent runs, one core each; the GPUs are divided among them.
     launch
-        How each run is launched where several processes train it; null starts one process a run.
+        Launcher for runs with several processes; null starts one process per run.
     """
 
     name: RunName
@@ -60,7 +60,7 @@ class StudyRecipe(Section):
 
 @dataclass(frozen=True)
 class Study:
-    """A study with its runs spelt out.
+    """A study with the complete recipe of each run.
 
     Attributes
     ----------
@@ -77,17 +77,17 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What became of a study.
+class StudyResult:
+    """Result of training a study.
 
     Attributes
     ----------
     finished
-        Directories of the runs that are finished and can be compared, in the study's order.
+        Directories of the finished runs that can be compared, in the study's order.
     faults
-        What went wrong, by run.
+        Reason of failure, by run.
     error
-        The same as an error, to raise when what finished is compared; None where all is well.
+        The same as an error, to raise after the finished runs are compared; None if no run failed.
     """
 
     finished: list[Path]
@@ -96,7 +96,7 @@ class Trained:
 
 
 def load_study(path: Path) -> Study:
-    """Read a study file and spell out its runs.
+    """Read a study file and complete the recipe of each run.
 
     Raises
     ------
@@ -105,7 +105,9 @@ def load_study(path: Path) -> Study:
     """
     document = Document.read(path)
     if "runs" not in document.value and document.value.keys() & (Recipe.model_fields.keys() - {"name"}):
-        raise RecipeError("is a recipe of one run", where=path, hint="use `spectra train`, or put it under common")
+        raise RecipeError(
+            "is the recipe of a single run", where=path, hint="use `spectra train`, or nest it under common"
+        )
     study = build(StudyRecipe, document)
     recipes = {}
     for name in study.runs:
@@ -116,7 +118,7 @@ def load_study(path: Path) -> Study:
 
 def train_study(
     study: Study, out: Path, reporter: Reporter, workers: int | None = None, overwrite: Collection[str] = ()
-) -> Trained:
+) -> StudyResult:
     """Train every run that is not finished; a run that fails does not stop the others.
 
     Parameters
@@ -124,36 +126,36 @@ def train_study(
     study
         The runs.
     out
-        Directory of the study; each run is a directory in it, with what it said in ``train.log``.
+        Directory of the study; each run is a subdirectory, with its output in ``train.log``.
     reporter
-        Gets each run's lines, headed by the run's name.
+        Receives the output lines of each run, prefixed with its name.
     workers
-        Runs at once; the study's own number if None.
+        Concurrent runs; None takes the number in the study file.
     overwrite
-        Names of runs to start again, whatever is there.
+        Names of runs to delete and start over.
 
     Raises
     ------
     UsageError
         If ``overwrite`` names a run that the study does not have.
     RecipeError
-        If the launcher's file is not there.
+        If the launcher's file is missing.
     """
     _check_names(study, overwrite)
     check_launch(study.launch)
-    places = _Places(min(workers or study.workers, len(study.recipes)))
+    slots = _WorkerSlots(min(workers or study.workers, len(study.recipes)))
     runs = [
         _Run(name, recipe, out / name, reporter, study.launch, name in overwrite)
         for name, recipe in study.recipes.items()
     ]
-    with ThreadPoolExecutor(places.count) as pool:
+    with ThreadPoolExecutor(slots.count) as pool:
         try:
-            faults = dict(zip(study.recipes, pool.map(lambda run: run.train(places), runs), strict=True))
+            faults = dict(zip(study.recipes, pool.map(lambda run: run.train(slots), runs), strict=True))
         except BaseException as error:
             for run in runs:
                 run.stop()
             if isinstance(error, KeyboardInterrupt):
-                reporter.say("stopped: the same command goes on from the last checkpoints")
+                reporter.say("stopped: the same command resumes from the last checkpoints")
             raise
     return _trained(runs, {name: fault for name, fault in faults.items() if fault is not None}, out)
 
@@ -163,36 +165,38 @@ def _check_names(study: Study, names: Collection[str]) -> None:
     for name in names:
         if name not in known:
             near = nearest(name, known)
-            hint = f"did you mean {near!r}?" if near else f"it has {', '.join(known)}"
+            hint = f"did you mean {near!r}?" if near else f"its runs are {', '.join(known)}"
             raise UsageError(f"--overwrite {name}: the study has no such run", hint=hint)
 
 
-def _trained(runs: list["_Run"], faults: Mapping[str, str], out: Path) -> Trained:
+def _trained(runs: list["_Run"], faults: Mapping[str, str], out: Path) -> StudyResult:
     finished = [run.out for run in runs if run.name not in faults]
     if faults:
-        told = "; ".join(f"{name} ({fault})" for name, fault in faults.items())
-        hint = "mend the cause and call again: finished runs are kept"
-        error = StudyError(f"{len(faults)} of {len(runs)} runs failed: {told}", where=out, hint=hint)
-        return Trained(finished if _other_base(finished) is None else [], faults, error)
+        reasons = "; ".join(f"{name} ({fault})" for name, fault in faults.items())
+        hint = "fix the cause and run the same command again: finished runs are kept"
+        error = StudyError(f"{len(faults)} of {len(runs)} runs failed: {reasons}", where=out, hint=hint)
+        return StudyResult(finished if _other_base(finished) is None else [], faults, error)
     fault = _other_base(finished)
     if fault is not None:
-        return Trained([], {}, StudyError(fault, where=out, hint="remove the older run and call again"))
-    return Trained(finished, {}, None)
+        return StudyResult(
+            [], {}, StudyError(fault, where=out, hint="remove the older run and run the same command again")
+        )
+    return StudyResult(finished, {}, None)
 
 
 def _other_base(runs: list[Path]) -> str | None:
-    """Say which runs name one base and began from different weights: they are no comparison."""
+    """Return which runs share a base name but not base weights, and so cannot be compared; None if none do."""
     first: dict[tuple[str, str | None], tuple[str, Mapping[str, str]]] = {}
     for run in runs:
         base = Manifest.read(RunLayout(run).manifest).base
         other, digests = first.setdefault((base.name, base.revision), (run.name, base.fingerprints))
         if digests != base.fingerprints:
-            return f"runs {other} and {run.name} began from different weights of the base {base.name!r}"
+            return f"runs {other} and {run.name} started from different weights of the base model {base.name!r}"
     return None
 
 
-class _Places:
-    """The places of workers that train at once, each with its share of the GPUs."""
+class _WorkerSlots:
+    """Slots of concurrent workers, each with its share of the GPUs."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -203,7 +207,7 @@ class _Places:
 
     @contextlib.contextmanager
     def one(self) -> Iterator[dict[str, str]]:
-        """Give the environment of a free place; there are as many as threads that ask."""
+        """Yield the environment of a free slot; there are as many slots as threads."""
         slot = self._free.get()
         try:
             yield worker_environment(os.environ, self._devices, slot, self.count)
@@ -223,10 +227,10 @@ class _Run:
         self._process: subprocess.Popen[str] | None = None
         self._stopped = False
 
-    def train(self, places: _Places) -> str | None:
-        """Train unless finished; return what went wrong, or None."""
+    def train(self, slots: _WorkerSlots) -> str | None:
+        """Train unless finished; return the reason of failure, or None."""
         if self._stopped:
-            return "stopped before it began"
+            return "stopped before it started"
         layout = RunLayout(self.out)
         try:
             again = f"--overwrite {self.name}"
@@ -236,14 +240,14 @@ class _Run:
         except SpectraError as error:
             self._say(f"failed: {error}")
             return str(error)
-        with places.one() as environment, TemporaryDirectory(prefix="spectra-study-") as scratch:
+        with slots.one() as environment, TemporaryDirectory(prefix="spectra-study-") as scratch:
             recipe = Path(scratch) / "recipe.yaml"
             recipe.write_text(dump(self._recipe), encoding="utf-8")
-            words = [str(self.out), str(recipe), *([OVERWRITE] if self._overwrite else [])]
-            return self._work(worker_command(words, self._launch, places.count), environment, layout.log)
+            arguments = [str(self.out), str(recipe), *([OVERWRITE] if self._overwrite else [])]
+            return self._work(worker_command(arguments, self._launch, slots.count), environment, layout.log)
 
     def stop(self) -> None:
-        """Stop the process, now or as soon as it begins, and the launcher's own with it."""
+        """Stop the process and those of its launcher, now or as soon as they start."""
         self._stopped = True
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -251,13 +255,13 @@ class _Run:
 
     def _work(self, command: list[str], environment: dict[str, str], log: Path) -> str | None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        last, fault = "it said nothing", None
+        last, fault = "no output", None
         with log.open("a", encoding="utf-8") as file, self._start(command, environment) as process:
             for line in process.stdout or ():
                 file.write(line)
                 file.flush()
                 last = line.strip() or last
-                # After it a launcher tells at length that a process of its own failed.
+                # After the error, a launcher prints a long report that one of its processes failed.
                 if fault is None and not self._stopped:
                     self._say(line.rstrip())
                 if line.startswith(FAULT):
@@ -269,7 +273,7 @@ class _Run:
         return fault or last
 
     def _start(self, command: list[str], environment: dict[str, str]) -> "subprocess.Popen[str]":
-        # In a group of its own: what interrupts the study on a terminal must not make every worker tell of it.
+        # In a separate process group, so that Ctrl-C on the study does not make every worker print a traceback.
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

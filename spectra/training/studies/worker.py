@@ -1,4 +1,4 @@
-"""The process that trains one run of a study: ``worker RUN RECIPE.yaml [--overwrite]``, alone or under a launcher."""
+"""Train one run of a study: ``worker RUN RECIPE.yaml [--overwrite]``, alone or under a launcher."""
 
 import os
 import signal
@@ -14,17 +14,17 @@ from spectra.training.loop.run import train
 from spectra.training.recipe.recipe import Recipe
 from spectra.training.studies.environment import STUDY
 
-FAULT = "spectra: "  # the study looks for it: a launcher says more than enough after it
+FAULT = "spectra: "  # the study reads the error after this prefix; a launcher prints more lines after it
 OVERWRITE = "--overwrite"
 _LOOKING_SECONDS = 1.0
 
 
 def leave_with_parent() -> None:
-    """End this process soon after the one that started it, or the study, is gone: nothing more is trained then."""
+    """End this process soon after its parent or the study has ended."""
     parent, study = os.getppid(), int(os.environ.get(STUDY, os.getppid()))
 
     def watch() -> None:
-        # Under a launcher the parent is the launcher, which does not notice that the study is gone.
+        # Under a launcher the parent is the launcher, which does not notice that the study has ended.
         while os.getppid() == parent and _is_there(study):
             time.sleep(_LOOKING_SECONDS)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -40,10 +40,10 @@ def _is_there(process: int) -> bool:
     return True
 
 
-def main(words: Sequence[str]) -> int:
-    """Train the recipe of the second word into the directory of the first; return the exit code."""
+def main(arguments: Sequence[str]) -> int:
+    """Train the recipe (second argument) into a run directory (first argument); return the exit code."""
     leave_with_parent()
-    out, recipe, *rest = words
+    out, recipe, *rest = arguments
     try:
         train(load(Recipe, Path(recipe)), Path(out), overwrite=OVERWRITE in rest)
     except SpectraError as error:

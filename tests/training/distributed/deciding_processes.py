@@ -9,7 +9,7 @@ import torch
 
 from spectra.errors import DivergedError, RunExistsError, SpectraError
 from spectra.training.distributed import processes
-from spectra.training.distributed.processes import Processes, join, one_voice
+from spectra.training.distributed.processes import Processes, join, report_once
 
 
 def talk(we: Processes) -> None:
@@ -56,10 +56,10 @@ def play(scene: str, environment: dict[str, str], said: Path) -> None:
     for stream, file in ((1, said), (2, os.devnull)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)
     torch.set_num_threads(1)
-    processes._SPEAKING_SECONDS = 0.5
+    processes._REPORTING_SECONDS = 0.5
     joined = join()
     try:
-        with one_voice(joined):
+        with report_once(joined):
             SCENES[scene](joined)
     except SpectraError as error:
         print(error, flush=True)

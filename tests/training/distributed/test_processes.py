@@ -19,7 +19,7 @@ from spectra.training.distributed.processes import (
     divide,
     join,
     on_cpu,
-    one_voice,
+    report_once,
 )
 from spectra.training.methods import find_method
 from spectra.training.recipe.recipe import Recipe
@@ -71,8 +71,8 @@ def test_a_fault_ends_all_and_is_said_once(scene: str, line: str, tmp_path: Path
 
 
 def test_a_process_that_vanishes_is_told_of(tmp_path: Path) -> None:
-    hint = "see what ended it (memory?) and launch again: the run goes on"
-    told = f"another process of this run ended without a word; {hint}"
+    hint = "find out why it ended (out of memory?) and launch again: the run resumes"
+    told = f"another process of this run exited without an error message; {hint}"
     assert stage("vanish", tmp_path) == [(1, [told]), (-signal.SIGKILL, [])]
 
 
@@ -82,7 +82,7 @@ def test_without_a_launcher_one_is_alone() -> None:
     assert ALONE.once(lambda: 3) == 3
     assert ALONE.gather("x") == ["x"]
     assert ALONE.part(["a", "b"]) == ["a", "b"]
-    with pytest.raises(ZeroDivisionError), one_voice(ALONE):
+    with pytest.raises(ZeroDivisionError), report_once(ALONE):
         ALONE.once(lambda: 1 // 0)
 
 
@@ -127,7 +127,7 @@ def test_processes_times_device_times_accumulation_is_the_step(
         (
             {"algorithm": {"generations": 4, "dynamic_rounds": 2}},
             8,
-            "12 prompts cannot be divided among 8 processes; dynamic sampling needs whole groups on each",
+            "12 prompts cannot be divided among 8 processes; dynamic sampling needs whole groups per process",
         ),
     ],
 )
@@ -146,10 +146,10 @@ def test_groups_may_lie_on_two_processes_without_dynamic_sampling() -> None:
         (
             "lora_plus",
             "FSDP",
-            "method lora_plus: has an optimizer of its own, which FSDP does not take; launch it without",
+            "method lora_plus: has its own optimizer, which FSDP does not support; launch without",
         ),
-        ("adalora", "FSDP", "method adalora: works on whole weights and gradients, which FSDP spreads; launch it"),
-        ("adalora", "DEEPSPEED", "method adalora: works on whole weights and gradients, which DEEPSPEED spreads;"),
+        ("adalora", "FSDP", "method adalora: needs full weights and gradients, which FSDP shards; launch"),
+        ("adalora", "DEEPSPEED", "method adalora: needs full weights and gradients, which DEEPSPEED shards;"),
         ("lora_plus", "DEEPSPEED", None),
         ("lora", "FSDP", None),
     ],
@@ -187,6 +187,6 @@ def test_nobody_left_to_ask_is_silence(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("torch.distributed.distributed_c10d._get_default_store", gone)
     monkeypatch.setattr(processes.time, "sleep", lambda seconds: None)
-    with pytest.raises(SystemExit) as end, one_voice(Processes(1, 2)):
+    with pytest.raises(SystemExit) as end, report_once(Processes(1, 2)):
         raise ConnectionError
     assert end.value.code == 1

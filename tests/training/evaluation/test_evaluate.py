@@ -228,7 +228,7 @@ def test_a_column_that_is_not_there_is_named_as_the_command_has_it(run: Path, tm
     with pytest.raises(CorruptFileError, match=message):
         evaluate(run, with_(data=str(data)))
     data.write_text('{"question": 3, "answer": "2"}\n')
-    with pytest.raises(CorruptFileError, match="in 'question'; set --prompt-column to the column that has"):
+    with pytest.raises(CorruptFileError, match="in 'question'; set --prompt-column to the right column"):
         evaluate(run, with_(data=str(data), prompt="question"))
 
 
@@ -244,7 +244,7 @@ def test_held_out_problems_that_changed_are_noticed(recipe_for: Maker, tmp_path:
     run = train(recipe_for(task=task, evaluation={"every": None}), tmp_path / "run", quiet=True)
     assert evaluate(run, with_(problems=1)).summaries[0]["settings"]["benchmark"] == "mine-heldout"
     data.write_text('{"prompt": "1+1=", "answer": "3"}\n')
-    with pytest.raises(RecipeError, match=r"is not what task\.heldout_sha256 names"):
+    with pytest.raises(RecipeError, match=r"differs from the digest in task\.heldout_sha256"):
         evaluate(run, with_(problems=1, overwrite=True))
 
 

@@ -129,11 +129,11 @@ def test_unknown_algorithm_names_the_choices() -> None:
 
 @pytest.mark.parametrize("text", ["snapshots: {}\n", "snapshots: {every: 2, log_spaced: 3}\n"])
 def test_snapshots_have_one_schedule(text: str) -> None:
-    assert "give one of snapshots.every and snapshots.log_spaced" in fault(text)
+    assert "set one of snapshots.every and snapshots.log_spaced" in fault(text)
 
 
 def test_more_log_spaced_snapshots_than_steps() -> None:
-    assert "recipe.yaml:2: snapshots.log_spaced: 8 is more than steps = 5" in fault(
+    assert "recipe.yaml:2: snapshots.log_spaced: must be at most 5 steps, got 8" in fault(
         "steps: 5\nsnapshots: {log_spaced: 8}\n"
     )
 

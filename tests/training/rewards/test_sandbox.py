@@ -18,7 +18,7 @@ from spectra.errors import MissingDependencyError, SpectraError
 from spectra.training.rewards import sandbox
 from spectra.training.rewards.math_equality import readable
 from spectra.training.rewards.rewards import is_correct
-from spectra.training.rewards.sandbox import check, spread
+from spectra.training.rewards.sandbox import check, parallel_map
 
 # Each keeps sympy or the parser busy for seconds to years when nothing guards them, or breaks a careless reader.
 HOSTILE = [
@@ -224,12 +224,12 @@ def test_a_forked_child_has_a_sandbox_of_its_own(monkeypatch: pytest.MonkeyPatch
 def test_many_answers_are_spread_over_threads_and_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "_most_processes", lambda: 3)
     threads: set[int] = set()
-    assert spread(lambda n: threads.add(threading.get_ident()) or n % 3 == 0, range(200)) == [
+    assert parallel_map(lambda n: threads.add(threading.get_ident()) or n % 3 == 0, range(200)) == [
         n % 3 == 0 for n in range(200)
     ]
     assert threading.get_ident() not in threads
     threads.clear()
-    spread(lambda n: threads.add(threading.get_ident()) is None, range(10))
+    parallel_map(lambda n: threads.add(threading.get_ident()) is None, range(10))
     assert threads == {threading.get_ident()}
 
 

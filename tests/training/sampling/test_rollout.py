@@ -38,6 +38,6 @@ def test_a_colocated_vllm_alone_is_told_its_place_when_the_trainer_is_built(monk
         monkeypatch.setenv(name, "")  # restored afterwards
         monkeypatch.delenv(name)
     monkeypatch.setattr(rollout, "keep_renewable", lambda: None)
-    rollout.ready_sampler(RolloutRecipe(engine="vllm"), object(), object(), Path("base"))
+    rollout.prepare_sampler(RolloutRecipe(engine="vllm"), object(), object(), Path("base"))
     assert [os.environ[name] for name in names[2:]] == ["0", "0", "1"]
     assert int(os.environ["MASTER_PORT"]) > 0

@@ -91,7 +91,7 @@ def test_a_method_without_weights_of_its_own_needs_the_other_generator(
 
 def test_without_vllm_its_absence_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(MissingDependencyError, match="or take the generator hf"):
+    with pytest.raises(MissingDependencyError, match="or use --generator hf"):
         VLLMGenerator(WEIGHTS, None, dtype="float32", memory=0.5)
 
 

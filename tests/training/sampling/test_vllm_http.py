@@ -36,7 +36,7 @@ def test_a_server_that_goes_away_is_told_in_one_line(server: StandIn) -> None:
     with listening(server) as url:
         client = connect(server.base, url)
     with pytest.raises(
-        EngineError, match=r"stopped answering at /reset_prefix_cache; .*goes on from its last checkpoint"
+        EngineError, match=r"stopped answering at /reset_prefix_cache; .*resumes from its last checkpoint"
     ):
         client.reset_prefix_cache()
 

@@ -77,7 +77,7 @@ def closed(server: StandIn) -> None:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (other_vocabulary, "has another vocabulary, that of"),
+        (other_vocabulary, "has a different vocabulary, that of"),
         (raw_probabilities, "start it with --logprobs-mode processed_logprobs"),
         (closed, "answers /server_info with 404: Not Found; start one with"),
     ],
@@ -124,7 +124,7 @@ def test_a_server_that_lost_the_weights_is_not_sampled_from(server: StandIn) -> 
 def test_what_the_server_says_of_weights_that_it_cannot_load_is_passed_on(server: StandIn) -> None:
     with listening(server) as url:
         client = connect(server.base, url)
-        with pytest.raises(EngineError, match="500: Worker failed with error 'unknown weights'; the server must see"):
+        with pytest.raises(EngineError, match="500: Worker failed with error 'unknown weights'; the server needs access to"):
             client.update_named_params([], iter({"strange": torch.zeros(1)}.items()))
 
 

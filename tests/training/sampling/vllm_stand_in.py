@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from spectra.training.sampling.vllm_server import Served, use_server
+from spectra.training.sampling.vllm_server import ServedModel, use_server
 
 
 class Refusal(Exception):
@@ -155,7 +155,7 @@ def connect(base: Path, url: str, *, corrects: bool = True, timeout: float = 30.
     from trl.generation import vllm_generation
 
     config, tokenizer = AutoConfig.from_pretrained(base), AutoTokenizer.from_pretrained(base)
-    use_server(Served(base, config, tokenizer, corrects))
+    use_server(ServedModel(base, config, tokenizer, corrects))
     client = vllm_generation.VLLMClient(base_url=url, connection_timeout=timeout)
     client.init_communicator(device="cpu")
     return client

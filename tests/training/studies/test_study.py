@@ -71,7 +71,7 @@ def test_runs_are_the_common_recipe_with_their_differences(small: Path) -> None:
         ("name: s\nruns: {a: }\nworker: 2\n", "study.yaml:3: unknown key 'worker'; did you mean 'workers'?"),
         ("name: s\nruns:\n  a:\n    optimizer:\n      lr: 1.0\n", "study.yaml:5: unknown key 'optimizer.lr'"),
         ("name: s\ncommon:\n  stepz: 1\nruns: {a: }\n", "study.yaml:3: unknown key 'stepz'; did you mean 'steps'?"),
-        ("name: s\nmethod: {name: full}\n", "study.yaml: is a recipe of one run; use `spectra train`"),
+        ("name: s\nmethod: {name: full}\n", "study.yaml: is the recipe of a single run; use `spectra train`"),
         ("name: s\nlaunch: {}\nruns: {a: }\n", "study.yaml:2: missing key 'launch.config'"),
         ("name: s\nruns: {}\n", "study.yaml:2: runs is {}"),
         ("runs: {a: }\n", "missing key 'name'"),
@@ -132,7 +132,7 @@ def test_runs_that_began_from_different_weights_are_not_one_study(small: Path, t
     assert len(train_study(same, tmp_path / "same", Reporter()).finished) == 2
     other = finished(tmp_path / "other", small, {"plain": {"w": "1"}, "slow": {"w": "2"}})
     done = train_study(other, tmp_path / "other", Reporter())
-    assert "runs plain and slow began from different weights of the base 'embedded'" in str(done.error)
+    assert "runs plain and slow started from different weights of the base model 'embedded'" in str(done.error)
     assert done.finished == []
 
 
@@ -156,7 +156,7 @@ def test_a_worker_that_dies_without_a_word(small: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr("spectra.training.studies.environment.sys.executable", str(mute))
     study = load_study(small)
     done = train_study(Study("small", 1, {"plain": study.recipes["plain"]}), tmp_path / "out", Reporter())
-    assert "1 of 1 runs failed: plain (it said nothing)" in str(done.error)
+    assert "1 of 1 runs failed: plain (no output)" in str(done.error)
 
 
 def test_the_command_writes_where_it_is_told(small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -231,7 +231,7 @@ def test_an_interrupted_study_says_one_line(small: Path, tmp_path: Path) -> None
         process.kill()
     assert "starting; lora" in first
     said = [line for line in rest.splitlines() if not line.startswith("[plain] step ")]
-    assert (process.returncode, out, said) == (130, "", ["stopped: the same command goes on from the last checkpoints"])
+    assert (process.returncode, out, said) == (130, "", ["stopped: the same command resumes from the last checkpoints"])
 
 
 @pytest.mark.slow

@@ -1,1 +1,1 @@
-"""Where problems come from: files, datasets of the hub, generators, benchmarks."""
+"""Sources of problems: files, datasets of the hub, generators, benchmarks."""

@@ -1,4 +1,4 @@
-"""Benchmarks by name: where their problems are, and how often each is sampled in the study."""
+"""Benchmarks by name: the source of their problems, and the completions per problem in the study."""
 
 from functools import cache
 from pathlib import Path
@@ -20,13 +20,13 @@ class Benchmark(Section):
     Attributes
     ----------
     title
-        As papers call it.
+        Name in papers.
     source
         Hub id, or ``package:`` with the name of an installed package.
     split, prompt, answer
         Split and columns of a hub set.
     samples
-        Completions a problem, where nothing else is said.
+        Default number of completions per problem.
     """
 
     title: str
@@ -61,6 +61,6 @@ def find_benchmark(name: str) -> Benchmark:
 
 
 def benchmark_source(name: str) -> Source:
-    """Return where the problems of a benchmark are; raises as :func:`find_benchmark`."""
+    """Return the source of a benchmark's problems; raises as :func:`find_benchmark`."""
     found = find_benchmark(name)
     return Source(found.source, split=found.split, prompt=found.prompt, answer=found.answer)

@@ -1,7 +1,7 @@
 r"""The competition problems of the ``champ-dataset`` package (Mao et al. 2024, 2401.06961), read from its file.
 
-Its answers are written for people: ``C(10, 5), or equivalently 252``. The problems kept here have an answer that the
-reward can check: a number, an expression, a few of them, or yes and no; written as mathematics.
+Its answers are prose: ``C(10, 5), or equivalently 252``. Only problems are kept whose answer the reward can check: a
+number, an expression, a few of them, or yes and no. These answers are rewritten as mathematics.
 """
 
 import json
@@ -15,7 +15,7 @@ from spectra.training.data.sources.source import Row
 
 _PACKAGE, _FILE = "champ_dataset", "dataset_files/v0.json"
 
-# What surrounds an answer in words.
+# Prose around an answer.
 _AROUND: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"^.*, or equivalently "), ""),
     (re.compile(r", or (approximately|an equivalent form) .*$"), ""),
@@ -46,7 +46,7 @@ def rows() -> Iterator[Row]:
     MissingDependencyError
         If the package is not installed.
     CorruptFileError
-        If its file is not what it was.
+        If its file has another format.
     """
     # Found, not imported: the package imports more than its file needs.
     spec = find_spec(_PACKAGE)
@@ -61,11 +61,11 @@ def rows() -> Iterator[Row]:
             if answer is not None:
                 yield {"id": problem["identifier"], "prompt": problem["_text"], "answer": answer}
     except (OSError, ValueError, KeyError) as error:
-        raise CorruptFileError("is not CHAMP", where=path, hint="install champ-dataset 1.0 again") from error
+        raise CorruptFileError("is not the CHAMP dataset", where=path, hint="reinstall champ-dataset 1.0") from error
 
 
 def checkable(answer: str) -> str | None:
-    r"""Return an answer as mathematics, or None where it is told in words.
+    r"""Return an answer as mathematics, or None where it is prose.
 
     >>> checkable("C(10, 5), or equivalently 252"), checkable("0 is the only possible value")
     ('252', '0')
@@ -78,6 +78,6 @@ def checkable(answer: str) -> str | None:
         answer = pattern.sub(replacement, answer)
     for rewrite, by in _AS_MATHEMATICS:
         answer = rewrite.sub(by, answer)
-    told = _WORD.search(answer) or "..." in answer or answer.count("=") > 1
-    # A factored polynomial is right where the problem is copied, and both signs of a factor are not read.
-    return None if told or re.match(r"\(.*x.*\)\(|\w\(.*pm", answer) else answer.strip()
+    prose = _WORD.search(answer) or "..." in answer or answer.count("=") > 1
+    # Repeating the problem would match a factored polynomial, and ± within a factor is not parsed.
+    return None if prose or re.match(r"\(.*x.*\)\(|\w\(.*pm", answer) else answer.strip()

@@ -27,7 +27,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[list[Row]]:
     try:
         with pq.ParquetFile(path) as file:
             present = [name for name in columns if name in file.schema_arrow.names]
-            wanted = present or None  # without any, the fault names what is there
+            wanted = present or None  # without any, the error lists the file's columns
             for batch in file.iter_batches(columns=wanted):
                 yield batch.to_pylist()
     except (OSError, ArrowException) as error:
@@ -35,7 +35,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[list[Row]]:
 
 
 def _json_lines(path: Path) -> Iterator[Any]:
-    with path.open("rb") as file:  # as text, a fault of the encoding would have no line
+    with path.open("rb") as file:  # in text mode, an encoding error would have no line number
         for number, line in enumerate(file, start=1):
             where = f"{path}:{number}"
             try:
@@ -45,4 +45,4 @@ def _json_lines(path: Path) -> Iterator[Any]:
                 fault = f"is not UTF-8 (byte {error.start + 1} of the line)"
                 raise CorruptFileError(fault, where=where, hint="write the file in UTF-8") from error
             except json.JSONDecodeError as error:
-                raise CorruptFileError("is not JSON", where=where, hint="write one object a line") from error
+                raise CorruptFileError("is not JSON", where=where, hint="write one JSON object per line") from error

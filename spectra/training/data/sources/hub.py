@@ -1,4 +1,4 @@
-"""Rows of a dataset, of the Hugging Face hub or of a local directory, read by ``datasets``: data alone, no code."""
+"""Rows of a Hugging Face dataset, from the hub or a local directory; no code of the dataset is run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +12,14 @@ _BATCH = 10_000
 
 
 def rows(source: Source) -> Iterator[Row]:
-    """Return the rows of a dataset, its needed columns only.
+    """Return the rows of a dataset, only with the needed columns.
 
     Raises
     ------
     MissingDependencyError
         If ``datasets`` is not installed.
     RecipeError
-        If it is not there, or has no such subset, split or revision.
+        If it is not found, or has no such subset, split or revision.
     """
     dataset = _load(source)
     present = [name for name in source.columns if name in dataset.column_names]
@@ -40,7 +40,7 @@ def _load(source: Source) -> Any:
         raise _absent(source, "no such file or directory")
     name = str(local) if local.is_dir() else source.name
     try:
-        # Since version 4, datasets runs no script of a dataset: there is nothing to forbid.
+        # Since version 4, datasets never runs a dataset's script, so there is no option to set.
         with _no_bars(datasets):
             return datasets.load_dataset(name, source.subset, split=source.split, revision=source.revision)
     except (OSError, ValueError, RuntimeError, HfHubHTTPError, datasets.exceptions.DatasetsError) as error:
@@ -64,5 +64,5 @@ def _is_hub_id(name: str) -> bool:
 
 def _absent(source: Source, why: str) -> RecipeError:
     part = f" ({source.subset or 'default'}, {source.split})"
-    hint = "give a .jsonl or .parquet file, a directory of data, or a hub id that can be reached"
+    hint = "give a .jsonl or .parquet file, a directory of data, or the id of a hub dataset that is accessible"
     return RecipeError(f"cannot be read as a dataset{part}: {why}", where=source.name, hint=hint)

@@ -1,4 +1,4 @@
-"""Read the problems of a source, whatever kind it is, and know them again."""
+"""Read the problems of any kind of source, and compute their digest."""
 
 import hashlib
 import json
@@ -12,19 +12,19 @@ from spectra.training.data.sources.benchmarks import benchmark_source
 from spectra.training.data.sources.source import Source, to_problems
 
 _PACKAGES = {"package:champ_dataset": champ.rows}
-# What a set of local files looked like when it was read: name, size and time of each.
+# State of a set of local files when it was read: name, size and modification time of each.
 _Looks = tuple[tuple[str, int, int], ...]
 
 
 def read(source: Source) -> list[Problem]:
-    """Return the problems of a source, in its own order, without a prompt format.
+    """Return the problems of a source, in its order, without a prompt format.
 
     Raises
     ------
     RecipeError
-        If it cannot be found, or has not what the recipe names.
+        If it is not found, or lacks what the recipe names.
     CorruptFileError
-        If it is there and holds no problems, with the row at fault.
+        If it has no problems or a faulty row; the error names the row.
     MissingDependencyError
         If it needs a package that is not installed.
     """
@@ -34,7 +34,7 @@ def read(source: Source) -> list[Problem]:
 
 
 def digest(source: Source) -> str:
-    """Return what changes with the problems: the SHA-256 of a file, and of the problems of everything else."""
+    """Return the SHA-256 of a file, or of the problems for any other source."""
     if source.kind == "file":
         try:
             with Path(source.name).expanduser().open("rb") as file:
@@ -46,7 +46,7 @@ def digest(source: Source) -> str:
 
 
 def problems_digest(problems: list[Problem]) -> str:
-    """Return the SHA-256 of problems: their names, prompts and gold answers."""
+    """Return the SHA-256 of problems: their ids, prompts and gold answers."""
     sha = hashlib.sha256()
     for problem in problems:
         sha.update(json.dumps([problem.id, problem.prompt, problem.answer]).encode() + b"\n")
@@ -67,7 +67,7 @@ def _read(source: Source, looks: _Looks) -> tuple[Problem, ...]:
 
 
 def _looks(source: Source) -> _Looks:
-    """Return what tells a changed local set from the one that was read; nothing for what cannot change unseen."""
+    """Return the state of local files, which changes with them; empty for sources that are not local."""
     path = Path(source.name).expanduser()
     if source.kind not in ("file", "dataset") or not path.exists():
         return ()

@@ -1,4 +1,4 @@
-"""A source of problems, told by its name, and what of its rows is a problem."""
+"""Source of problems, recognized by its name, and the conversion of its rows to problems."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,13 +13,13 @@ Kind = Literal["file", "dataset", "generator", "benchmark"]
 Row = Mapping[str, Any]
 
 FILES = (".jsonl", ".parquet")
-# Sources with a prefix of their own; everything else is a path or a hub id.
+# Kinds of source that are named with a prefix; everything else is a path or a hub id.
 PREFIXES: Mapping[str, Kind] = {"reasoning_gym:": "generator", "benchmark:": "benchmark"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """What to read, and how.
+    """A source of problems, and how to read it.
 
     Attributes
     ----------
@@ -27,15 +27,15 @@ class Source:
         A ``.jsonl`` or ``.parquet`` file, a directory that ``datasets`` reads, a hub id, ``reasoning_gym:`` with a
         generator's name, or ``benchmark:`` with a benchmark's.
     subset, split, revision
-        Of a dataset.
+        Of a Hugging Face dataset.
     prompt, answer
         Columns. Dots lead into nested ones, numbers into lists: ``reward_model.ground_truth``, ``prompt.0.content``.
     answer_after
-        The gold answer is what follows the last of this text in its column.
+        The gold answer is the text after the last occurrence of this in its column.
     remove
         Texts to cut out of prompts.
     unique
-        Leave out prompts that came before.
+        Drop repeated prompts.
     size, seed, options
         Of a generator: number of problems, seed, and its own options as JSON.
     """
@@ -55,7 +55,7 @@ class Source:
 
     @property
     def kind(self) -> Kind:
-        """What the name stands for."""
+        """Kind of source, from its name."""
         for prefix, kind in PREFIXES.items():
             if self.name.startswith(prefix):
                 return kind
@@ -68,20 +68,20 @@ class Source:
 
     @property
     def columns(self) -> list[str]:
-        """Top-level columns that may be needed; a name with a dot in it may be one too."""
+        """Top-level columns that may be needed; a name with a dot may also be a top-level column."""
         names = [name for column in (self.prompt, self.answer) for name in (column, column.partition(".")[0])]
         return list(dict.fromkeys([*names, "id"]))
 
 
 def to_problems(rows: Iterable[Any], source: Source) -> list[Problem]:
-    """Return the problems that rows hold, in order.
+    """Return the problems of the rows, in order.
 
     Raises
     ------
     CorruptFileError
         If a row lacks a column or its gold answer, or there is no row.
     RecipeError
-        If a text of ``remove`` stands in no prompt.
+        If a text of ``remove`` does not occur in any prompt.
     """
     unseen = set(source.remove)
     problems: list[Problem] = []
@@ -93,11 +93,11 @@ def to_problems(rows: Iterable[Any], source: Source) -> list[Problem]:
             prompts.add(key)
             problems.append(problem)
     if not problems:
-        raise CorruptFileError("holds no problems", where=source.name, hint="give data with one problem a row")
+        raise CorruptFileError("holds no problems", where=source.name, hint="give data with one problem per row")
     if unseen:
-        hint = "write it exactly as the prompts have it, or leave it out"
-        raise RecipeError(f"{sorted(unseen)[0]!r} stands in no prompt", where="task.remove", hint=hint)
-    if len({problem.id for problem in problems}) < len(problems):  # the set's own names do not tell them apart
+        hint = "copy it exactly from a prompt, or remove it"
+        raise RecipeError(f"{sorted(unseen)[0]!r} does not occur in any prompt", where="task.remove", hint=hint)
+    if len({problem.id for problem in problems}) < len(problems):  # the ids of the dataset are not unique
         return [replace(problem, id=str(index)) for index, problem in enumerate(problems)]
     return problems
 
@@ -113,11 +113,11 @@ def _prompt(value: Any, index: int, source: Source) -> str | list[Message]:
     if isinstance(value, str):
         return value
     try:
-        # A message may hold more than that, and chat templates know what to do with that alone.
+        # A message may have other keys, which chat templates do not expect.
         return [{"role": str(message["role"]), "content": str(message["content"])} for message in value]
     except (TypeError, KeyError) as error:
         fault = f"row {index + 1} has neither text nor chat messages in {source.prompt!r}"
-        raise CorruptFileError(fault, where=source.name, hint="set task.prompt to the column that has") from error
+        raise CorruptFileError(fault, where=source.name, hint="set task.prompt to the right column") from error
 
 
 def _answer(value: Any, index: int, source: Source) -> str:
@@ -125,19 +125,20 @@ def _answer(value: Any, index: int, source: Source) -> str:
         value = value[0]
     if value is None or isinstance(value, list | tuple | dict):
         hint = f"name the column that holds one answer, such as {source.answer}.0"
-        raise CorruptFileError(f"row {index + 1} has no one answer in {source.answer!r}", where=source.name, hint=hint)
+        fault = f"row {index + 1} does not have a single answer in {source.answer!r}"
+        raise CorruptFileError(fault, where=source.name, hint=hint)
     text = str(value)
     if source.answer_after is None:
         return text
     _, found, after = text.rpartition(source.answer_after)
     if not found:
         fault = f"row {index + 1} has no {source.answer_after!r} in {source.answer!r}"
-        raise CorruptFileError(fault, where=source.name, hint="mend task.answer_after")
+        raise CorruptFileError(fault, where=source.name, hint="correct task.answer_after")
     return after.strip()
 
 
 def _value(row: Any, column: str, index: int, source: Source) -> Any:
-    """Return what stands in a column, which may be nested."""
+    """Return the value of a column, which may be nested."""
     if isinstance(row, Mapping) and column in row:
         return row[column]
     value = row
@@ -170,6 +171,6 @@ def _cut(text: str, remove: tuple[str, ...], unseen: set[str]) -> str:
 
 
 def batched(batches: Iterable[list[Row]]) -> Iterator[Row]:
-    """Return the rows of batches one by one: a set of millions of rows is never in memory as Python objects."""
+    """Return the rows of batches one by one, so that millions of rows are never in memory as Python objects."""
     for batch in batches:
         yield from batch

@@ -37,7 +37,7 @@ def test_problems_with_an_answer_that_can_be_checked_are_read(tmp_path: Path, mo
 
 def test_a_file_of_another_form_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(tmp_path, monkeypatch, "{}")
-    with pytest.raises(CorruptFileError, match="is not CHAMP"):
+    with pytest.raises(CorruptFileError, match="is not the CHAMP dataset"):
         list(champ.rows())
 
 

@@ -113,7 +113,7 @@ def test_held_out_problems_are_none_of_those_to_train_on() -> None:
         ("evn", "{}", "reasoning-gym has no generator 'evn'; did you mean 'even'"),
         ("even", '{"mst": 1}', r"task\.generator\.options: even refuses its options \(.*'mst'"),
         ("even", '{"most": 0}', "most must be positive"),
-        ("forgetful", "{}", "forgetful does not know its own answer again"),
+        ("forgetful", "{}", "forgetful does not accept its own answer"),
     ],
 )
 def test_generators_that_cannot_be_used(name: str, options: str, message: str) -> None:

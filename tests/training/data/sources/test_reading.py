@@ -68,7 +68,7 @@ def test_texts_are_removed_from_messages_and_must_be_there(tmp_path: Path) -> No
     name = written(tmp_path, dapo(1))
     source = Source(name, answer="reward_model.ground_truth", remove=(BEFORE.strip(), AFTER.strip()))
     assert read(source)[0].prompt == [{"role": "user", "content": "1+1="}]
-    with pytest.raises(RecipeError, match=r"task\.remove: 'Solve that\.' stands in no prompt"):
+    with pytest.raises(RecipeError, match=r"task\.remove: 'Solve that\.' does not occur in any prompt"):
         read(Source(name, answer="reward_model.ground_truth", remove=(BEFORE.strip(), "Solve that.")))
 
 
@@ -84,8 +84,8 @@ def test_gold_answers_of_several_shapes(tmp_path: Path, answer: Any, expected: s
 @pytest.mark.parametrize(
     ("row", "settings", "message"),
     [
-        ({"prompt": "a", "answer": None}, {}, "row 1 has no one answer in 'answer'"),
-        ({"prompt": "a", "answer": ["1", "2"]}, {}, r"row 1 has no one answer .* such as answer\.0"),
+        ({"prompt": "a", "answer": None}, {}, "row 1 does not have a single answer in 'answer'"),
+        ({"prompt": "a", "answer": ["1", "2"]}, {}, r"row 1 does not have a single answer .* such as answer\.0"),
         ({"prompt": "a", "answer": "1"}, {"answer_after": "####"}, "row 1 has no '####' in 'answer'"),
         ({"prompt": "a"}, {}, r"row 1 has no 'answer' \(it has prompt\)"),
         ({"prompt": {"text": "a"}, "answer": "1"}, {"prompt": "prompt.texts"}, r"row 1 has no 'prompt\.texts'"),
