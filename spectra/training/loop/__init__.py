@@ -1,1 +1,1 @@
-"""One training run from start to end: trainer, callbacks, checkpoints, resume."""
+"""Training loop of one run: trainer, callbacks, checkpoints, resume."""

@@ -1,7 +1,7 @@
-"""What happens beside training, one concern a callback.
+"""Trainer callbacks, one concern per callback.
 
-The trainer asks a callback for every event by name; these classes answer the events that concern them. Where several
-processes train, ``Metrics`` and ``ProgressReports`` are on the main one alone, and the others on each: all take part.
+The trainer calls every event by name; each class implements the events that it needs. With several processes,
+``Metrics`` and ``ProgressReports`` run on the main process only, and the others on every process.
 """
 
 import math
@@ -25,7 +25,7 @@ from spectra.training.recipe.recipe import Recipe
 
 
 class Callback:
-    """Answers every trainer event by doing nothing. Duck-typed, so that importing it needs no transformers.
+    """Base class that ignores every trainer event. Duck-typed, so that importing it does not need transformers.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 class Snapshots(Callback):
     """Saves ΔW on the recipe's schedule, step 0 before the first optimizer step.
 
-    The last snapshot is written when everything else of the run is: it is the sign that the run is finished.
+    The last snapshot is written after everything else: its presence marks the run as finished.
     """
 
     def __init__(self, recipe: Recipe, layout: RunLayout, processes: Processes = ALONE) -> None:
@@ -56,7 +56,7 @@ class Snapshots(Callback):
         self._recipe, self._layout, self._processes = recipe, layout, processes
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
-        """Save step 0 of a run that starts."""
+        """Save step 0 of a new run."""
         if state.global_step == 0:
             self._save(model, 0)
 
@@ -78,10 +78,10 @@ class Snapshots(Callback):
 
 
 class Evaluation(Callback):
-    """Measures accuracy on held-out problems without touching the random streams that training draws from.
+    """Measures accuracy on held-out problems without changing the random state of training.
 
-    Each process takes a share of the problems, equally many: where the model is sharded, all of them meet in every
-    forward pass.
+    Each process evaluates an equal share of the problems, because with a sharded model all processes take part in
+    every forward pass.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class Evaluation(Callback):
         self._accuracy: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
-        """Evaluate the base; step 0 has no training metrics, so its record is written here."""
+        """Evaluate step 0; it has no training metrics, so its record is written here."""
         if state.global_step == 0 and self._recipe.evaluation.due(0, self._recipe.steps):
             accuracy = self._evaluate(model, 0)
             if self._processes.is_main:
                 append_metrics(self._layout.metrics, {"step": 0, "eval_accuracy": accuracy})
 
     def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
-        """Evaluate a step that is due."""
+        """Evaluate a scheduled step."""
         if self._recipe.evaluation.due(state.global_step, self._recipe.steps):
             self._accuracy = self._evaluate(model, state.global_step)
 
@@ -136,19 +136,19 @@ class Evaluation(Callback):
 
 
 class Metrics(Callback):
-    """Appends each step's numbers to ``metrics.jsonl``, as floats under canonical names."""
+    """Appends the metrics of each step to ``metrics.jsonl``, as floats under canonical names."""
 
     def __init__(self, layout: RunLayout) -> None:
         self._path = layout.metrics
 
     def on_log(self, args: Any, state: Any, control: Any, *, logs: dict[str, Any], **kwargs: Any) -> None:
-        """Write one step's record; the trainer's summary of the whole run is not one."""
+        """Write the record of one step; skip the trainer's summary of the run."""
         if "train_runtime" not in logs:
             append_metrics(self._path, {"step": state.global_step, **canonical(logs)})
 
 
 class ProgressReports(Callback):
-    """Tells the reporter how far the run is."""
+    """Passes the progress of the run to a reporter."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
@@ -160,7 +160,7 @@ class ProgressReports(Callback):
 
 
 class MethodStep(Callback):
-    """Does what a method asks for after each optimizer step, while the gradients are still there."""
+    """Runs the ``after_step`` hook of a method after each optimizer step, before gradients are cleared."""
 
     def __init__(self, after_step: Callable[[Any, Any, int], None]) -> None:
         self._after_step = after_step
@@ -168,12 +168,12 @@ class MethodStep(Callback):
     def on_optimizer_step(
         self, args: Any, state: Any, control: Any, *, model: Any, optimizer: Any, **kwargs: Any
     ) -> None:
-        """Call the method with the step that is being made, from 1."""
+        """Call the hook with the number of the current step, from 1."""
         self._after_step(model, optimizer, state.global_step + 1)
 
 
 class DivergenceStop(Callback):
-    """Stops before a gradient that is not finite reaches the weights."""
+    """Stops training before a non-finite gradient reaches the weights."""
 
     def __init__(self, layout: RunLayout, processes: Processes = ALONE) -> None:
         self._layout, self._processes = layout, processes
@@ -181,24 +181,24 @@ class DivergenceStop(Callback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
         """Raise :class:`DivergedError` where a gradient holds NaN or ∞."""
         found = next((name for name, parameter in model.named_parameters() if not _is_finite(parameter.grad)), None)
-        # Of a sharded gradient a process sees its own part.
+        # Of a sharded gradient each process has only its part.
         culprits = [name for name in self._processes.gather(found) if name is not None]
         if culprits:
             self._stop(f"the gradient of {culprits[0]}", state.global_step + 1)
 
     def on_log(self, args: Any, state: Any, control: Any, *, logs: dict[str, Any], **kwargs: Any) -> None:
-        """Stop after the step where nobody saw the gradients before it: DeepSpeed keeps them to itself."""
+        """Stop after the step if gradients are not accessible before it, as with DeepSpeed."""
         if not math.isfinite(float(logs.get("grad_norm", 0.0))):
             self._stop("the norm of the gradient", state.global_step)
 
     def _stop(self, what: str, step: int) -> None:
         if self._processes.is_main:
-            # The step's own record is never written: without this the log would end as if nothing had happened.
+            # The record of this step is never written; without this one the log would not show the divergence.
             append_metrics(self._layout.metrics, {"step": step, "grad_norm": math.nan})
         raise DivergedError(
             f"{what} at step {step} is not finite",
             where=self._layout.root,
-            hint="lower optimizer.learning_rate and start again with --overwrite",
+            hint="lower optimizer.learning_rate and start over with --overwrite",
         )
 
 
@@ -210,7 +210,7 @@ def _is_finite(gradient: Any) -> bool:
 
 
 def write_json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, atomically."""
+    """Write one JSON object per line, atomically."""
     import json
 
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

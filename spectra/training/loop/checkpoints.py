@@ -1,4 +1,4 @@
-"""Resumable trainer state: which checkpoint a killed run goes on from."""
+"""Resumable trainer state: find the checkpoint from which a killed run resumes."""
 
 import json
 import shutil
@@ -9,9 +9,9 @@ from spectra.runs.layout import TRAINER_STATE, RunLayout, parse_checkpoint
 
 
 def newest_checkpoint(layout: RunLayout, processes: int = 1) -> tuple[Path, int] | None:
-    """Return the newest complete checkpoint of so many processes, with its step; None starts from step 0.
+    """Return the newest complete checkpoint of ``processes`` processes, with its step; None if there is none.
 
-    Checkpoints that a crash left incomplete are removed, so that a later one of the same step is whole.
+    Incomplete checkpoints of a crash are removed, so that a later one of the same step is complete.
     """
     found = {parse_checkpoint(path.name): path for path in layout.checkpoints.glob("checkpoint-*")}
     steps = sorted((step for step in found if step is not None), reverse=True)
@@ -25,7 +25,7 @@ def newest_checkpoint(layout: RunLayout, processes: int = 1) -> tuple[Path, int]
 def is_complete(checkpoint: Path, step: int, processes: int = 1) -> bool:
     """Return whether the trainer finished writing this checkpoint.
 
-    The main process writes the state file, which names the step, last of all; the others' random states may come later.
+    The main process writes the state file, which has the step, last; other processes may write random states later.
     """
     try:
         state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))

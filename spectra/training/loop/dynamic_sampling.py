@@ -1,9 +1,9 @@
-"""DAPO's dynamic sampling (2503.14476, §3.2): a batch full of groups that give a gradient.
+"""DAPO's dynamic sampling (2503.14476, §3.2): fill the batch with groups that give a gradient.
 
-A group whose completions are all right, or all wrong, has advantage zero everywhere. Such groups are replaced by groups
-of further prompts, sampled by the same policy, until the batch is full, the rounds are used up, or no prompt is left;
-what is missing then stays as it was drawn. In what order prompts come next depends on the seed and the step alone, so a
-resumed run draws the same ones. No prompt comes twice in a step, on whichever process.
+A group whose completions are all right, or all wrong, has zero advantages. Such groups are replaced by groups of
+further prompts, sampled from the same policy, until the batch is full, the rounds are used up, or no prompt is left;
+remaining places keep their original groups. The order of further prompts depends on the seed and the step alone, so a
+resumed run draws the same ones. No prompt occurs twice in a step, over all processes.
 """
 
 import json
@@ -19,23 +19,23 @@ from spectra.training.data.dataset import prompt_order
 def informative(rewards: torch.Tensor, size: int) -> list[bool]:
     """Return, for each group of ``size`` completions, whether its first reward differs within it.
 
-    The first reward says right or wrong; a length punishment beside it must not make a group look informative.
+    The first reward is right or wrong; a length penalty must not make a group look informative.
     """
     first = rewards[:, 0].view(-1, size)
     return [bool(group.max() > group.min()) for group in first]
 
 
 def further_prompts(prompts: Sequence[str], taken: Iterable[int], seed: int, step: int) -> list[int]:
-    """Return the problems that may stand in for groups without a gradient, in the order in which they do.
+    """Return the indices of problems that can replace groups without a gradient, in order.
 
     Parameters
     ----------
     prompts
-        Prompt of each problem; of problems with equal prompts one is returned.
+        Prompt of each problem; of problems with equal prompts only one is returned.
     taken
-        Indices of the step's own problems, of all processes: their prompts are left out.
+        Indices of the problems of this step, on all processes: their prompts are excluded.
     seed, step
-        What decides the order.
+        They determine the order.
     """
     seen, order = {prompts[at] for at in taken}, list[int]()
     for at in random.Random(f"{seed}/{step}").sample(range(len(prompts)), len(prompts)):
@@ -46,18 +46,18 @@ def further_prompts(prompts: Sequence[str], taken: Iterable[int], seed: int, ste
 
 
 class DynamicSampling(ChosenCompletions):
-    """Dynamic sampling for a ``GRPOTrainer``, to be put before it among the bases of a class.
+    """Dynamic sampling; a mixin that precedes ``GRPOTrainer`` among the bases of a class.
 
     Attributes
     ----------
     rounds
-        Rounds of sampling a step, the first one included.
+        Maximum rounds of sampling per step, including the first.
     problems
         Dataset rows to draw further prompts from.
     sampling_seed
-        Seed of those draws, and of the order in which the run meets the problems.
+        Seed of those draws, and of the order of the training problems.
     step_prompts
-        Prompts a step, over all processes.
+        Prompts per step, over all processes.
     """
 
     rounds: int
@@ -66,13 +66,13 @@ class DynamicSampling(ChosenCompletions):
     step_prompts: int
 
     def choose(self, rows: list[Row]) -> tuple[Drawn, float]:
-        """Return a batch as full of informative groups as the rounds allow, and the reward of the first round."""
+        """Return a batch with as many informative groups as the rounds give, and the mean reward of the first round."""
         size, wanted = self.num_generations, len(rows) // self.num_generations
         first = self.draw(rows)
         useful = _useful(first, size)
         kept, drawn, used = first.take(useful, size), wanted, 1
         waiting: list[int] | None = None
-        # Every process samples as many groups as the one that lacks most: all of them meet in every gathering.
+        # Every process samples as many groups as the one that lacks most, because all take part in every gather.
         while used < self.rounds and (lacking := self._most(wanted - kept.groups(size))) > 0:
             waiting = self._waiting() if waiting is None else waiting
             share = min(lacking, len(waiting) // self.accelerator.num_processes)
@@ -94,14 +94,14 @@ class DynamicSampling(ChosenCompletions):
         return full, self._mean_reward(first)
 
     def _waiting(self) -> list[int]:
-        """Return the problems that may come next in this step, the same on every process."""
+        """Return the candidate problems for this step, the same on every process."""
         step, size = self.state.global_step, self.step_prompts
         own = prompt_order(len(self.problems), (step + 1) * size, self.sampling_seed)[-size:]
         texts = [json.dumps(problem["prompt"], sort_keys=True) for problem in self.problems]
         return further_prompts(texts, own, self.sampling_seed, step)
 
     def _further(self, waiting: list[int], share: int, size: int) -> list[Row]:
-        """Take every process's share off the waiting problems, and return this one's rows."""
+        """Remove every process's share from the waiting problems, and return the rows of this process."""
         count = share * self.accelerator.num_processes
         taken, waiting[:] = waiting[:count], waiting[count:]
         start = share * self.accelerator.process_index

@@ -1,10 +1,9 @@
-"""Whether the frozen weights are still those that training began with.
+"""Detect drift of the frozen weights during training.
 
-Trainers that push merged weights to a sampler add ΔW to the frozen weights and take it out again at every step; in half
-precision that moves them, and no snapshot of an adapter shows it. A digest of every frozen tensor is taken when
-training begins and again at each snapshot. Only where one differs is the distance measured, against the base on disk:
-nothing is kept in memory. A resumed run builds its frozen weights anew from the base and its step 0, and its digests
-with them.
+Trainers that send merged weights to a sampler add ΔW to the frozen weights and subtract it again at every step. In half
+precision this changes them, and adapter snapshots do not show it. Digests of all frozen tensors are computed at the
+start of training and at each snapshot. Only if one differs is the distance to the base on disk measured, so that no
+copy is kept in memory. A resumed run rebuilds its frozen weights, and their digests, from the base and its step 0.
 """
 
 import math
@@ -26,7 +25,7 @@ _WRAPPED = ".base_layer"
 
 
 class FrozenWeights(Callback):
-    """Logs ``frozen_drift``: ‖W − W_start‖/‖W_start‖ over the frozen tensors that changed, 0 where none did.
+    """Logs ``frozen_drift``: ‖W − W_initial‖/‖W_initial‖ over the frozen tensors that changed, 0 if none did.
 
     Parameters
     ----------
@@ -42,18 +41,18 @@ class FrozenWeights(Callback):
         self._steps = set(recipe.snapshots.schedule(recipe.steps))
         self._method, self._dtype = find_method(recipe.method.name), recipe.model.dtype
         self._layout, self._base = layout, base
-        self._start: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
         self._drift: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
-        """Take the digests of the frozen weights, unless processes hold parts of them only."""
+        """Compute the digests of the frozen weights, unless they are sharded."""
         if is_sharded(model):
             return
-        self._start = {name: digest(_on_cpu(tensor)) for name, tensor in frozen(model)}
+        self._digests = {name: digest(_on_cpu(tensor)) for name, tensor in frozen(model)}
 
     def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
-        """Compare them at the steps of the snapshots."""
-        if self._start and state.global_step in self._steps:
+        """Compare the digests at the steps of the snapshots."""
+        if self._digests and state.global_step in self._steps:
             self._drift = self.measure(model)
 
     def on_log(self, args: Any, state: Any, control: Any, *, logs: dict[str, Any], **kwargs: Any) -> None:
@@ -62,17 +61,17 @@ class FrozenWeights(Callback):
             logs["frozen_drift"], self._drift = self._drift, None
 
     def measure(self, model: Any) -> float:
-        """Return the drift since training began; NaN where what changed is not known from the files of the run."""
-        changed = {name: tensor for name, tensor in frozen(model) if digest(_on_cpu(tensor)) != self._start.get(name)}
+        """Return the drift since the start of training; NaN if the original values are not in the files of the run."""
+        changed = {name: tensor for name, tensor in frozen(model) if digest(_on_cpu(tensor)) != self._digests.get(name)}
         if not changed:
             return 0.0
-        start = self._at_start(model, changed)
-        distance = sum(_square(tensor, start[name]) for name, tensor in changed.items() if name in start)
-        size = sum(_square(tensor) for tensor in start.values())
+        original = self._original(model, changed)
+        distance = sum(_square(tensor, original[name]) for name, tensor in changed.items() if name in original)
+        size = sum(_square(tensor) for tensor in original.values())
         return math.sqrt(distance / size) if size > 0 else math.nan
 
-    def _at_start(self, model: Any, names: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what those frozen tensors were, of those that come from the base."""
+    def _original(self, model: Any, names: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the original values of these frozen tensors, as far as they come from the base."""
         import torch
 
         store, dtype = TensorStore.open_model(self._base), getattr(torch, self._dtype)
@@ -89,13 +88,13 @@ class FrozenWeights(Callback):
             if initial and f"{key}.lora_A.weight" in initial and layer is not None:
                 removed = initial[f"{key}.lora_B.weight"] @ initial[f"{key}.lora_A.weight"] * layer.scaling[ADAPTER]
                 weight = (weight.float() - removed).to(dtype)
-            weight = weight.T if parameter in store.transposed else weight  # as the model's code has it
+            weight = weight.T if parameter in store.transposed else weight  # as the parameter is oriented
             if weight.shape == _on_cpu(names[name]).shape:
                 found[name] = weight
         return found
 
     def _initial(self) -> dict[str, Any]:
-        """Return A₀ and B₀ of a method that moved the base, nothing for others."""
+        """Return A₀ and B₀ of a method that moves the base; empty for other methods."""
         directory = self._layout.snapshot(0)
         if not self._method.facts.moves_base or not (directory / ADAPTER_WEIGHTS).exists():
             return {}

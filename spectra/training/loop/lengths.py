@@ -1,4 +1,4 @@
-"""Whether prompts and completions fit into the model, asked before anything is trained or written."""
+"""Check before training that prompts and completions fit into the model."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -14,17 +14,17 @@ from spectra.training.sampling.transformers import positions, prompt_ids, room
 def check_lengths(
     recipe: Recipe, tokenizer: Any, config: Any, training: Sequence[Problem], heldout: Sequence[Problem]
 ) -> None:
-    """Refuse a run in which a prompt with its completion has more tokens than the model, or vLLM, has room for.
+    """Refuse a run in which a prompt plus completion is longer than the model, or vLLM, allows.
 
-    A model reads beyond its positions without a word, and what it says there is noise. A held-out prompt must leave
-    room for one token: an evaluation cuts its completions where the positions end.
+    A model accepts tokens beyond its positions without an error, and its output there is noise. A held-out prompt must
+    leave room for one token: an evaluation truncates its completions where the positions end.
 
     Parameters
     ----------
     recipe
         The recipe.
     tokenizer, config
-        Of the base.
+        Tokenizer and config of the base model.
     training, heldout
         Problems to train and to evaluate on, in their prompt format.
 
@@ -33,7 +33,7 @@ def check_lengths(
     RecipeError
         If a prompt of the run leaves no room for ``algorithm.max_completion_length`` tokens.
     UsageError
-        If a held-out prompt leaves no room at all, or chat prompts meet a tokenizer without a chat template.
+        If a held-out prompt leaves no room, or prompts are chats and the tokenizer has no chat template.
     """
     limits = [("the model's positions", "algorithm.max_completion_length", positions(config))]
     if recipe.rollout.engine == "vllm" and recipe.rollout.mode == "colocate":
@@ -47,7 +47,7 @@ def check_lengths(
     for name, where, limit in known:
         if tokens + wanted > limit:
             fault = (
-                f"problem {problem.id!r} has {tokens} tokens; with a completion of {wanted} more than {name}, {limit}"
+                f"problem {problem.id!r} has {tokens} tokens; with a completion of {wanted} it exceeds {name}, {limit}"
             )
             raise RecipeError(fault, where=where, hint=_hint(where, tokens, wanted, limit))
     if heldout:
@@ -55,7 +55,7 @@ def check_lengths(
 
 
 def _met(recipe: Recipe, problems: Sequence[Problem]) -> list[Problem]:
-    """Return the problems that the run can meet: those of its order, and with dynamic sampling any."""
+    """Return the problems that the run can use: those in its order, or all with dynamic sampling."""
     if recipe.algorithm.dynamic_rounds is not None:
         return list(problems)
     order = prompt_order(len(problems), recipe.steps * recipe.prompts_per_step, recipe.seed)
@@ -63,7 +63,7 @@ def _met(recipe: Recipe, problems: Sequence[Problem]) -> list[Problem]:
 
 
 def _longest(tokenizer: Any, problems: Iterable[Problem]) -> tuple[int, Problem]:
-    """Return the most tokens that a prompt has, and its problem; a prompt that is repeated is read once."""
+    """Return the length of the longest prompt in tokens, and its problem; repeated prompts are tokenized once."""
     distinct = {json.dumps(problem.prompt): problem for problem in problems}.values()
     lengths = [(len(prompt_ids(tokenizer, problem.prompt)), problem) for problem in distinct]
     return max(lengths, key=lambda pair: pair[0])
@@ -72,4 +72,4 @@ def _longest(tokenizer: Any, problems: Iterable[Problem]) -> tuple[int, Problem]
 def _hint(where: str, tokens: int, wanted: int, limit: int) -> str:
     if where == "rollout.max_model_length":
         return f"set it to {tokens + wanted} or more"
-    return f"set it to {limit - tokens} or less" if tokens < limit else "leave out problems as long as that"
+    return f"set it to {limit - tokens} or less" if tokens < limit else "remove problems of this length"

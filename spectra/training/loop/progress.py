@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, plain lines in a log, nothing when quiet."""
+"""Progress output of a run: a bar on a terminal, plain lines in a log, nothing when quiet."""
 
 import sys
 import time
@@ -10,21 +10,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 _REMEMBERED_SECONDS = 6 * 3600.0
-LINES = 12  # a log shows about so many lines a run
+LINES = 12  # approximate number of progress lines per run in a log
 
 
 class Reporter:
-    """Says nothing."""
+    """Reporter that prints nothing; base class of the others."""
 
     def say(self, line: str) -> None:
-        """Tell one fact about the run as a whole."""
+        """Report a message about the run."""
 
     def step(self, step: int, last: int, metrics: Mapping[str, float]) -> None:
-        """Tell how far the run is."""
+        """Report the progress of the run."""
 
 
 class PlainReporter(Reporter):
-    """Lines on standard error: standard output belongs to results."""
+    """Prints lines to standard error; standard output is for results."""
 
     def __init__(self) -> None:
         self._first: tuple[float, int] | None = None
@@ -34,7 +34,7 @@ class PlainReporter(Reporter):
         print(line, file=sys.stderr, flush=True)
 
     def step(self, step: int, last: int, metrics: Mapping[str, float]) -> None:
-        """Print a line now and then, at every evaluation, and at the end."""
+        """Print a line at regular intervals, at every evaluation, and at the end."""
         now = time.monotonic()
         began, first = self._first = self._first or (now, step)
         if step % max(1, last // LINES) == 0 or step == last or "eval_accuracy" in metrics:
@@ -43,7 +43,7 @@ class PlainReporter(Reporter):
 
 
 class BarReporter(Reporter):
-    """A progress bar."""
+    """Shows a progress bar."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
@@ -61,7 +61,7 @@ class BarReporter(Reporter):
 
 
 def describe(metrics: Mapping[str, float]) -> str:
-    """Return the few numbers that tell whether a run learns.
+    """Return the metrics that show whether a run learns.
 
     >>> describe({"reward": 0.4125, "loss": 0.1, "eval_accuracy": 0.5})
     'reward 0.41 accuracy 0.50'
@@ -71,7 +71,7 @@ def describe(metrics: Mapping[str, float]) -> str:
 
 
 def remaining(seconds: float) -> str:
-    """Return how long it will take, where that is minutes or more.
+    """Return the remaining time, if it is a minute or more.
 
     >>> remaining(20.0), remaining(200.0), remaining(20000.0)
     ('', ', 3 min left', ', 5.6 h left')
@@ -82,18 +82,18 @@ def remaining(seconds: float) -> str:
 
 
 def log_reporter(quiet: bool) -> Reporter:
-    """Return the reporter of lines, for where several runs speak at once."""
+    """Return a reporter that prints lines, for several concurrent runs."""
     return Reporter() if quiet else PlainReporter()
 
 
 @contextmanager
 def reporting(quiet: bool) -> Iterator[Reporter]:
-    """Yield the reporter that suits where standard error goes."""
+    """Yield a bar if standard error is a terminal, otherwise lines."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield log_reporter(quiet)
     else:
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-        # Steps of a large model take minutes; by default only the last half minute would count.
+        # Steps of a large model take minutes; by default rich uses only the last 30 s.
         with Progress(*columns, console=console, speed_estimate_period=_REMEMBERED_SECONDS) as bar:
             yield BarReporter(bar)

@@ -1,4 +1,4 @@
-"""Where a run's numbers go besides ``metrics.jsonl``: tensorboard, wandb, trackio."""
+"""Loggers besides ``metrics.jsonl``: tensorboard, wandb, trackio."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -8,7 +8,7 @@ from spectra.errors import MissingDependencyError
 
 
 def check_reports(names: Sequence[str]) -> None:
-    """Look for the packages that a recipe reports to.
+    """Check that the packages of the recipe's loggers are installed.
 
     Raises
     ------
@@ -21,7 +21,7 @@ def check_reports(names: Sequence[str]) -> None:
 
 
 def report_last(trainer: Any, names: Sequence[str]) -> None:
-    """Move what reports to the end of the trainer's callbacks, so that it tells what the others add to a record."""
+    """Move logger callbacks to the end, so that they log what other callbacks add to a record."""
     from transformers.integrations import get_reporting_integration_callbacks
 
     for kind in get_reporting_integration_callbacks(list(names)):

@@ -1,11 +1,11 @@
-"""What of a recipe may change while a run goes on: how it is computed and kept, never what it computes.
+"""Recipe keys that may change when a run resumes: how it is computed and stored, never what it computes.
 
-On the CPU a resumed run ends with the very bits of one that had the new value from its first step, for ``steps``,
-``checkpoints``, ``report_to`` and the paths of data with equal digests. The others are equal up to rounding:
-``micro_batch`` and ``model.gradient_checkpointing`` add the same numbers in another order (and with a dropout,
-``micro_batch`` draws other masks); vLLM computes in other batches under another ``rollout``, and what is rounded
-otherwise can turn a sampled token. Of ``evaluation.batch_size`` training sees nothing, and later evaluations are other
-draws of the same distribution.
+On the CPU a resumed run is bit-identical to one that had the new value from its first step, for ``steps``,
+``checkpoints``, ``report_to`` and the paths of data with equal digests. Other keys are equal up to rounding:
+``micro_batch`` and ``model.gradient_checkpointing`` add the same numbers in another order (and with dropout,
+``micro_batch`` draws other masks); vLLM computes in other batches under another ``rollout``, and a rounding difference
+can change a sampled token. ``evaluation.batch_size`` does not affect training; later evaluations are other samples of
+the same distribution.
 """
 
 from collections.abc import Mapping
@@ -42,54 +42,54 @@ Changed = Mapping[str, tuple[Any, Any]]
 
 
 class CheckpointSteps(Callback):
-    """Keeps checkpoints as the recipe says: a resumed trainer would keep to what its checkpoint says."""
+    """Applies the recipe's checkpoint interval; a resumed trainer would use the interval of its checkpoint."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take the distance between checkpoints from the arguments."""
+        """Take the checkpoint interval from the arguments."""
         state.save_steps = args.save_steps
 
 
 def obstacle(there: Recipe, here: Recipe, layout: RunLayout) -> str | None:
-    """Say why a run of one recipe cannot go on with another; None where it can.
+    """Return why a run of one recipe cannot resume with another; None if it can.
 
     Parameters
     ----------
     there
         The recipe of the run, with the digests of its data.
     here
-        The recipe to go on with, with the digests of its data.
+        The recipe to resume with, with the digests of its data.
     layout
         The run.
     """
     for key, (old, new) in differences(there, here).items():
-        fault = f"holds a run with {key} = {old!r}, and the recipe says {new!r}"
+        fault = f"holds a run with {key} = {old!r}, but the recipe has {new!r}"
         if key == _STEPS:
             why = _fixed_steps(there, here, layout)
             if why is not None:
-                return f"{fault}, but {why}"
+                return f"{fault}; {why}"
         elif key not in FREE and not (key in _PATHS and _same_problems(there, here)):
             return fault
     return None
 
 
-def got_nowhere(layout: RunLayout) -> bool:
-    """Return whether a run has neither a checkpoint nor a snapshot after step 0: starting it again loses nothing."""
+def made_no_progress(layout: RunLayout) -> bool:
+    """Return whether a run has neither a checkpoint nor a snapshot after step 0: starting over loses nothing."""
     return not _has_checkpoint(layout) and not any(layout.snapshot_steps())
 
 
 def adopt(recipe: Recipe, layout: RunLayout, step: int) -> Changed:
-    """Make a recipe that a run may go on with its own; return what changed, by key: before and after.
+    """Replace the recipe of a run by one that it may resume with; return the changes, by key: before and after.
 
-    The manifest keeps a record of it, which is written first: a crash in between writes it twice rather than never.
+    The change is recorded in the manifest first: after a crash in between it is recorded twice rather than never.
 
     Parameters
     ----------
     recipe
-        The recipe to go on with.
+        The recipe to resume with.
     layout
         The run.
     step
-        Step of the checkpoint that it goes on from.
+        Step of the checkpoint from which it resumes.
     """
     changed = differences(load(Recipe, layout.recipe), recipe)
     if changed:
@@ -109,13 +109,13 @@ def _fixed_steps(there: Recipe, here: Recipe, layout: RunLayout) -> str | None:
         return "snapshots.log_spaced depends on it"
     if find_method(here.method.name).check_steps is not None:
         return f"the schedule of {here.method.name} depends on it"
-    return None if _has_checkpoint(layout) else "there is no checkpoint to go on from"
+    return None if _has_checkpoint(layout) else "there is no checkpoint to resume from"
 
 
 def _same_problems(there: Recipe, here: Recipe) -> bool:
-    """Return whether two recipes read the same problems from different places.
+    """Return whether two recipes read the same problems from different paths.
 
-    Held-out problems that come from the set that is trained on are read otherwise than those of another set.
+    Held-out problems from the training dataset are read differently than those of another dataset.
     """
     old, new = there.task, here.task
     digests = (old.data_sha256, old.heldout_sha256) == (new.data_sha256, new.heldout_sha256)

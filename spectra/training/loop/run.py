@@ -1,4 +1,4 @@
-"""One training run: start, go on, or leave alone, decided in one place."""
+"""Run one training: start, resume, or skip if finished."""
 
 import shutil
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ from spectra.training.loop.frozen_weights import FrozenWeights
 from spectra.training.loop.lengths import check_lengths
 from spectra.training.loop.progress import Reporter, reporting
 from spectra.training.loop.report_to import check_reports
-from spectra.training.loop.resume import Changed, CheckpointSteps, adopt, got_nowhere, obstacle
+from spectra.training.loop.resume import Changed, CheckpointSteps, adopt, made_no_progress, obstacle
 from spectra.training.loop.trainer import build_trainer
 from spectra.training.methods import find_method
 from spectra.training.policy.policy import Policy, build_policy
@@ -42,46 +42,46 @@ from spectra.training.sampling.rollout import rollout_arguments
 from spectra.weights.storage.base import fingerprint
 
 
-class Plan(Enum):
-    """What ``train`` does with an output directory.
+class RunAction(Enum):
+    """Action of ``train`` for an output directory.
 
     Attributes
     ----------
     START
-        Nothing of a run is there.
+        The directory has no run.
     RESTART
-        A run of another recipe is there, and got nowhere.
+        It has a run of another recipe, without a checkpoint or a snapshot after step 0.
     RESUME
-        The same run is there, unfinished.
-    LEAVE
-        The same run is there, finished.
+        It has the same run, unfinished.
+    SKIP
+        It has the same run, finished.
     """
 
     START = "start"
     RESTART = "restart"
     RESUME = "resume"
-    LEAVE = "leave"
+    SKIP = "skip"
 
 
 def train(recipe: Recipe, out: Path, *, overwrite: bool = False, quiet: bool = False) -> Path:
-    """Train one run; called again with the same words, it finishes what was killed, and leaves what is finished.
+    """Train one run; resume it if it was killed, and skip it if it is finished.
 
-    A recipe that differs only in how the run is computed and kept goes on with it too: see
-    :mod:`spectra.training.loop.resume`. Nothing is written or removed before the recipe, its data and its base are
-    read.
+    A recipe that differs only in how the run is computed and stored resumes it too: see
+    :mod:`spectra.training.loop.resume`. Nothing is written or removed before the recipe, its data and its base model
+    are read.
 
-    Processes that a launcher started train it together: each calls this, and the main one writes.
+    With a launcher, every process calls this function, and the main process writes.
 
     Parameters
     ----------
     recipe
-        What to train.
+        Recipe of the run.
     out
         The run directory.
     overwrite
-        Remove a run that is there and start again.
+        Delete an existing run and start over.
     quiet
-        Report nothing.
+        Print no progress.
 
     Returns
     -------
@@ -93,13 +93,13 @@ def train(recipe: Recipe, out: Path, *, overwrite: bool = False, quiet: bool = F
     RunExistsError
         If ``out`` holds a run of another recipe, or something that is not a run.
     BaseModelError
-        If the base cannot be loaded, or changed since the run began.
+        If the base model cannot be loaded, or changed since the run started.
     RecipeError
-        If the recipe asks for what the base or the data does not have.
+        If the recipe needs something that the base model or the data does not have.
     DivergedError
         If a gradient is not finite.
     MissingDependencyError
-        If something that the recipe asks for is not installed.
+        If a package that the recipe needs is not installed.
     """
     processes, layout = join(), RunLayout(out)
     with report_once(processes), reporting(quiet or not processes.is_main) as reporter, quiet_libraries():
@@ -108,21 +108,21 @@ def train(recipe: Recipe, out: Path, *, overwrite: bool = False, quiet: bool = F
         check_sharding(find_method(recipe.method.name), recipe.model.trainable_dtype)
         check_reports(recipe.report_to)
         rollout_arguments(recipe.rollout)
-        plan = processes.once(lambda: decide(recipe, layout, overwrite=overwrite))
-        if plan is Plan.LEAVE:
+        action = processes.once(lambda: decide(recipe, layout, overwrite=overwrite))
+        if action is RunAction.SKIP:
             reporter.say(f"{out}: already finished, nothing to do")
             return out
         if processes.count == 1 and lost_others():
-            reporter.say("accelerate launch --cpu started one process; for several, give it a --config_file")
+            reporter.say("accelerate launch --cpu started one process; for several, pass --config_file")
         problems = _read(recipe)
         with ExitStack() as held:
             processes.once(lambda: held.enter_context(exclusive(layout.lock, "training this run")))
-            _train(recipe, layout, plan, problems, reporter, processes)
+            _train(recipe, layout, action, problems, reporter, processes)
     return out
 
 
-def decide(recipe: Recipe, layout: RunLayout, *, overwrite: bool = False, again: str = "--overwrite") -> Plan:
-    """Say what to do with a run directory, touching nothing.
+def decide(recipe: Recipe, layout: RunLayout, *, overwrite: bool = False, again: str = "--overwrite") -> RunAction:
+    """Return the action for a run directory, without changing it.
 
     Parameters
     ----------
@@ -131,34 +131,34 @@ def decide(recipe: Recipe, layout: RunLayout, *, overwrite: bool = False, again:
     layout
         The run.
     overwrite
-        Start again, whatever run is there.
+        Start over, whatever run exists.
     again
-        The words with which a user asks for that.
+        Command line option for that, named in the hint.
 
     Raises
     ------
     RunExistsError
-        If it holds a run of another recipe that got somewhere (unless ``overwrite``), or something that is not a run
-        (always).
+        If it holds a run of another recipe with a checkpoint or a snapshot after step 0 (unless ``overwrite``), or
+        something that is not a run (always).
     """
     if not layout.recipe.exists():
         foreign = _foreign(layout)
         if foreign is not None:
             hint = "choose another --out"
-            raise RunExistsError(f"holds {foreign.name!r}, and no run of spectra", where=layout.root, hint=hint)
-        return Plan.START
+            raise RunExistsError(f"holds {foreign.name!r}, but no spectra run", where=layout.root, hint=hint)
+        return RunAction.START
     if overwrite:
-        return Plan.START
+        return RunAction.START
     fault = obstacle(load(Recipe, layout.recipe), recipe, layout)
     if fault is not None:
-        if got_nowhere(layout):
-            return Plan.RESTART
-        raise RunExistsError(fault, where=layout.root, hint=f"choose another --out, or start it again with {again}")
-    return Plan.LEAVE if layout.snapshot(recipe.steps).exists() else Plan.RESUME
+        if made_no_progress(layout):
+            return RunAction.RESTART
+        raise RunExistsError(fault, where=layout.root, hint=f"choose another --out, or start over with {again}")
+    return RunAction.SKIP if layout.snapshot(recipe.steps).exists() else RunAction.RESUME
 
 
 def clear(layout: RunLayout) -> None:
-    """Remove what a run wrote, and nothing else that may lie in its directory. The recipe goes last."""
+    """Remove the files of a run, and no other files in its directory. The recipe is removed last."""
     for directory in (layout.checkpoints, layout.evaluations, layout.analysis.root, layout.snapshots):
         shutil.rmtree(directory, ignore_errors=True)
     for file in (layout.metrics, layout.manifest, layout.recipe):
@@ -166,7 +166,7 @@ def clear(layout: RunLayout) -> None:
 
 
 def _foreign(layout: RunLayout) -> Path | None:
-    """Return something in the directory that a run which has not begun would not have."""
+    """Return a file in the directory that is not from a run that has not started yet; None if there is none."""
     ours = {layout.manifest, layout.log}
     entries = sorted(layout.root.iterdir()) if layout.root.exists() else []
     return next((path for path in entries if path not in ours and not path.name.startswith(".")), None)
@@ -185,9 +185,9 @@ def _read(recipe: Recipe) -> _Problems:
 
 
 def _train(
-    recipe: Recipe, layout: RunLayout, plan: Plan, problems: _Problems, reporter: Reporter, processes: Processes
+    recipe: Recipe, layout: RunLayout, action: RunAction, problems: _Problems, reporter: Reporter, processes: Processes
 ) -> None:
-    resumes = plan is Plan.RESUME
+    resumes = action is RunAction.RESUME
     checkpoint = processes.once(lambda: newest_checkpoint(layout, processes.count)) if resumes else None
     with _named_in_the_recipe():
         policy = build_policy(recipe, initial=None if checkpoint is None else layout.snapshot(0))
@@ -195,12 +195,12 @@ def _train(
     step = 0 if checkpoint is None else checkpoint[1]
     changed: Changed = {}
     if resumes:
-        changed = processes.once(lambda: _go_on(recipe, policy, layout, processes, checkpoint))
+        changed = processes.once(lambda: _resume(recipe, policy, layout, processes, checkpoint))
     else:
-        processes.once(lambda: _begin(recipe, policy, layout, processes))
+        processes.once(lambda: _start(recipe, policy, layout, processes))
     reporter.say(_opening(recipe, layout, policy, processes, step))
     for key, (before, after) in changed.items():
-        reporter.say(f"changed since it began: {key}, {before!r} before and {after!r} now")
+        reporter.say(f"changed since the start: {key}, from {before!r} to {after!r}")
     callbacks = _callbacks(recipe, layout, policy, problems.heldout, processes)
     if processes.is_main:
         callbacks += [FrozenWeights(recipe, layout, policy.base), Metrics(layout), ProgressReports(reporter)]
@@ -210,7 +210,7 @@ def _train(
 
 @contextmanager
 def _named_in_the_recipe() -> Iterator[None]:
-    """Advise the recipe's key where a reader of weights advises the option of other commands."""
+    """Name the recipe's key in hints that name the option of other commands."""
     try:
         yield
     except BaseModelError as error:
@@ -221,7 +221,7 @@ def _named_in_the_recipe() -> Iterator[None]:
 def _callbacks(
     recipe: Recipe, layout: RunLayout, policy: Policy, problems: list[Problem], processes: Processes
 ) -> list[Callback]:
-    """Return what every process does beside training, in this order."""
+    """Return the callbacks of every process, in order."""
     after_step = find_method(recipe.method.name).after_step
     return [
         DivergenceStop(layout, processes),
@@ -233,19 +233,19 @@ def _callbacks(
 
 
 def _opening(recipe: Recipe, layout: RunLayout, policy: Policy, processes: Processes, step: int) -> str:
-    size = f"{policy.trainable_count:,} weights train ({100 * policy.trainable_share:.2f} % of the base)"
-    start = f"going on from step {step}" if step else "starting"
+    size = f"{policy.trainable_count:,} trainable weights ({100 * policy.trainable_share:.2f} % of the base model)"
+    start = f"resuming from step {step}" if step else "starting"
     several = f", {processes.count} processes" if processes.count > 1 else ""
     return f"{layout.root}: {start}; {recipe.method.name}, {size}{several}"
 
 
-def _begin(recipe: Recipe, policy: Policy, layout: RunLayout, processes: Processes) -> None:
+def _start(recipe: Recipe, policy: Policy, layout: RunLayout, processes: Processes) -> None:
     clear(layout)
     _describe(recipe, policy, processes).write(layout.manifest)
     write_text(layout.recipe, dump(recipe))
 
 
-def _go_on(
+def _resume(
     recipe: Recipe, policy: Policy, layout: RunLayout, processes: Processes, checkpoint: tuple[Path, int] | None
 ) -> Changed:
     _check_unchanged(policy, layout, processes)
@@ -270,16 +270,18 @@ def _describe(recipe: Recipe, policy: Policy, processes: Processes) -> Manifest:
 
 
 def _check_unchanged(policy: Policy, layout: RunLayout, processes: Processes) -> None:
-    """Refuse to go on with another base, or with another number of processes, whose random streams are others."""
+    """Refuse to resume with another base model, or another number of processes, which changes the random streams."""
     manifest = Manifest.read(layout.manifest)
     then, today = manifest.base.fingerprints, fingerprint(policy.base)
     changed = [name for name in {**then, **today} if then.get(name) != today.get(name)]
     if changed:
         raise BaseModelError(
-            f"the base changed since the run began ({changed[0]})", where=layout.root, hint="restore the base"
+            f"the base model changed since the run started ({changed[0]})",
+            where=layout.root,
+            hint="restore the base model",
         )
     count = manifest.hardware.get("processes", 1)
     if count != processes.count:
-        fault = f"began with {count} processes, and {processes.count} would go on"
-        hint = f"launch it with --num_processes {count}, or start again with --overwrite"
+        fault = f"was started with {count} processes, and cannot resume with {processes.count}"
+        hint = f"launch it with --num_processes {count}, or start over with --overwrite"
         raise RunExistsError(fault, where=layout.root, hint=hint)

@@ -1,4 +1,4 @@
-"""The recipe in TRL's words: a ``GRPOTrainer`` with every default that matters overridden."""
+"""Build TRL's ``GRPOTrainer`` from a recipe, with every relevant default set explicitly."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ from spectra.training.sampling.rollout import prepare_sampler, rollout_arguments
 def build_trainer(
     recipe: Recipe, policy: Policy, layout: RunLayout, callbacks: Sequence[Callback], processes: int = 1
 ) -> Any:
-    """Return the trainer of a run, one of so many processes; ``train`` on it does the work."""
+    """Return the trainer of a run with ``processes`` processes; call its ``train``."""
     from transformers.trainer_callback import PrinterCallback
 
     method = find_method(recipe.method.name)
@@ -45,7 +45,7 @@ def build_trainer(
 
 
 def _trainer_class(method: Method, recipe: Recipe) -> type[Any]:
-    """Return TRL's trainer, with dynamic sampling and the method's penalty in its loss where they are asked for."""
+    """Return TRL's trainer, with dynamic sampling and the method's penalty in its loss if needed."""
     from trl import GRPOTrainer
 
     parent: type[Any] = type("SharedTrainer", (SharedWork, GRPOTrainer), {})
@@ -59,17 +59,17 @@ def _trainer_class(method: Method, recipe: Recipe) -> type[Any]:
         return parent
     term = method.penalty
 
-    class PenalisedTrainer(parent):  # type: ignore[misc]  # a class that is only known when it runs
+    class PenalizedTrainer(parent):  # type: ignore[misc]  # the base class is only known at run time
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             loss = super().compute_loss(model, inputs, *args, **kwargs)
             # Each forward pass of a step adds its share, as TRL's own terms do.
             return loss + term(model, recipe.method) / self.current_gradient_accumulation_steps
 
-    return PenalisedTrainer
+    return PenalizedTrainer
 
 
 def _rewards(recipe: Recipe) -> list[Any]:
-    """Return the reward functions: right or wrong first, then the format, then what overlong completions lose."""
+    """Return the reward functions: correctness first, then the format, then the overlong penalty."""
     from trl.rewards import get_soft_overlong_punishment
 
     algorithm, task = recipe.algorithm, recipe.task
@@ -94,10 +94,10 @@ def _arguments(recipe: Recipe, layout: RunLayout, batch: Batch) -> Any:
         run_name=recipe.name,
         disable_tqdm=True,
         logging_steps=1,
-        logging_nan_inf_filter=False,  # it would replace a NaN loss by the average so far
+        logging_nan_inf_filter=False,  # True would replace a NaN loss by the running average
         seed=recipe.seed,
         max_steps=recipe.steps,
-        # Each row of the dataset is one prompt of one step, in the order to train on: see `training_dataset`.
+        # Each row of the dataset is one prompt of one step, in training order: see `training_dataset`.
         shuffle_dataset=False,
         per_device_train_batch_size=batch.per_device,
         gradient_accumulation_steps=batch.accumulation,
@@ -114,7 +114,7 @@ def _arguments(recipe: Recipe, layout: RunLayout, batch: Batch) -> Any:
 def _objective(recipe: Recipe) -> dict[str, Any]:
     algorithm = recipe.algorithm
     return {
-        # GSPO is GRPO's loss with one ratio a sequence.
+        # GSPO is GRPO's loss with one ratio per sequence.
         "loss_type": "grpo" if algorithm.name == "gspo" else algorithm.name,
         "importance_sampling_level": "sequence" if algorithm.name in ("gspo", "luspo") else "token",
         "epsilon": algorithm.epsilon_low,

@@ -1,7 +1,7 @@
-"""The factors that a run began with, for methods that moved the base: W₀ − s·B₀A₀ stands under s·BA.
+"""Initial factors of methods that move the base: the model is (W₀ − s·B₀A₀) + s·BA.
 
-Where peft cannot move the base again, a snapshot is the equal LoRA of rank 2r on W₀: s·[B, −B₀]·[A; A₀] with both r and
-alpha doubled, so that s stays.
+If peft cannot move the base again, a snapshot is the equivalent LoRA of rank 2r on W₀: s·[B, −B₀]·[A; A₀] with both r
+and alpha doubled, so that s is unchanged.
 """
 
 from collections.abc import Mapping
@@ -13,26 +13,28 @@ from spectra.runs.layout import ADAPTER_WEIGHTS
 
 
 def read_initial(snapshot: Path, *, stacked: bool) -> dict[str, Any]:
-    """Return the tensors A₀ and B₀ of a run, by their names in the adapter's file.
+    """Return the initial factors A₀ and B₀ of a run, by their names in the adapter file.
 
     Parameters
     ----------
     snapshot
         The run's step-0 snapshot.
     stacked
-        Whether it is saved as LoRA of rank 2r.
+        Whether it is saved as a LoRA of rank 2r.
 
     Raises
     ------
     MissingInitialError
-        If it is not there.
+        If it is missing.
     """
     from safetensors.torch import load_file
 
     weights = snapshot / ADAPTER_WEIGHTS
     if not weights.exists():
-        hint = "restore it, or start the run again with --overwrite"
-        raise MissingInitialError("the step-0 adapter is gone, so the base cannot be set", where=weights, hint=hint)
+        hint = "restore it, or start the run over with --overwrite"
+        raise MissingInitialError(
+            "the step-0 adapter is missing, so the base weights cannot be set", where=weights, hint=hint
+        )
     tensors = load_file(weights)
     return {name: _first_half(name, tensor) for name, tensor in tensors.items()} if stacked else tensors
 

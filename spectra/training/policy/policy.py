@@ -1,4 +1,4 @@
-"""The policy: base weights, the method on them, and what of it trains."""
+"""Build the policy: base model, adapter, and trainable parameters."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,13 +28,13 @@ class Policy:
     Attributes
     ----------
     model
-        The base, with the adapter on it unless every parameter trains.
+        The base model, with the adapter unless every parameter trains.
     tokenizer
-        Its tokenizer, padding on the left.
+        Its tokenizer, with left padding.
     base
         Directory of the base weights.
     base_count
-        Number of weights of the base.
+        Number of weights of the base model.
     """
 
     model: Any
@@ -44,46 +44,46 @@ class Policy:
 
     @property
     def trainable(self) -> dict[str, list[int]]:
-        """Shape of each parameter that trains, named as in a snapshot's file."""
+        """Shape of each trainable parameter, by its name in a snapshot file."""
         parameters = self.model.named_parameters()
         return {snapshot_name(name): list(p.shape) for name, p in parameters if p.requires_grad}
 
     @property
     def trainable_count(self) -> int:
-        """Number of weights that train."""
+        """Number of trainable weights."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
     @property
     def trainable_share(self) -> float:
-        """Weights that train, as a share of the base's."""
+        """Trainable weights as a fraction of the weights of the base model."""
         return self.trainable_count / self.base_count
 
 
 def snapshot_name(name: str) -> str:
-    """Return a parameter's name without the name of the adapter, as adapter files have it."""
+    """Return a parameter's name without the name of the adapter, as in adapter files."""
     return name.replace(f".{ADAPTER}", "")
 
 
 def build_policy(recipe: Recipe, initial: Path | None = None) -> Policy:
-    """Load the base and put the method on it.
+    """Load the base model and attach the adapter of the method.
 
     Parameters
     ----------
     recipe
-        The run's recipe; its seed decides the adapter's initialisation.
+        The run's recipe; its seed determines the adapter's initialization.
     initial
-        The run's step-0 snapshot when it is resumed: a method that moves the base then subtracts these very factors.
+        Step-0 snapshot of a resumed run: a method that moves the base subtracts these factors.
 
     Raises
     ------
     BaseModelError
         If the base cannot be loaded.
     RecipeError
-        If a target module is not in the base, or its shape does not suit the method.
+        If a target module is not in the base model, or its shape does not fit the method.
     MissingDependencyError
         If the method needs a package that is not installed.
     MissingInitialError
-        If ``initial`` is given, and the method needs it, and it is not there.
+        If ``initial`` is given and needed by the method, but missing.
     """
     from transformers import AutoTokenizer, set_seed
 
@@ -93,7 +93,7 @@ def build_policy(recipe: Recipe, initial: Path | None = None) -> Policy:
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left", trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise BaseModelError("holds no tokenizer", where=base, hint="add the tokenizer's files") from error
+        raise BaseModelError("has no tokenizer", where=base, hint="add the tokenizer's files") from error
     set_seed(recipe.seed)
     if method.config is None:
         policy = model.requires_grad_(True)
@@ -106,12 +106,12 @@ def build_policy(recipe: Recipe, initial: Path | None = None) -> Policy:
 
 
 def _trains_base(method: Method) -> bool:
-    """Whether weights of the base train, and not only what is put beside them."""
+    """Whether weights of the base model train, and not only an adapter."""
     return method.config is None or method.targets == "norm"
 
 
 def _set_types(policy: Any, recipe: ModelRecipe, method: Method) -> None:
-    """Keep what trains in float32, where peft left it in the type of the base, and what is frozen in that type."""
+    """Set trained parameters to float32, since peft creates some in the base's dtype, and frozen ones to the base's."""
     import torch
 
     for parameter in policy.parameters():
@@ -129,16 +129,18 @@ def _load(base: Path, dtype: str) -> Any:
         return AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype), trust_remote_code=False)
     except (OSError, ValueError) as error:
         first = str(error).partition("\n")[0]
-        raise BaseModelError(f"cannot be loaded ({first})", where=base, hint="give a causal language model") from error
+        raise BaseModelError(
+            f"cannot be loaded ({first})", where=base, hint="choose a causal language model"
+        ) from error
 
 
 def _attach(model: Any, method: Method, recipe: Recipe, start: Start, initial: Path | None) -> Any:
     from peft import get_peft_model
 
     shapes = checked_shapes(model, method, recipe.method)
-    # get_peft_model moves the base in place for some methods; what stood there before decides the run.
+    # get_peft_model moves the base in place for some methods; the run needs the original weights.
     pristine = _weights(model) if method.facts.moves_base else {}
-    with _in_the_recipes_words(method):
+    with _peft_errors_of(method):
         config = method.config(recipe.method, Setting(recipe.steps, recipe.seed, shapes)) if method.config else None
         policy = get_peft_model(model, config)
     if method.start is not None:
@@ -150,19 +152,21 @@ def _attach(model: Any, method: Method, recipe: Recipe, start: Start, initial: P
 
 
 @contextmanager
-def _in_the_recipes_words(method: Method) -> Iterator[None]:
-    """Turn peft's complaints about a configuration into an error of the recipe's method, and silence the harmless."""
+def _peft_errors_of(method: Method) -> Iterator[None]:
+    """Turn peft's errors about a configuration into a RecipeError, and ignore harmless warnings."""
     with harmless_ignored():
         try:
             yield
         except (ValueError, TypeError, NotImplementedError) as error:
             first = str(error).partition("\n")[0]
             hint = f"see spectra methods {method.name}"
-            raise RecipeError(f"peft refuses it ({first})", where=f"method {method.name}", hint=hint) from error
+            raise RecipeError(
+                f"peft rejects the configuration ({first})", where=f"method {method.name}", hint=hint
+            ) from error
 
 
 def _prompts(recipe: Recipe, tokenizer: Any, device: Any, count: int) -> list[Mapping[str, Any]]:
-    """Return the task's first prompts in the run's order, each as a batch of one."""
+    """Return the first prompts of the task in the order of the run, each as a batch of one."""
     problems = training_problems(recipe.task)
     texts = []
     for index in prompt_order(len(problems), count, recipe.seed):
@@ -181,7 +185,7 @@ def _weights(model: Any) -> dict[str, Any]:
 
 
 def _move_base(policy: Any, pristine: dict[str, Any], initial: Path | None, stacked: bool) -> None:
-    """Set each adapted base weight to W₀ − s·B₀A₀, from one formula at the start and on every resume."""
+    """Set each adapted base weight to W₀ − s·B₀A₀, with the same formula at the start and on every resume."""
     import torch
     from peft import set_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer

@@ -1,4 +1,4 @@
-"""Snapshots: the trained weights of one step, as they are kept, in the format that their own library loads."""
+"""Save snapshots: the trained weights of one step, in the format of peft or transformers."""
 
 import copy
 from collections.abc import Mapping
@@ -28,27 +28,26 @@ def save_snapshot(
     as_lora: bool = False,
     writes: bool = True,
 ) -> Path:
-    """Save what trains, atomically; a snapshot of the same step is replaced.
+    """Save the trained weights, atomically; a snapshot of the same step is replaced.
 
-    An adapter becomes a directory that ``PeftModel.from_pretrained`` loads onto the original base. A fully trained
-    model becomes the difference of its bits from the base's, lossless; ``spectra export`` writes it as a model.
-    Nothing is pickled. Where FSDP or ZeRO spread what trains, every process must call this at the same step: it is
-    gathered from all of them.
+    An adapter becomes a directory that ``PeftModel.from_pretrained`` loads onto the original base model. A fully
+    trained model is stored as the lossless bit difference from the base model; ``spectra export`` writes it as a model.
+    Nothing is pickled. If FSDP or ZeRO shards the trained weights, every process must call this at the same step.
 
     Parameters
     ----------
     model
-        A peft model, or a model whose every parameter trains.
+        A peft model, or a model in which every parameter trains.
     layout
         The run.
     step
-        Optimizer steps done.
+        Optimizer steps completed.
     base, revision
-        The base as the recipe names it, so that a run can move to another machine.
+        Name of the base model in the recipe, so that a run can be moved to another machine.
     as_lora
-        Save A and B of a method that moved the base as the equal LoRA of rank 2r on the original base.
+        Save A and B of a method that moves the base as the equivalent LoRA of rank 2r on the original base.
     writes
-        Whether this process writes; of several, one does.
+        Whether this process writes; exactly one must.
 
     Returns
     -------
@@ -58,9 +57,9 @@ def save_snapshot(
     Raises
     ------
     MissingInitialError
-        With ``as_lora`` after step 0, if the run's step-0 snapshot is gone.
+        With ``as_lora`` after step 0, if the run's step-0 snapshot is missing.
     UsageError
-        If FSDP 1 sharded the model.
+        If FSDP 1 shards the model.
     """
     if not writes and not is_spread(model):
         return layout.snapshot(step)
@@ -76,7 +75,7 @@ def save_snapshot(
             _save_adapter(state, config, directory, base, revision)
         else:
             _save_full(model, whole, directory, TensorStore.open_model(resolve_base(base, revision)))
-        # safetensors lets only the owner read its files; a run is as readable as the rest of its directory.
+        # safetensors lets only the owner read its files; give them the mode of the other files.
         mode = next(directory.glob("*.json")).stat().st_mode
         for file in directory.iterdir():
             file.chmod(mode)
@@ -92,7 +91,7 @@ def _adapter(model: Any, whole: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
 
 def _distinct(state: Mapping[str, Any]) -> list[str]:
-    """Return the names to save: of a tensor that all modules share, the model's own name and not one a module."""
+    """Return the names to save: for a tensor shared by all modules, one model-level name instead of one per module."""
     shared = {state[name].data_ptr() for name in state if name.startswith(SHARED) and not name.startswith(MODULES)}
     return [name for name in state if not name.startswith(MODULES) or state[name].data_ptr() not in shared]
 
@@ -105,13 +104,13 @@ def _doubled(config: Any) -> Any:
 def _save_adapter(state: Mapping[str, Any], config: Any, directory: Path, base: str, revision: str | None) -> None:
     from safetensors.torch import save_file
 
-    # Modules may share a tensor, which the file format refuses: each gets its own.
+    # The file format does not allow shared tensors, so each module gets a copy.
     save_file({name: tensor.clone() for name, tensor in state.items()}, directory / ADAPTER_WEIGHTS, {"format": "pt"})
     config.base_model_name_or_path = base
     config.revision = revision
     config.inference_mode = True
     for name, value in vars(config).items():
-        if isinstance(value, set):  # its order changes from process to process
+        if isinstance(value, set):  # the order of a set differs between processes
             setattr(config, name, sorted(value))
     config.save_pretrained(directory)
 

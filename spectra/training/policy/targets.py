@@ -1,4 +1,4 @@
-"""The layers of a base that a method changes, checked before anything trains."""
+"""Target layers of a method in the base model, checked before training."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -16,16 +16,16 @@ def checked_shapes(model: Any, method: Method, recipe: MethodRecipe) -> Shapes:
     Parameters
     ----------
     model
-        The base.
+        The base model.
     method
-        What will change it.
+        The method.
     recipe
         The method's section.
 
     Raises
     ------
     RecipeError
-        If a target module is not in the base, or its shape does not suit the method.
+        If a target module is not in the base model, or its shape does not fit the method.
     MissingDependencyError
         If the method needs a package that is not installed.
     """
@@ -37,7 +37,7 @@ def checked_shapes(model: Any, method: Method, recipe: MethodRecipe) -> Shapes:
     for target in targets:
         if not any(is_target(name, [target]) for name in layers):
             names = sorted({name.rpartition(".")[2] for name in layers})
-            fault = f"the base has no {method.targets} module {target!r}"
+            fault = f"the base model has no {method.targets} module {target!r}"
             raise RecipeError(fault, where="method.target_modules", hint=f"choose among {', '.join(names)}")
     shapes = {name: shape for name, shape in layers.items() if is_target(name, targets)}
     for rule in method.rules:
@@ -46,13 +46,13 @@ def checked_shapes(model: Any, method: Method, recipe: MethodRecipe) -> Shapes:
 
 
 def _layers(model: Any, method: Method) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield name and weight's shape of each layer of the kind that the method changes."""
+    """Yield the name and weight shape of each layer of the type that the method changes."""
     from torch import nn
 
     kinds = {"linear": nn.Linear, "embedding": nn.Embedding}
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
-        # Norms share no class; they are what has a vector as weight.
+        # Norms have no common class; they are recognized by their one-dimensional weight.
         is_norm = isinstance(weight, nn.Parameter) and weight.dim() == 1
         if is_norm if method.targets == "norm" else isinstance(module, kinds[method.targets]):
             yield name, tuple(module.weight.shape)

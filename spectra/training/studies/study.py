@@ -20,7 +20,7 @@ from spectra.runs.layout import RunLayout
 from spectra.runs.manifest import Manifest
 from spectra.training.data.dataset import pinned
 from spectra.training.loop.progress import Reporter
-from spectra.training.loop.run import Plan, decide
+from spectra.training.loop.run import RunAction, decide
 from spectra.training.recipe.recipe import Recipe
 from spectra.training.studies.environment import (
     LaunchRecipe,
@@ -234,7 +234,7 @@ class _Run:
         layout = RunLayout(self.out)
         try:
             again = f"--overwrite {self.name}"
-            if decide(pinned(self._recipe), layout, overwrite=self._overwrite, again=again) is Plan.LEAVE:
+            if decide(pinned(self._recipe), layout, overwrite=self._overwrite, again=again) is RunAction.SKIP:
                 self._say("already finished")
                 return None
         except SpectraError as error:

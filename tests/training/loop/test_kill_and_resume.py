@@ -84,7 +84,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     (torn / TRAINER_STATE).unlink()
 
     train(recipe, killed.root)
-    assert "going on from step 4" in capfd.readouterr().err
+    assert "resuming from step 4" in capfd.readouterr().err
     assert results(killed) == results(straight)
     assert curves(killed) == curves(straight)
     assert [row["step"] for row in curves(killed)] == list(range(7))
@@ -117,6 +117,6 @@ def test_killed_after_the_last_step_only_writes_what_is_missing(
     shutil.rmtree(layout.snapshot(6))
     append_metrics(layout.metrics, {"step": 7, "reward": 0.0})
     train(recipe, layout.root)
-    assert "going on from step 6" in capfd.readouterr().err
+    assert "resuming from step 6" in capfd.readouterr().err
     assert results(layout) == expected
     assert curves(layout) == logged

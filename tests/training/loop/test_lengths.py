@@ -37,7 +37,7 @@ def test_the_longest_prompt_decides() -> None:
     fault = "problem 'long' has 10 tokens; with a completion of 6 more than the model's positions, 15"
     with pytest.raises(RecipeError, match=f"algorithm.max_completion_length: {fault}; set it to 5 or less"):
         check(15)
-    with pytest.raises(RecipeError, match="leave out problems as long as that"):
+    with pytest.raises(RecipeError, match="remove problems of this length"):
         check(10)
 
 

@@ -12,8 +12,8 @@ from spectra.config import dump, load
 from spectra.errors import RunExistsError
 from spectra.runs.layout import RunLayout
 from spectra.runs.manifest import BaseIdentity, Manifest, now
-from spectra.training.loop.resume import CheckpointSteps, adopt, got_nowhere, obstacle
-from spectra.training.loop.run import Plan, decide, train
+from spectra.training.loop.resume import CheckpointSteps, adopt, made_no_progress, obstacle
+from spectra.training.loop.run import RunAction, decide, train
 from spectra.training.recipe.recipe import Recipe
 from tests.training.loop.test_kill_and_resume import curves, results
 from tests.training.loop.test_run import tensors
@@ -52,15 +52,15 @@ def test_what_does_not_change_the_result_may_change(changed: dict[str, Any], tmp
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"seed": 1}, "seed = 0, and the recipe says 1"),
+        ({"seed": 1}, "seed = 0, but the recipe has 1"),
         ({"micro_batch": 8, "optimizer": {"learning_rate": 0.5}}, "optimizer.learning_rate"),
         ({"rollout": {"importance_cap": 2.0}}, "rollout.importance_cap"),
         ({"model": {"dtype": "bfloat16"}}, "model.dtype"),
         ({"evaluation": {"every": 5}}, "evaluation.every"),
-        ({"task": {**TASK, "data": "c.jsonl", "data_sha256": "3"}}, "task.data = 'a.jsonl', and the recipe says 'c.js"),
+        ({"task": {**TASK, "data": "c.jsonl", "data_sha256": "3"}}, "task.data = 'a.jsonl', but the recipe has 'c.js"),
         # Held-out problems of the same set are read otherwise, whatever their digest.
         ({"task": {**TASK, "heldout": "a.jsonl"}}, "task.heldout = 'b.jsonl'"),
-        ({"steps": 59}, "steps = 60, and the recipe says 59, but a run cannot be shortened"),
+        ({"steps": 59}, "steps = 60, but the recipe has 59; a run cannot be shortened"),
     ],
 )
 def test_everything_else_may_not(changed: dict[str, Any], says: str, tmp_path: Path) -> None:
@@ -86,16 +86,16 @@ def test_steps_are_fixed_where_a_schedule_depends_on_them(section: dict[str, Any
 def test_more_steps_need_a_checkpoint(tmp_path: Path) -> None:
     layout = run_of(tmp_path, checkpoint=False)
     fault = obstacle(Recipe.model_validate({}), Recipe.model_validate({"steps": 90}), layout)
-    assert fault is not None and fault.endswith("there is no checkpoint to go on from")
+    assert fault is not None and fault.endswith("there is no checkpoint to resume from")
 
 
 def test_a_run_of_another_recipe_that_got_nowhere_is_started_again(tmp_path: Path) -> None:
     layout = run_of(tmp_path, checkpoint=False)
     layout.recipe.write_text(dump(Recipe.model_validate({})))
     other = Recipe.model_validate({"seed": 1})
-    assert got_nowhere(layout) and decide(other, layout) is Plan.RESTART
+    assert made_no_progress(layout) and decide(other, layout) is RunAction.RESTART
     layout.snapshot(1).mkdir()
-    with pytest.raises(RunExistsError, match="seed = 0, .*start it again with --overwrite"):
+    with pytest.raises(RunExistsError, match="seed = 0, .*start over with --overwrite"):
         decide(other, layout)
     layout.snapshot(1).rmdir()
     (layout.checkpoints / "checkpoint-1").mkdir(parents=True)

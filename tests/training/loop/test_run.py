@@ -16,7 +16,7 @@ from spectra.errors import BaseModelError, MissingDependencyError, RunExistsErro
 from spectra.runs.layout import ADAPTER_WEIGHTS, MODEL_UPDATE, MODEL_WEIGHTS, RunLayout
 from spectra.runs.manifest import Manifest
 from spectra.runs.series import read_metrics
-from spectra.training.loop.run import Plan, clear, decide, train
+from spectra.training.loop.run import RunAction, clear, decide, train
 from spectra.training.recipe.recipe import Recipe
 from spectra.weights.storage.bit_differences import DifferenceStore
 from spectra.weights.storage.tensors import TensorStore
@@ -134,13 +134,13 @@ def test_quiet_says_nothing_and_otherwise_lines_go_to_standard_error(
     train(recipe_for(), tmp_path / "loud")
     out, err = capfd.readouterr()
     assert out == ""
-    assert "weights train (35.86 % of the base)" in err.splitlines()[0]
+    assert "trainable weights (35.86 % of the base model)" in err.splitlines()[0]
     assert [line.split(" reward")[0] for line in err.splitlines()[1:]] == ["step 1/2", "step 2/2"]
 
 
 def test_another_recipe_is_refused_with_the_first_differing_key(recipe_for: Maker, tmp_path: Path) -> None:
     train(recipe_for(), tmp_path / "run", quiet=True)
-    with pytest.raises(RunExistsError, match=r"holds a run with method\.r = 8, and the recipe says 4; .*--overwrite"):
+    with pytest.raises(RunExistsError, match=r"holds a run with method\.r = 8, but the recipe has 4; .*--overwrite"):
         train(recipe_for(method={"r": 4}), tmp_path / "run", quiet=True)
 
 
@@ -159,27 +159,27 @@ def test_overwriting_starts_again_and_leaves_what_is_not_the_runs(recipe_for: Ma
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_directory_that_is_no_run_is_never_touched(overwrite: bool, recipe_for: Maker, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunExistsError, match=r"holds 'thesis\.tex', and no run of spectra"):
+    with pytest.raises(RunExistsError, match=r"holds 'thesis\.tex', but no spectra run"):
         train(recipe_for(), tmp_path, overwrite=overwrite, quiet=True)
     assert contents(tmp_path) == {"thesis.tex": b"years of work"}
 
 
 def test_every_plan(recipe_for: Maker, tmp_path: Path) -> None:
     recipe, layout = recipe_for(), RunLayout(tmp_path / "run")
-    assert decide(recipe, layout) is Plan.START
+    assert decide(recipe, layout) is RunAction.START
     layout.root.mkdir()
     (layout.root / "train.log").write_text("a study began")
     layout.manifest.write_text("{}")
-    assert decide(recipe, layout) is Plan.START  # killed before the recipe was there: nothing was trained
+    assert decide(recipe, layout) is RunAction.START  # killed before the recipe was there: nothing was trained
     layout.recipe.write_text(dump(recipe))
-    assert decide(recipe, layout) is Plan.RESUME
+    assert decide(recipe, layout) is RunAction.RESUME
     layout.snapshot(1).mkdir(parents=True)
-    assert decide(recipe, layout) is Plan.RESUME
+    assert decide(recipe, layout) is RunAction.RESUME
     layout.snapshot(2).mkdir()
-    assert decide(recipe, layout) is Plan.LEAVE
-    assert decide(recipe, layout, overwrite=True) is Plan.START
+    assert decide(recipe, layout) is RunAction.SKIP
+    assert decide(recipe, layout, overwrite=True) is RunAction.START
     clear(layout)
-    assert decide(recipe, layout) is Plan.START
+    assert decide(recipe, layout) is RunAction.START
 
 
 def own_data(tmp_path: Path, **task: Any) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def own_data(tmp_path: Path, **task: Any) -> dict[str, Any]:
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "column": ({"task": {"prompt": "nope"}}, "row 1 has no 'nope'"),
-    "fewer held-out problems": ({"evaluation": {"problems": 9}}, "must be at most 4, the held-out problems of mine, got 9"),
+    "fewer held-out problems": ({"evaluation": {"problems": 9}}, "must be at most 4, .*, got 9"),
     "length": ({"algorithm": {"generations": 4, "max_completion_length": 99}}, "more than the model's positions, 64"),
     "no such base": ({"model": {"base": "/nonexist"}}, "no such base model directory; give model.base a directory"),
 }
@@ -241,7 +241,9 @@ def test_another_number_of_processes_is_noticed_on_resume(recipe_for: Maker, tmp
     manifest = Manifest.read(layout.manifest)
     assert manifest.hardware["processes"] == 1
     replace(manifest, hardware={**manifest.hardware, "processes": 4}).write(layout.manifest)
-    with pytest.raises(RunExistsError, match="began with 4 processes, and 1 would go on; .* --num_processes 4"):
+    with pytest.raises(
+        RunExistsError, match="started with 4 processes, and cannot resume with 1; .* --num_processes 4"
+    ):
         train(recipe, layout.root, quiet=True)
     # A run of an earlier release does not say: it was one.
     replace(manifest, hardware={}).write(layout.manifest)
@@ -261,5 +263,5 @@ def test_a_changed_base_is_noticed_on_resume(recipe_for: Maker, tmp_path: Path, 
     weights = load_file(base / MODEL_WEIGHTS)
     weights["lm_head.weight"] += 1e-3
     save_file(weights, base / MODEL_WEIGHTS, {"format": "pt"})
-    with pytest.raises(BaseModelError, match=r"the base changed since the run began \(lm_head\.weight\)"):
+    with pytest.raises(BaseModelError, match=r"the base model changed since the run started \(lm_head\.weight\)"):
         train(recipe, layout.root, quiet=True)

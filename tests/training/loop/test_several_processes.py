@@ -173,8 +173,8 @@ def drawn_by(run: Path) -> list[Path]:
 @pytest.mark.slow
 def test_one_process_speaks(several: tuple[dict[str, RunLayout], str]) -> None:
     openings = [line.partition(": ")[2] for line in several[1].splitlines() if "starting" in line]
-    lora = "starting; lora, 7,424 weights train (35.86 % of the base), 2 processes"
-    full = "starting; full, 20,704 weights train (100.00 % of the base), 2 processes"
+    lora = "starting; lora, 7,424 trainable weights (35.86 % of the base model), 2 processes"
+    full = "starting; full, 20,704 trainable weights (100.00 % of the base model), 2 processes"
     assert openings[:4] == [lora, full, lora, full]
     assert len(openings) == several[1].count("step 1/3 reward") == len(several[0]) == 5
 
@@ -188,7 +188,7 @@ def test_two_processes_resumed_equal_two_uninterrupted(
     shutil.rmtree(killed.snapshot(STEPS))
     # A crash after the main process wrote its part of a checkpoint, and before the other did.
     (killed.checkpoints / f"checkpoint-{STEPS}" / "rng_state_1.pth").unlink()
-    assert "going on from step 2" in launch({killed.root: three_steps(tiny_base, "lora")}, "ddp_cpu.yaml")
+    assert "resuming from step 2" in launch({killed.root: three_steps(tiny_base, "lora")}, "ddp_cpu.yaml")
     assert results(killed) == results(straight)
 
 

@@ -90,7 +90,10 @@ Q, K = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj"
         ({"name": "milora", "r": 20}, rf"method\.r: 20 is more than {K} \(16 × 32\) allows; choose 16 or less"),
         ({"name": "fourierft", "options": {"n_frequency": 600}}, r"method\.options\.n_frequency: 600 is more than"),
         ({"name": "hra", "r": 3}, r"method\.r: 3 is odd, and hra needs pairs; choose an even r"),
-        ({"name": "gralora", "r": 7}, r"method gralora: peft refuses it \(r should be divisible by gralora_k"),
+        (
+            {"name": "gralora", "r": 7},
+            r"method gralora: peft rejects the configuration \(r should be divisible by gralora_k",
+        ),
         (
             {"name": "layernorm", "target_modules": ["q_proj"]},
             r"no norm module 'q_proj'; choose among input",

@@ -142,7 +142,7 @@ def test_a_directory_of_another_recipe_fails_that_run_only(small: Path, tmp_path
     ear = Ear()
     done = train_study(Study("small", 1, changed), tmp_path, ear)
     assert "1 of 2 runs failed: slow" in str(done.error)
-    assert "seed = 0, and the recipe says 9; choose another --out, or start it again with --overwrite slow" in str(
+    assert "seed = 0, but the recipe has 9; choose another --out, or start over with --overwrite slow" in str(
         done.error
     )
     assert done.finished == [tmp_path / "plain"]
