@@ -1,4 +1,4 @@
-"""Evaluate a snapshot on benchmarks, problem by problem, so that a killed evaluation goes on where it was."""
+"""Evaluate a snapshot on benchmarks, problem by problem, so that a killed evaluation can resume."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ from spectra.training.rewards.rewards import last_box
 from spectra.training.sampling.transformers import Generator, ModelGenerator, Sampling
 
 GeneratorName = Literal["hf", "vllm"]
-# Told after each batch: problems done, problems in all, benchmark.
+# Called after each batch with the number of finished problems, the number of problems, and the benchmark.
 Progress = Callable[[int, int, str], None]
 
 
@@ -33,15 +33,15 @@ class Request:
     Attributes
     ----------
     benchmark
-        Its name, and that of its directory.
+        Name of the benchmark and of its directory.
     source
-        Where its problems are from.
+        Source of the problems.
     problems
-        Its problems, in their prompt format.
+        The problems, in their prompt format.
     style
-        That format.
+        Name of the prompt format.
     sampling
-        How each is sampled.
+        Sampling settings.
     """
 
     benchmark: str
@@ -53,25 +53,25 @@ class Request:
 
 @dataclass(frozen=True)
 class Engine:
-    """What generates.
+    """Settings of the generator.
 
     Attributes
     ----------
     name
         ``hf`` or ``vllm``.
     dtype
-        Type of the weights W + ΔW. In bfloat16 most of a small ΔW is rounded away; the summary says how much.
+        Data type of the weights W + ΔW. In bfloat16 most of a small ΔW is rounded away; the summary has the fraction.
     device
-        Torch device of ``hf``; None is the GPU where there is one.
+        Torch device of ``hf``; None takes the GPU if there is one.
     batch_size
-        Sequences at once, of ``hf``. What is drawn depends on it.
+        Sequences at once, for ``hf``. Samples depend on it.
     memory
-        Share of the device's memory, of ``vllm``.
+        Fraction of GPU memory, for ``vllm`` (gpu_memory_utilization).
 
     Raises
     ------
     UsageError
-        If there is no such device, batch or share.
+        If a value is out of range, or the device is not available.
     """
 
     name: GeneratorName = "hf"
@@ -82,9 +82,9 @@ class Engine:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise UsageError(f"--batch-size is {self.batch_size}", hint="give 1 or more")
+            raise UsageError(f"--batch-size must be at least 1, got {self.batch_size}", hint="choose a larger number")
         if not 0 < self.memory <= 1:
-            raise UsageError(f"--memory is {self.memory}", hint="give a share above 0 and up to 1")
+            raise UsageError(f"--memory must be in (0, 1], got {self.memory}", hint="choose a fraction such as 0.9")
         if self.device is not None:
             _check_device(self.device, self.dtype)
 
@@ -96,7 +96,7 @@ def _check_device(device: str, dtype: str) -> None:
         torch.zeros(1, dtype=getattr(torch, dtype), device=device).item()
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        hint = "choose cpu, or cuda where it is"
+        hint = "use cpu, or cuda if a GPU is available"
         raise UsageError(f"--device {device} cannot be used ({reason})", hint=hint) from error
 
 
@@ -109,7 +109,7 @@ def evaluate_all(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Evaluate a snapshot on benchmarks; what is finished is left as it is.
+    """Evaluate a snapshot on benchmarks; finished evaluations are skipped.
 
     Parameters
     ----------
@@ -118,13 +118,13 @@ def evaluate_all(
     requests
         The benchmarks.
     engine
-        What generates. The model is loaded once, and only where something is left to do.
+        Settings of the generator. The model is loaded once, and only if an evaluation is unfinished.
     out
-        Run directory to write to: ``evals/<benchmark>/step_XXXXXX.jsonl``, with a summary beside it.
+        Run directory to write to: ``evals/<benchmark>/step_XXXXXX.jsonl``, and a summary next to it.
     overwrite
-        Evaluate again what is there.
+        Repeat finished evaluations.
     progress
-        Told how far it is.
+        Called with the progress, see :data:`Progress`.
 
     Returns
     -------
@@ -134,9 +134,9 @@ def evaluate_all(
     Raises
     ------
     RunExistsError
-        If an evaluation of other settings is there, or another process is at it.
+        If an evaluation with other settings exists, or another process is working on it.
     SpectraError
-        If the model cannot be put together exactly, or cannot generate.
+        If the model cannot be rebuilt exactly, or cannot generate.
     """
     identity = model.identity()
     opened = [_open(model, request, engine, identity, out) for request in requests]
@@ -192,14 +192,14 @@ def _evaluate(
 
 
 def _chunks(request: Request, size: int) -> list[Sequence[Problem]]:
-    """Return the problems in parts that do not depend on what is done: a resumed evaluation draws the same."""
+    """Return the problems in fixed parts, so that a resumed evaluation draws the same samples."""
     return [request.problems[start : start + size] for start in range(0, len(request.problems), size)]
 
 
 def _complete(opened: OpenEvaluation, request: Request, generator: Generator, chunk: Sequence[Problem]) -> None:
     if all(problem.id in opened.done for problem in chunk):
         return
-    # A stream of its own for each part, whichever parts were drawn before it.
+    # Each part has its own random stream, independent of the parts before it.
     named = f"{request.sampling.seed}/{request.benchmark}/{chunk[0].id}".encode()
     seed = int.from_bytes(hashlib.sha256(named).digest()[:4]) % 2**31
     completions = generator.generate([problem.prompt for problem in chunk], replace(request.sampling, seed=seed))
@@ -249,4 +249,4 @@ def _generator(model: EvaluatedModel, engine: Engine) -> Iterator[Generator]:
         ):
             yield generator
     except UnsupportedMethodError as error:
-        raise UnsupportedMethodError(error.what, where=error.where, hint="take the generator hf") from error
+        raise UnsupportedMethodError(error.what, where=error.where, hint="use --generator hf") from error

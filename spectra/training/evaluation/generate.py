@@ -1,6 +1,6 @@
-"""Sample from a causal language model, verify every generation, and count: greedy accuracy, Avg@k, Pass@k.
+"""Sample from a causal language model, verify every completion, and compute greedy accuracy, Avg@k and Pass@k.
 
-Evaluating leaves no trace: the global random streams, the model's mode and the tokenizer come back as they were.
+Evaluation does not change the global random state, the mode of the model or the tokenizer.
 """
 
 import math
@@ -24,7 +24,7 @@ class Generation:
     Attributes
     ----------
     problem
-        ``Problem.id`` of what was asked.
+        ``Problem.id`` of the problem.
     sample
         Index among the samples of that problem, from 0.
     completion
@@ -34,7 +34,7 @@ class Generation:
     tokens
         Generated tokens, the end-of-sequence token included.
     finished
-        Whether the model ended by itself; False where ``max_new_tokens`` cut it off.
+        Whether the completion has an end token; False if ``max_new_tokens`` truncated it.
     """
 
     problem: str
@@ -56,7 +56,7 @@ def generate_and_verify(
     seed: int,
     batch_size: int = 256,
 ) -> list[Generation]:
-    """Generate ``samples`` completions a problem from the whole distribution (no top-k, no penalty …) and verify each.
+    """Generate ``samples`` completions per problem from the full distribution (no top-k, no penalty …) and verify them.
 
     Parameters
     ----------
@@ -65,27 +65,27 @@ def generate_and_verify(
     tokenizer
         Its tokenizer. Chat prompts go through its chat template.
     problems
-        What to ask.
+        Problems to sample completions of.
     samples
-        Completions a problem; must be 1 where ``temperature`` is 0.
+        Completions per problem; must be 1 where ``temperature`` is 0.
     temperature
         Sampling temperature; 0 is greedy decoding.
     max_new_tokens
-        Longest completion, in tokens.
+        Maximum length of a completion, in tokens.
     seed
-        Seeds a random stream of its own. Equal arguments, ``batch_size`` among them, give equal generations.
+        Seed of a separate random stream. Equal arguments, including ``batch_size``, give equal generations.
     batch_size
         Sequences generated at once.
 
     Returns
     -------
     list of Generation
-        ``samples`` rows a problem, in the order of ``problems``.
+        ``samples`` rows per problem, in the order of ``problems``.
 
     Raises
     ------
     UsageError
-        If the arguments cannot work together.
+        If the sampling settings are invalid.
     """
     sampling = Sampling(samples, float(temperature), 1.0, max_new_tokens, seed)
     generator = ModelGenerator(model, tokenizer, batch_size=batch_size)
@@ -93,7 +93,7 @@ def generate_and_verify(
 
 
 def verified(problems: Sequence[Problem], completions: Sequence[Sequence[Completion]]) -> list[Generation]:
-    """Return the completions of each problem with their verdicts."""
+    """Verify the completions of each problem."""
     rows = [
         (problem, sample, completion)
         for problem, drawn in zip(problems, completions, strict=True)
@@ -107,15 +107,15 @@ def verified(problems: Sequence[Problem], completions: Sequence[Sequence[Complet
 
 
 def accuracy(generations: Sequence[Generation]) -> float:
-    """Return the share of correct generations in [0, 1]: greedy accuracy or Avg@k, by what was sampled.
+    """Return the fraction of correct generations in [0, 1]: greedy accuracy or Avg@k, depending on the sampling.
 
-    NaN where there are none.
+    NaN if there are none.
     """
     return sum(row.correct for row in generations) / len(generations) if generations else math.nan
 
 
 def pass_at_k(generations: Sequence[Generation], k: int) -> float:
-    """Return Pass@k in [0, 1]; raises where :func:`spectra.training.evaluation.pass_at_k.estimate_pass` does."""
+    """Return Pass@k in [0, 1]; raises as :func:`spectra.training.evaluation.pass_at_k.estimate_pass`."""
     counts: dict[str, list[bool]] = {}
     for row in generations:
         counts.setdefault(row.problem, []).append(row.correct)

@@ -1,12 +1,12 @@
-r"""Avg@k and Pass@k with what they are worth.
+r"""Avg@k and Pass@k with confidence intervals.
 
-Two things vary: which problems a benchmark happens to hold, and which completions were sampled. The n problems are a
-sample of problems like them, and the estimates :math:`u_i` of each already vary by their own completions, so
-:math:`s^2/n`, with s² the variance of the u_i between problems, holds both parts; resampling completions as well would
-count the second part twice. The 95 % interval is Wilson's with the effective number of problems :math:`\bar u (1 -
-\bar u) n / s^2` in place of n (Kish's design effect), and Student's quantile. Two problems' worth of the variance that
-problems which are wholly right or wrong would have goes into s²: where nearly all of them agree, the rare one that does
-not may be missing. ``tests/training/evaluation/test_pass_at_k.py`` checks its coverage by simulation.
+Two sources of variation matter: the choice of problems in a benchmark, and the sampling of completions. The n problems
+are a sample of similar problems, and the estimate :math:`u_i` of each already varies with its completions. So
+:math:`s^2/n`, with s² the variance of the u_i between problems, includes both sources; resampling completions as well
+would count the second one twice. The 95 % interval is Wilson's with the effective number of problems :math:`\bar u (1 -
+\bar u) n / s^2` in place of n (Kish's design effect), and Student's quantile. To s² is added the variance of two prior
+problems that are either always right or always wrong: if nearly all problems agree, a rare different one may be missing
+from the sample. ``tests/training/evaluation/test_pass_at_k.py`` checks its coverage by simulation.
 """
 
 import math
@@ -24,19 +24,19 @@ _PRIOR_PROBLEMS = 2.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share in [0, 1].
+    """Estimate of a fraction in [0, 1].
 
     Attributes
     ----------
     value
         Mean over problems.
     low, high
-        95 % interval over problems and completions: what other problems of this kind would give.
+        95 % interval over problems and completions: for other problems of this kind.
     error
         Standard error over problems and completions; NaN for one problem.
     sampling_error
-        Standard error over completions alone, the problems as they are: what another seed would change. NaN where one
-        problem's completions cannot tell (Pass@k of k completions).
+        Standard error over completions alone, for these problems: the effect of another seed. NaN if the completions of
+        one problem do not determine it (Pass@k of k completions).
     """
 
     value: float
@@ -53,14 +53,14 @@ class Estimate:
 def estimate_pass(outcomes: Mapping[str, Sequence[bool]], k: int) -> Estimate:
     r"""Return Pass@k, the mean over problems of :math:`1 - \binom{n-c}{k} / \binom{n}{k}` (Chen et al. 2021, eq. 1).
 
-    Pass@1 is Avg@n: the share of correct completions.
+    Pass@1 is Avg@n: the fraction of correct completions.
 
     Parameters
     ----------
     outcomes
         Whether each completion of each problem is correct.
     k
-        Completions of which one must be correct.
+        Number of completions of which at least one must be correct.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def estimate_pass(outcomes: Mapping[str, Sequence[bool]], k: int) -> Estimate:
     """
     fewest = min(map(len, outcomes.values()), default=0)
     if not 1 <= k <= fewest:
-        raise UsageError(f"Pass@{k} of {fewest} samples a problem is undefined", hint="draw at least k samples")
+        raise UsageError(f"Pass@{k} of {fewest} samples per problem is undefined", hint="draw at least k samples")
     counts = [(len(marks), sum(marks)) for marks in outcomes.values()]
     shares = [_pass(n, c, k) for n, c in counts]
     value, count = fmean(shares), len(shares)
@@ -79,27 +79,27 @@ def estimate_pass(outcomes: Mapping[str, Sequence[bool]], k: int) -> Estimate:
 
 
 def estimate_all(outcomes: Mapping[str, Sequence[bool]]) -> dict[int, Estimate]:
-    """Return Pass@k for k = 1, 2, 4 … up to the completions that every problem has."""
+    """Return Pass@k for k = 1, 2, 4 … up to the smallest number of completions per problem."""
     fewest = min(map(len, outcomes.values()), default=0)
     powers = [2**power for power in range(fewest.bit_length())]
     return {k: estimate_pass(outcomes, k) for k in dict.fromkeys([*powers, fewest]) if k}
 
 
 def interval(shares: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of the mean of the problems' shares, see the module; (0, 1) for one problem."""
+    """Return the 95 % interval of the mean over problems, see the module; (0, 1) for one problem."""
     count, value = len(shares), fmean(shares)
     if count < 2:
         return 0.0, 1.0
     between = variance(shares)
     middle = (count * value + 0.5) / (count + 1)
     smoothed = ((count - 1) * between + _PRIOR_PROBLEMS * middle * (1 - middle)) / (count - 1 + _PRIOR_PROBLEMS)
-    # Never fewer than there are: a share varies no more than right or wrong does.
+    # At least the number of problems: a fraction varies no more than a binary outcome.
     effective = max(float(count), value * (1 - value) * count / smoothed)
     return wilson(value, effective, student_quantile(count - 1))
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:
-    """Return the mean over benchmarks, each of the same weight; their errors are independent."""
+    """Return the mean over benchmarks with equal weights; their errors are independent."""
     count, value = len(estimates), fmean(one.value for one in estimates)
     error = math.sqrt(math.fsum(one.error**2 for one in estimates)) / count
     sampling = math.sqrt(math.fsum(one.sampling_error**2 for one in estimates)) / count
@@ -108,7 +108,7 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def scores(outcomes: Mapping[str, Sequence[bool]]) -> dict[str, Any]:
-    """Return what a summary holds: number of problems and completions, Avg@k and every Pass@k, as JSON values."""
+    """Return the fields of a summary: number of problems and completions, Avg@k and every Pass@k, as JSON values."""
     estimates = estimate_all(outcomes)
     return {
         "problems": len(outcomes),

@@ -1,8 +1,8 @@
-"""The model that a snapshot stands for, on the base that it was trained on: what an evaluation must ask.
+"""Rebuild the full model of a snapshot (base + ΔW) for evaluation.
 
-An adapter whose method moved the base is not its factors on the original base, and a loader that puts it there
-evaluates a model that nobody trained. Here every snapshot becomes W + ΔW with the exact ΔW of ``spectra.weights``, in
-float64, rounded once; a method whose change is none of weights is loaded by peft, onto the base that it never moved.
+For methods that move the base, the adapter on the original base is not the trained model, and a loader that combines
+them evaluates another model. Here every snapshot becomes W + ΔW with the exact ΔW of ``spectra.weights``, in float64,
+rounded once. A method without ΔW is loaded by peft, onto the base, which it does not move.
 """
 
 import hashlib
@@ -47,18 +47,18 @@ _TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A snapshot with its base.
+    """A snapshot and its base model.
 
     Attributes
     ----------
     run
-        The run that it belongs to.
+        Run of the snapshot.
     snapshot
-        Adapter or whole weights.
+        Adapter or full weights.
     base_name, base
-        The base as it is named, and its directory; None where whole weights need none.
+        Name and directory of the base model; None if full weights do not need it.
     initial
-        Step-0 adapter or residual base, where the run does not hold it.
+        Step-0 adapter or residual base, if it is not in the run.
     """
 
     run: RunDirectory
@@ -74,17 +74,17 @@ class EvaluatedModel:
 
     @cached_property
     def recipe(self) -> Recipe | None:
-        """The recipe of a run of spectra's own."""
+        """Recipe, for runs trained by spectra."""
         path = RunLayout(self.run.path).recipe
         return load(Recipe, path) if self.run.manifest is not None and path.exists() else None
 
     def identity(self) -> dict[str, str | None]:
-        """Return what tells this model from any other: digests of the snapshot's files and of the base's tensors.
+        """Return what identifies this model: digests of the snapshot's files and of the base model's tensors.
 
         Raises
         ------
         BaseModelError
-            If the base is not the one that the run began on.
+            If the base model is not the one that the run was trained on.
         """
         found = {} if self.base is None else fingerprint(self.base)
         self._require_same_base(found)
@@ -97,7 +97,7 @@ class EvaluatedModel:
 
     @contextmanager
     def directory(self, dtype: torch.dtype) -> Iterator[Path]:
-        """Give a directory with the whole model, which transformers and vLLM load; a temporary one where it is made.
+        """Yield a directory with the full model for transformers and vLLM; a temporary one if it has to be built.
 
         Raises
         ------
@@ -113,20 +113,20 @@ class EvaluatedModel:
 
     @contextmanager
     def loaded(self, dtype: torch.dtype, device: str) -> Iterator[Any]:
-        """Give the model, loaded by transformers; raises as :meth:`directory` does."""
+        """Yield the model, loaded by transformers; raises as :meth:`directory`."""
         from transformers import AutoModelForCausalLM
 
         try:
             with self.directory(dtype) as where:
                 model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, trust_remote_code=False)
         except UnsupportedMethodError:
-            if self.snapshot.kind == "full":  # not peft's to load
+            if self.snapshot.kind == "full":  # peft cannot load it
                 raise
             model = self._by_peft(dtype)
         yield model.to(device).eval()
 
     def tokenizer(self) -> Any:
-        """Return the tokenizer: of whole weights their own where they have one, else the base's."""
+        """Return the tokenizer: of full weights if they have one, else of the base model."""
         from transformers import AutoTokenizer
 
         own = self._is_whole and any((self.snapshot.path / name).exists() for name in _TOKENIZERS)
@@ -134,9 +134,9 @@ class EvaluatedModel:
         return AutoTokenizer.from_pretrained(where, padding_side="left", trust_remote_code=False)
 
     def rounding(self, dtype: torch.dtype) -> float:
-        """Return ‖round(W + ΔW) − (W + ΔW)‖ / ‖ΔW‖ over all changed matrices: what of the update a dtype loses.
+        """Return ‖round(W + ΔW) − (W + ΔW)‖ / ‖ΔW‖ over all changed matrices: the part of ΔW lost in a dtype.
 
-        0 where nothing changed, and NaN for whole weights and methods without ΔW.
+        0 if nothing changed, and NaN for full weights and methods without ΔW.
         """
         try:
             updates = None if self._is_whole else self._updates
@@ -158,7 +158,7 @@ class EvaluatedModel:
 
     @property
     def _in_bfloat16(self) -> bool:
-        """Whether the base was rounded when it was loaded; full fine-tuning in float32 trains it as it is."""
+        """Whether the base was rounded for training; full fine-tuning in float32 does not round it."""
         if self.recipe is None or self.recipe.model.dtype != "bfloat16":
             return False
         return (
@@ -174,8 +174,8 @@ class EvaluatedModel:
     @property
     def _required_base(self) -> Path:
         if self.base is None:
-            hint = "give it with --base"
-            raise BaseModelError("does not say which base it was trained on", where=self.run.path, hint=hint)
+            hint = "pass it with --base"
+            raise BaseModelError("does not name its base model", where=self.run.path, hint=hint)
         return self.base
 
     @cached_property
@@ -184,7 +184,7 @@ class EvaluatedModel:
 
     @cached_property
     def _store(self) -> TensorStore:
-        """The base's tensors as the run trained on them."""
+        """Tensors of the base model as used in training."""
         return _Rounded(self._original.files, self._original.where) if self._in_bfloat16 else self._original
 
     @cached_property
@@ -199,9 +199,9 @@ class EvaluatedModel:
         return updates
 
     def _with_frozen_rounding(self, updates: Updates, recipe: Recipe) -> Updates:
-        """Add what rounding the moved base to bfloat16 left in it: the policy trained with that, as its ΔW's size is.
+        """Add the bfloat16 rounding error of the moved base: the policy trained with it, and it is as large as ΔW.
 
-        The frozen weight is round(W − s·B₀A₀), so W + ΔW lacks the rounding.
+        The frozen weight is round(W − s·B₀A₀), so W + ΔW lacks the rounding error.
         """
         method = find_method(recipe.method.name)
         if not method.facts.moves_base:
@@ -230,30 +230,30 @@ class EvaluatedModel:
         then = {} if self.run.manifest is None else self.run.manifest.base.fingerprints
         changed = [name for name in {**then, **found} if then and then.get(name) != found.get(name)]
         if changed:
-            fault = f"is not the base that the run began on ({changed[0]} differs)"
-            raise BaseModelError(fault, where=self.base, hint="give that one with --base")
+            fault = f"is not the base model that the run was trained on ({changed[0]} differs)"
+            raise BaseModelError(fault, where=self.base, hint="pass that one with --base")
 
 
 def open_model(
     run: Path, *, step: int | None = None, base: str | None = None, initial: Path | None = None
 ) -> EvaluatedModel:
-    """Find a snapshot and its base.
+    """Find a snapshot and its base model.
 
     Parameters
     ----------
     run
         A run directory, an adapter, or a full checkpoint.
     step
-        The snapshot's step; None is the last.
+        Step of the snapshot; None takes the last.
     base
-        Base model to use instead of the one that the run names.
+        Base model to use instead of the one named in the run.
     initial
-        Step-0 adapter or residual base of a method that moves the base, where the run does not hold it.
+        Step-0 adapter or residual base of a method that moves the base, if it is not in the run.
 
     Raises
     ------
     UsageError
-        If there is no such step.
+        If there is no snapshot of this step.
     SpectraError
         If the run or its base cannot be found.
     """
@@ -268,7 +268,7 @@ def open_model(
 
 
 class _Rounded(TensorStore):
-    """A base that was loaded in bfloat16 to train on."""
+    """Base model that was loaded in bfloat16 for training."""
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = super().__getitem__(name)
@@ -282,13 +282,13 @@ def _rounded_too(function: UpdateFunction, removed: Tensor, weight: Tensor) -> O
 
 def _scale(config: Mapping[str, Any], where: Path) -> float:
     if config.get("rank_pattern") or config.get("alpha_pattern") or config.get("fan_in_fan_out"):
-        raise UnsupportedMethodError("the rounding of its frozen weights is not known", where=where)
+        raise UnsupportedMethodError("the rounding error of its frozen weights is not known", where=where)
     rank = float(config["r"])
     return float(config["lora_alpha"]) / (rank**0.5 if config.get("use_rslora") else rank)
 
 
 def _files_digest(directory: Path) -> str:
-    """Return what changes with the weights in a directory; the trainer's state beside them does not count."""
+    """Return a digest of the weights in a directory, ignoring the trainer's state."""
     files = {path for pattern in _WEIGHTS for path in directory.glob(pattern)}
     return _joined({path.name: file_digest(path) for path in files})
 

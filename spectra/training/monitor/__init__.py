@@ -1,1 +1,1 @@
-"""Callbacks for other people's HF and TRL trainers."""
+"""Callback for third-party HF and TRL trainers."""

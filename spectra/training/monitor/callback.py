@@ -1,4 +1,4 @@
-"""``spectra.SpectraCallback``: snapshots and spectral numbers in anybody's HF or TRL trainer, in one line."""
+"""``spectra.SpectraCallback``: snapshots and live spectral metrics in any HF or TRL trainer."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -17,8 +17,8 @@ from spectra.training.compat.deepspeed import whole_shape
 from spectra.training.compat.transformers import call_first
 from spectra.training.distributed.processes import Processes
 from spectra.training.loop.callbacks import Callback
-from spectra.training.monitor.live_metrics import PulseReader, warnings_of
-from spectra.training.monitor.output_dir import append_whole, begin, go_on
+from spectra.training.monitor.live_metrics import LiveMetricsReader, live_warnings
+from spectra.training.monitor.output_dir import append_atomically, create_run, resume_run
 from spectra.training.policy.policy import ADAPTER
 from spectra.training.policy.snapshots import save_snapshot
 from spectra.training.recipe.schedules import log_spaced
@@ -30,43 +30,42 @@ from spectra.weights.storage.tensors import TensorStore
 
 _LOG = logging.getLogger("spectra")
 _SNAPSHOTS = 16
-# What saving and measuring may fail of (safetensors has an error of its own for a full disk); training is not ended.
+# Errors of saving and measuring that do not stop training (safetensors has its own error for a full disk).
 _FAULTS = (SpectraError, OSError, SafetensorError)
-# The trainer's records: a regular one has the first, the summary of the whole run the second.
+# Keys that identify a regular record of the trainer, and its summary of the run.
 _REGULAR, _SUMMARY = "loss", "train_runtime"
 
 
 class SpectraCallback(Callback):
-    """Saves ΔW while a HF Trainer or a TRL trainer trains, logs cheap spectral numbers, and warns early.
+    """Saves ΔW during training with an HF or TRL trainer, logs cheap spectral metrics, and warns early.
 
     The trainer's output directory becomes a run directory that ``spectra analyze`` reads. ::
 
         trainer = GRPOTrainer(..., callbacks=[spectra.SpectraCallback()])
 
-    The numbers go to ``metrics.jsonl`` at the step of their snapshot, and into the trainer's next regular record in its
-    log history. Give it the trainer afterwards, and that record has them wherever it is reported (tensorboard, wandb,
-    trackio)::
+    The metrics are written to ``metrics.jsonl`` at the step of their snapshot, and added to the trainer's next regular
+    record in its log history. With the trainer as argument, loggers (tensorboard, wandb, trackio) get them too::
 
         trainer.add_callback(spectra.SpectraCallback(trainer))
 
-    A directory that holds a run is refused before training begins; a resumed trainer goes on with it, and what lies
-    after the step that it resumes from is removed. Once training has begun, what cannot be saved or measured is warned
-    of once, and training goes on.
+    If the directory already holds a run, training is refused before it starts. A resumed trainer resumes the run, and
+    snapshots and records after its step are removed. During training, a failure to save or measure is a warning, given
+    once, and training continues.
 
     Parameters
     ----------
     trainer
-        The trainer that reports.
+        The trainer, so that its loggers get the metrics.
     out
-        Run directory; None is the trainer's ``output_dir``.
+        Run directory; None takes the trainer's ``output_dir``.
     every
-        Steps between snapshots; None takes 16 in even ratios, since most of what happens to ΔW happens early. The last
-        step is saved in any case.
+        Steps between snapshots; None takes 16 snapshots with constant ratio, since most of the change of ΔW happens
+        early. The last step is always saved.
     base
-        The base model, where the model does not say which it is: directory or hub id.
+        Directory or hub id of the base model, if the model's config does not name it.
     overwrite
-        Remove a run that is there when training starts at step 0: snapshots, log, evaluations and analysis, and none of
-        the trainer's own files.
+        Delete an existing run when training starts at step 0: snapshots, log, evaluations and analysis, but no files of
+        the trainer.
     """
 
     def __init__(
@@ -79,27 +78,27 @@ class SpectraCallback(Callback):
         overwrite: bool = False,
     ) -> None:
         if every is not None and every < 1:
-            raise UsageError(f"SpectraCallback(every={every})", hint="give 1 or more steps")
+            raise UsageError(f"SpectraCallback(every={every}): must be at least 1", hint="choose a larger number")
         self._trainer, self._every, self._base, self._overwrite = trainer, every, base, overwrite
         self._out = None if out is None else Path(out)
         self._steps: frozenset[int] = frozenset()
         self._records: list[Mapping[str, float]] = []
         self._pending: dict[str, float] = {}
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._last: int | None = None
         self._began = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
-        """Say which run this is, and save step 0 of one that starts.
+        """Open the run directory, and save step 0 of a new run.
 
         Raises
         ------
         RunExistsError
-            If the directory holds a run, and training starts at step 0 or is another one.
+            If the directory holds a run, and training starts at step 0 or belongs to another run.
         BaseModelError
-            If the base is not known.
+            If the base model is not known.
         MissingInitialError
-            If the method moves the base, and step 0 is not there.
+            If the method moves the base, and the snapshot of step 0 is missing.
         """
         self._layout = RunLayout(self._out or Path(args.output_dir))
         self._steps = _schedule(state.max_steps, self._every)
@@ -114,14 +113,14 @@ class SpectraCallback(Callback):
         self._began = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
-        """Save a step that is due, and measure it."""
+        """Save and measure a scheduled step."""
         if state.global_step in self._steps or state.global_step == state.max_steps:
             self._save_and_measure(state, model)
 
     def on_log(self, args: Any, state: Any, control: Any, *, logs: dict[str, Any], **kwargs: Any) -> None:
-        """Keep the trainer's record, and put the newest numbers into a regular one.
+        """Store the trainer's record, and add the newest metrics to a regular one.
 
-        The summary comes when training has ended, before the trainer may load its best weights.
+        The summary is logged at the end of training, before the trainer may load its best weights.
         """
         if not self._began:  # an evaluation before training
             return
@@ -140,7 +139,7 @@ class SpectraCallback(Callback):
             self._pending = {}
 
     def on_train_end(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
-        """Save the last step, if a trainer without a summary stopped before it was due."""
+        """Save the last step, if a trainer without a summary stopped early."""
         loaded = getattr(args, "load_best_model_at_end", False) and getattr(state, "best_model_checkpoint", None)
         if self._last != state.global_step and not loaded:
             self._save_and_measure(state, model)
@@ -148,13 +147,13 @@ class SpectraCallback(Callback):
     def _open(self, args: Any, state: Any, model: Any) -> None:
         manifest = self._describe(args, model)
         if state.global_step == 0:
-            begin(self._layout, manifest, overwrite=self._overwrite)
+            create_run(self._layout, manifest, overwrite=self._overwrite)
         else:
-            go_on(self._layout, manifest, state.global_step)
+            resume_run(self._layout, manifest, state.global_step)
 
     def _watch(self, model: Any) -> None:
         base = resolve_base(self._name)
-        self._pulse = PulseReader(base, self._start(model, base))
+        self._live_metrics = LiveMetricsReader(base, self._start(model, base))
 
     def _start(self, model: Any, base: Path) -> Start | None:
         first = Snapshot(0, self._layout.snapshot(0), self._kind)
@@ -163,9 +162,9 @@ class SpectraCallback(Callback):
         moving = moving_start(vars(model.peft_config[ADAPTER])) if self._kind == "adapter" else None
         if moving is not None:
             raise MissingInitialError(
-                f"{moving} moves the base when it begins, and there is no snapshot of step 0, so ΔW cannot be told",
+                f"{moving} moves the base at initialization, and there is no snapshot of step 0, so ΔW is unknown",
                 where=self._layout.root,
-                hint="train from step 0 with SpectraCallback, or go on without it",
+                hint="train from step 0 with SpectraCallback, or resume without it",
             )
         return None
 
@@ -175,20 +174,20 @@ class SpectraCallback(Callback):
             return
         step = state.global_step
         try:
-            pulse = self._pulse.read(Snapshot(step, path, self._kind))
+            metrics = self._live_metrics.read(Snapshot(step, path, self._kind))
         except _FAULTS as error:
-            self._warn(f"step {step}: the snapshot is not measured ({error}); training goes on", "measure")
+            self._warn(f"step {step}: the snapshot is not measured ({error}); training continues", "measure")
             return
-        if pulse is None:
+        if metrics is None:
             return
-        self._pending = pulse.logged()
+        self._pending = metrics.logged()
         if self._pending:
             self._append({"step": step, **self._pending})
-        for warning in warnings_of(pulse, step, self._records):
+        for warning in live_warnings(metrics, step, self._records):
             self._warn(warning)
 
     def _save(self, state: Any, model: Any) -> Path | None:
-        """Save a step; None where that failed. Every process takes part: of a sharded model each holds a share."""
+        """Save a step; None if that failed. Every process takes part, because each may hold a shard of the model."""
         step, writes = state.global_step, state.is_world_process_zero
         self._last = step
         try:
@@ -196,24 +195,24 @@ class SpectraCallback(Callback):
         except _FAULTS as error:
             if step == 0 and isinstance(error, SpectraError):  # nothing is lost yet
                 raise
-            self._warn(f"step {step}: the snapshot is not saved ({error}); training goes on", "save")
+            self._warn(f"step {step}: the snapshot is not saved ({error}); training continues", "save")
             return None
 
     def _append(self, record: Mapping[str, float | int]) -> None:
         try:
-            append_whole(self._layout.metrics, record)
+            append_atomically(self._layout.metrics, record)
         except OSError as error:
-            self._warn(f"step {record['step']}: the log is not written ({error}); training goes on", "log")
+            self._warn(f"step {record['step']}: the log is not written ({error}); training continues", "log")
 
     def _report_first(self) -> None:
-        """Go before the callbacks that report, so that they see the record with our numbers in it."""
+        """Move this callback before the loggers, so that they get the metrics."""
         if self._trainer is not None:
             call_first(self._trainer, self)
 
     def _warn(self, warning: str, kind: str | None = None) -> None:
-        said = kind or warning.partition(": ")[2]
-        if said not in self._told:  # once a kind of fault: a warning a snapshot is not read
-            self._told.add(said)
+        key = kind or warning.partition(": ")[2]
+        if key not in self._warned:  # once per kind: users ignore a warning at every snapshot
+            self._warned.add(key)
             _LOG.warning(" ".join(warning.split()))
 
     def _describe(self, args: Any, model: Any) -> Manifest:
@@ -228,7 +227,7 @@ class SpectraCallback(Callback):
 
 
 def _once(state: Any, work: Callable[[], None]) -> None:
-    """Do something on the process that writes; where it refuses, the others of a launcher end with it."""
+    """Call a function on the writing process; if it raises, the other processes exit too."""
     from torch import distributed
 
     if distributed.is_available() and distributed.is_initialized():
@@ -244,16 +243,16 @@ def _schedule(last: int, every: int | None) -> frozenset[int]:
 
 
 def _base_name(model: Any) -> str:
-    """Return the name of the model's base, as the model itself knows it."""
+    """Return the name of the base model from the model's config."""
     adapters = getattr(model, "peft_config", None)
     if adapters is not None and ADAPTER not in adapters:
         raise UsageError(
             f"SpectraCallback saves the adapter {ADAPTER!r}, and the model has {sorted(adapters)}",
-            hint="name the adapter so",
+            hint="rename the adapter to this name",
         )
     name = model.config.name_or_path if adapters is None else adapters[ADAPTER].base_model_name_or_path
     if not name:
         raise BaseModelError(
-            "the model does not say which base it is", where="SpectraCallback", hint="give it: base=DIR_OR_HUB_ID"
+            "the model does not name its base model", where="SpectraCallback", hint="pass base=DIR_OR_HUB_ID"
         )
     return str(name)

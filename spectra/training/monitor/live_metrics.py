@@ -1,4 +1,4 @@
-"""A few spectral numbers of one snapshot, cheap enough to be logged while training, and what is wrong with them."""
+"""Cheap spectral metrics of one snapshot, logged during training, and early warnings."""
 
 import math
 from collections.abc import Mapping
@@ -17,33 +17,33 @@ from spectra.weights.readers.offset import Start
 from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import open_updates, parameter_name
 
-# RLVR updates are some tenths of a percent of the base; this many are far outside.
+# RLVR updates are some tenths of a percent of the base weights; this is far larger.
 _LARGE = 0.05
 _ONE_DIRECTION = 0.9
 _MOST = 0.5
 _SILENT = 0.95
 _ENTROPY_LEFT = 0.1
-# Logged steps that a warning about the log looks back on.
+# Number of recent logged steps for warnings about the log.
 _WINDOW = 10
 _LOGGED = ("relative_fro", "effective_rank", "top1_energy", "one_direction")
 
 
 @dataclass(frozen=True)
-class Pulse:
-    """Medians over the matrices of one snapshot that have moved: where few train, the others' zeros tell nothing.
+class LiveMetrics:
+    """Medians over the matrices of one snapshot that changed; unchanged ones are ignored, since often only few train.
 
     Attributes
     ----------
     relative_fro
-        ‖ΔW‖_F/‖W‖_F; NaN where a matrix holds NaN or infinity; at most rounding where none has moved.
+        ‖ΔW‖_F/‖W‖_F; NaN if a matrix has NaN or infinity; at most rounding error if none has changed.
     effective_rank
-        Effective rank (energy) of ΔW; NaN where ΔW has no factors, whose spectrum is not cheap.
+        Effective rank (energy) of ΔW; NaN if ΔW is not factored, because its spectrum is not cheap.
     top1_energy
-        Share of ‖ΔW‖² in the first singular direction; NaN likewise.
+        Fraction of ‖ΔW‖² in the first singular direction; NaN likewise.
     one_direction
-        Share of the matrices of rank 2 and more that have most of their energy in one direction; NaN likewise.
+        Fraction of the matrices of rank 2 or more with most of their energy in one direction; NaN likewise.
     skipped
-        Tensors of the snapshot that are not measured, with the reason.
+        Reason for each tensor of the snapshot that is not measured.
     """
 
     relative_fro: float
@@ -53,33 +53,33 @@ class Pulse:
     skipped: Mapping[str, str] = field(default_factory=dict)
 
     def logged(self) -> dict[str, float]:
-        """Return the numbers under the names that they are logged by; what is not known is left out."""
+        """Return the metrics by their logged names, without unknown ones."""
         numbers = {name: getattr(self, name) for name in _LOGGED}
         return {f"spectra/{name}": value for name, value in numbers.items() if not math.isnan(value)}
 
 
 @dataclass(frozen=True)
-class PulseReader:
-    """Measures snapshots against one base.
+class LiveMetricsReader:
+    """Measures snapshots against one base model.
 
     Attributes
     ----------
     base
         Directory of the base model.
     start
-        What initialisation took out of the base, for methods that move it.
+        Initialization offset of the base, for methods that move it.
     """
 
     base: Path
     start: Start | None = None
 
-    def read(self, snapshot: Snapshot) -> Pulse | None:
-        """Return the numbers of one snapshot: norms of every matrix, spectra of those that have factors.
+    def read(self, snapshot: Snapshot) -> LiveMetrics | None:
+        """Return the metrics of one snapshot: norms of every matrix, spectra of factored ones.
 
         Returns
         -------
-        Pulse | None
-            None where no base matrix other than zero is changed: of vectors alone there are no such numbers.
+        LiveMetrics | None
+            None if no nonzero base matrix is changed, as when only vectors train.
 
         Raises
         ------
@@ -116,11 +116,11 @@ class PulseReader:
         return {}
 
 
-def _medians(relative: list[float], spectra: list[torch.Tensor], skipped: Mapping[str, str]) -> Pulse:
+def _medians(relative: list[float], spectra: list[torch.Tensor], skipped: Mapping[str, str]) -> LiveMetrics:
     moved = [size for size in relative if size > FLOAT32_ROUNDING]
     shapes = [(effective_rank_energy(sigma), top1_energy(sigma)) for sigma in spectra]
     nothing = math.nan
-    return Pulse(
+    return LiveMetrics(
         relative_fro=median(moved or relative) if all(map(math.isfinite, relative)) else nothing,
         effective_rank=median(rank for rank, _ in shapes) if shapes else nothing,
         top1_energy=median(top for _, top in shapes) if shapes else nothing,
@@ -130,7 +130,7 @@ def _medians(relative: list[float], spectra: list[torch.Tensor], skipped: Mappin
 
 
 def _sizes(update: Operator) -> tuple[float, torch.Tensor | None]:
-    """Return ‖ΔW‖_F, and the singular values where factors give them cheaply."""
+    """Return ‖ΔW‖_F, and the singular values if ΔW is factored."""
     if not update.is_finite():
         return math.nan, None
     if update.rank_bound < min(update.shape):
@@ -139,32 +139,32 @@ def _sizes(update: Operator) -> tuple[float, torch.Tensor | None]:
     return float(torch.linalg.vector_norm(update.dense())), None
 
 
-def warnings_of(pulse: Pulse, step: int, log: list[Mapping[str, float]]) -> list[str]:
-    """Return what is wrong, one sentence each, as early as it can be seen.
+def live_warnings(metrics: LiveMetrics, step: int, log: list[Mapping[str, float]]) -> list[str]:
+    """Return early warnings, one sentence each.
 
     Parameters
     ----------
-    pulse
-        The numbers of a snapshot after step 0.
+    metrics
+        Metrics of a snapshot after step 0.
     step
         Its step.
     log
-        Logged records so far, under canonical names.
+        Records logged so far, with canonical names.
     """
     found = []
-    if math.isnan(pulse.relative_fro):
-        found.append(f"step {step}: the update holds NaN or infinity; stop, and lower the learning rate")
-    if pulse.relative_fro <= FLOAT32_ROUNDING:
+    if math.isnan(metrics.relative_fro):
+        found.append(f"step {step}: the update has NaN or infinity; stop, and lower the learning rate")
+    if metrics.relative_fro <= FLOAT32_ROUNDING:
         found.append(f"step {step}: no weight has moved; check that the adapter trains and that rewards vary")
-    if pulse.relative_fro > _LARGE:
-        size = f"‖ΔW‖ is {pulse.relative_fro:.0%} of ‖W‖"
+    if metrics.relative_fro > _LARGE:
+        size = f"‖ΔW‖ is {metrics.relative_fro:.0%} of ‖W‖"
         found.append(f"step {step}: {size}, far beyond what RLVR needs; lower the learning rate")
-    if pulse.one_direction > _MOST:
-        share = f"{pulse.one_direction:.0%} of the matrices"
-        found.append(f"step {step}: in {share} one direction holds over {_ONE_DIRECTION:.0%} of the update")
-    if pulse.skipped:
-        module, reason = next(iter(pulse.skipped.items()))
-        more = f" (and {len(pulse.skipped) - 1} more)" if len(pulse.skipped) > 1 else ""
+    if metrics.one_direction > _MOST:
+        share = f"{metrics.one_direction:.0%} of the matrices"
+        found.append(f"step {step}: in {share} one direction has over {_ONE_DIRECTION:.0%} of the update")
+    if metrics.skipped:
+        module, reason = next(iter(metrics.skipped.items()))
+        more = f" (and {len(metrics.skipped) - 1} more)" if len(metrics.skipped) > 1 else ""
         found.append(f"step {step}: {module} is not measured{more}: {reason}")
     return found + _log_warnings(step, log)
 
@@ -176,5 +176,5 @@ def _log_warnings(step: int, log: list[Mapping[str, float]]) -> list[str]:
         found.append(f"step {step}: {fmean(silent[-_WINDOW:]):.0%} of the groups give no gradient")
     entropy = [record["entropy"] for record in log if "entropy" in record]
     if len(entropy) >= 2 * _WINDOW and median(entropy[-_WINDOW:]) < _ENTROPY_LEFT * median(entropy[:_WINDOW]):
-        found.append(f"step {step}: entropy is under {_ENTROPY_LEFT:.0%} of where it began")
+        found.append(f"step {step}: entropy is under {_ENTROPY_LEFT:.0%} of its initial value")
     return found

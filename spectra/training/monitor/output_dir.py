@@ -1,4 +1,4 @@
-"""The run in the output directory of somebody's trainer: begun, gone on with, or refused before anything is lost."""
+"""Create or resume a spectra run inside a third-party trainer's output directory."""
 
 import os
 import shutil
@@ -13,49 +13,49 @@ from spectra.runs.manifest import Manifest
 from spectra.runs.series import append_metrics, truncate_metrics
 
 
-def begin(layout: RunLayout, manifest: Manifest, *, overwrite: bool = False) -> None:
-    """Begin a run where none is; what the trainer keeps there, such as its checkpoints, is left alone.
+def create_run(layout: RunLayout, manifest: Manifest, *, overwrite: bool = False) -> None:
+    """Create a run; files of the trainer, such as its checkpoints, are not changed.
 
     Parameters
     ----------
     layout
         The run.
     manifest
-        What it is, written last.
+        Manifest of the run, written last.
     overwrite
-        Remove what a run of ours left there: snapshots, log, evaluations and analysis.
+        Delete an existing spectra run: snapshots, log, evaluations and analysis.
 
     Raises
     ------
     RunExistsError
-        If a run is there (unless ``overwrite``), or files of the same names that are no run's of ours (always).
+        If there is a run (unless ``overwrite``), or files of the same names that are not from spectra (always).
     """
     _refuse_foreign(layout)
     if layout.manifest.exists():
         if not overwrite:
-            hint = "choose another output_dir, resume that run, or remove it by SpectraCallback(overwrite=True)"
-            fault = f"holds a run already, with {len(_snapshots(layout))} snapshots"
+            hint = "choose another output_dir, resume that run, or delete it with SpectraCallback(overwrite=True)"
+            fault = f"already holds a run, with {len(_snapshots(layout))} snapshots"
             raise RunExistsError(fault, where=layout.root, hint=hint)
         _clear(layout)
     manifest.write(layout.manifest)
 
 
-def go_on(layout: RunLayout, manifest: Manifest, step: int) -> None:
-    """Take a run back to the step that the trainer goes on from; one that has no record yet begins there.
+def resume_run(layout: RunLayout, manifest: Manifest, step: int) -> None:
+    """Truncate a run to the step from which the trainer resumes; create it if there is none.
 
     Parameters
     ----------
     layout
         The run.
     manifest
-        What goes on.
+        Manifest of the resumed run.
     step
-        Optimizer steps done. Snapshots and log records after it are removed: the resumed run makes those again.
+        Optimizer steps completed. Later snapshots and log records are removed; the resumed run writes them again.
 
     Raises
     ------
     RunExistsError
-        If another run is there, or files of the same names that are no run's of ours.
+        If there is another run, or files of the same names that are not from spectra.
     """
     _refuse_foreign(layout)
     if not layout.manifest.exists():
@@ -69,8 +69,8 @@ def go_on(layout: RunLayout, manifest: Manifest, step: int) -> None:
     truncate_metrics(layout.metrics, step)
 
 
-def append_whole(path: Path, record: Mapping[str, float | int]) -> None:
-    """Append a record to the log, or leave the log as it was: half a line would spoil the next one.
+def append_atomically(path: Path, record: Mapping[str, float | int]) -> None:
+    """Append a record to the log, or leave the log unchanged: a partial line would corrupt the next one.
 
     Raises
     ------
@@ -87,14 +87,14 @@ def append_whole(path: Path, record: Mapping[str, float | int]) -> None:
 
 
 def _refuse_foreign(layout: RunLayout) -> None:
-    """Refuse a directory in which our names are somebody else's, or a run of ``spectra train``."""
+    """Refuse a directory with foreign files of the same names, or a run of ``spectra train``."""
     fault = None
     if layout.recipe.exists():
         fault = "holds a run of `spectra train`"
     elif layout.manifest.exists():
-        fault = None if "schema_version" in read_json(layout.manifest) else "holds a manifest.json of something else"
+        fault = None if "schema_version" in read_json(layout.manifest) else "holds a manifest.json of another program"
     elif found := [path for path in (layout.metrics, *_snapshots(layout).values()) if path.exists()]:
-        fault = f"holds {found[0].relative_to(layout.root)}, and no manifest.json that says whose it is"
+        fault = f"holds {found[0].relative_to(layout.root)}, but no manifest.json of spectra"
     if fault is not None:
         raise RunExistsError(fault, where=layout.root, hint="choose another directory: SpectraCallback(out=DIR)")
 
@@ -104,16 +104,16 @@ def _require_same(layout: RunLayout, manifest: Manifest) -> None:
     pairs = {
         "method": (there.method, manifest.method),
         "base": (there.base.fingerprints, manifest.base.fingerprints),
-        "set of weights that train": (there.trainable, manifest.trainable),
+        "set of trainable weights": (there.trainable, manifest.trainable),
     }
     changed = next((name for name, (then, today) in pairs.items() if then != today), None)
     if changed is not None:
-        hint = "resume in that run's own directory, or give another: SpectraCallback(out=DIR)"
-        raise RunExistsError(f"holds a run with another {changed}", where=layout.root, hint=hint)
+        hint = "resume in the directory of that run, or choose another: SpectraCallback(out=DIR)"
+        raise RunExistsError(f"holds a run with a different {changed}", where=layout.root, hint=hint)
 
 
 def _clear(layout: RunLayout) -> None:
-    """Remove what was written of a run; the manifest goes last, so that a half-cleared run is still known as one."""
+    """Remove the files of a run; the manifest last, so that a partly removed run is still recognized."""
     for directory in (*_snapshots(layout).values(), layout.evaluations, layout.analysis.root):
         if directory.exists():
             shutil.rmtree(directory)

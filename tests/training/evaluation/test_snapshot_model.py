@@ -132,7 +132,9 @@ def test_another_base_is_refused(trained: Callable[..., tuple[Any, Path]], tiny_
     tensors = load_file(other / MODEL_WEIGHTS)
     tensors["model.norm.weight"] += 1e-3
     save_file(tensors, other / MODEL_WEIGHTS, {"format": "pt"})
-    with pytest.raises(BaseModelError, match=r"is not the base that the run began on \(model\.norm\.weight differs\)"):
+    with pytest.raises(
+        BaseModelError, match=r"is not the base model that the run was trained on \(model\.norm\.weight differs\)"
+    ):
         open_model(run, base=str(other)).identity()
 
 

@@ -234,7 +234,7 @@ def test_a_directory_that_holds_a_run(tiny_base: Path, tmp_path: Path) -> None:
     (out / "notes.txt").write_text("mine")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     again = plain(tiny_base, out, [spectra.SpectraCallback(every=2)])
-    with pytest.raises(RunExistsError, match=r"holds a run already, with 4 snapshots; .*overwrite=True") as caught:
+    with pytest.raises(RunExistsError, match=r"already holds a run, with 4 snapshots; .*overwrite=True") as caught:
         again.train()
     assert "\n" not in str(caught.value) and again.state.global_step == 0
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
@@ -272,7 +272,9 @@ def test_added_when_the_start_is_lost(tiny_base: Path, tmp_path: Path) -> None:
     grpo(tiny_base, tmp_path, [], settings, init_lora_weights="pissa").train()
     later = {**settings, "max_steps": 2}
     trainer = grpo(tiny_base, tmp_path, [spectra.SpectraCallback()], later, init_lora_weights="pissa")
-    with pytest.raises(MissingInitialError, match="pissa moves the base when it begins, and there is no snapshot of"):
+    with pytest.raises(
+        MissingInitialError, match="pissa moves the base at initialization, and there is no snapshot of"
+    ):
         trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 1
 
@@ -346,7 +348,7 @@ def test_a_full_disk_does_not_end_training(
     assert trainer.state.global_step == 3
     assert steps(tmp_path) == [0, 3]
     assert [record.message for record in caplog.records if record.name == "spectra"] == [
-        "step 1: the snapshot is not saved (I/O error: No space left on device (os error 28)); training goes on"
+        "step 1: the snapshot is not saved (I/O error: No space left on device (os error 28)); training continues"
     ]
 
 
@@ -359,15 +361,15 @@ def test_what_cannot_be_measured_or_logged_does_not_end_training(
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("spectra.training.monitor.live_metrics.PulseReader.read", faulty)
+    monkeypatch.setattr("spectra.training.monitor.live_metrics.LiveMetricsReader.read", faulty)
     monkeypatch.setattr("spectra.training.monitor.output_dir.append_metrics", full)
     trainer = plain(tiny_base, tmp_path, [spectra.SpectraCallback(every=1)])
     with caplog.at_level(logging.WARNING, logger="spectra"):
         trainer.train()
     assert [record["step"] for record in trainer.state.log_history if "loss" in record] == [1, 2]
     assert [record.message for record in caplog.records if record.name == "spectra"] == [
-        "step 1: the snapshot is not measured (base: the base is gone); training goes on",
-        "step 1: the log is not written ([Errno 28] No space left on device); training goes on",
+        "step 1: the snapshot is not measured (base: the base is gone); training continues",
+        "step 1: the log is not written ([Errno 28] No space left on device); training continues",
     ]
 
 

@@ -85,7 +85,7 @@ def test_a_method_without_weights_of_its_own_needs_the_other_generator(
 ) -> None:
     recipe = recipe_for(method={"name": "beft"}, snapshots={"every": 2}, evaluation={"every": None})
     run = train(recipe, tmp_path / "run", quiet=True)
-    with pytest.raises(UnsupportedMethodError, match="take the generator hf"):
+    with pytest.raises(UnsupportedMethodError, match="use --generator hf"):
         evaluate(run, EvalOptions(generator="vllm", problems=3, k=2))
 
 
