@@ -175,7 +175,7 @@ class EvaluatedModel:
     def _required_base(self) -> Path:
         if self.base is None:
             hint = "pass it with --base"
-            raise BaseModelError("does not name its base model", where=self.run.path, hint=hint)
+            raise BaseModelError("does not say which base it was trained on", where=self.run.path, hint=hint)
         return self.base
 
     @cached_property

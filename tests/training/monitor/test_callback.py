@@ -177,7 +177,7 @@ def test_bad_use(tiny_base: Path, tmp_path: Path) -> None:
         spectra.SpectraCallback(every=0)
     trainer = grpo(tiny_base, tmp_path / "out", [spectra.SpectraCallback()])
     trainer.model.peft_config["default"].base_model_name_or_path = ""
-    with pytest.raises(BaseModelError, match="does not say which base"):
+    with pytest.raises(BaseModelError, match="does not name its base model"):
         trainer.train()
 
 
