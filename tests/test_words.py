@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Files and folders whose language is checked. Still to come: spectra/weights, training.
+# Files and folders whose language is checked. Still to come: spectra/weights.
 COVERED = (
     "README.md",
     "CONTRIBUTING.md",
@@ -22,6 +22,9 @@ COVERED = (
     "spectra/linalg",
     "spectra/runs",
     "spectra/statistics",
+    "spectra/training",
+    "training",
+    "analysis/README.md",
     "spectra/api.py",
     "spectra/cli.py",
     "spectra/config.py",

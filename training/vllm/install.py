@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def requirements(wheel: Path) -> list[str]:
-    """Return what a wheel requires, without extras and without what is left out."""
+    """Return what a wheel requires, without extras and excluded packages."""
     with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         lines = archive.read(name).decode().splitlines()

@@ -18,18 +18,18 @@ from spectra.errors import SpectraError
 from spectra.weights.storage.base import resolve_base
 
 NCCL = ["--weight-transfer-config", json.dumps({"backend": "nccl"})]
-# What a small machine needs; each can be set otherwise from outside.
+# Defaults for a small machine; each can be overridden by the environment.
 CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
 def command(arguments: argparse.Namespace, rest: list[str], *, gpu: bool) -> list[str]:
-    """Return the command line of vLLM's server."""
+    """Return the command line of the vLLM server."""
     return [
-        # The module, since the command `vllm` stops in the CPU build.
+        # The module, because the command `vllm` fails in the CPU build.
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(resolve_base(arguments.base, arguments.revision))),
         *("--host", arguments.host, "--port", str(arguments.port)),
-        *("--logprobs-mode", "processed_logprobs"),  # the probabilities that it samples by, at any temperature
+        *("--logprobs-mode", "processed_logprobs"),  # the sampling probabilities, at any temperature
         *(NCCL if gpu and not arguments.files else []),
         *([] if gpu else ["--enforce-eager"]),  # compiling takes longer on a CPU than it saves
         *rest,
@@ -46,7 +46,7 @@ def main() -> None:
     arguments, rest = parser.parse_known_args()
     gpu = torch.cuda.is_available()
     settings = {} if gpu else {name: os.environ.get(name, value) for name, value in CPU.items()}
-    settings["VLLM_SERVER_DEV_MODE"] = "1"  # what renews the weights is offered in this mode only
+    settings["VLLM_SERVER_DEV_MODE"] = "1"  # weight updates are only available in this mode
     try:
         line = command(arguments, rest, gpu=gpu)
     except SpectraError as error:

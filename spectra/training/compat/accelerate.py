@@ -1,4 +1,4 @@
-"""accelerate: the variables by which its launcher tells a process what was asked for.
+"""accelerate: environment variables of its launcher.
 
 Tested with accelerate 1.15. Upstream: ``accelerate launch --cpu`` starts one process of several, accelerate#2741.
 """

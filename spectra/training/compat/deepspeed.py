@@ -1,4 +1,4 @@
-"""DeepSpeed: parameters that ZeRO partitions, and the float32 masters that it trains.
+"""DeepSpeed: parameters partitioned by ZeRO, and their float32 master weights.
 
 No version is pinned. Upstream: none known.
 """
@@ -8,22 +8,22 @@ from typing import Any
 
 
 def is_partitioned(parameter: Any) -> bool:
-    """Return whether ZeRO-3 emptied the parameter; it then has a number."""
+    """Return whether ZeRO-3 partitioned the parameter; it then has an id."""
     return hasattr(parameter, "ds_id")
 
 
 def has_master(parameter: Any) -> bool:
-    """Return whether DeepSpeed trains a float32 master of the parameter, of which a part is on this process."""
+    """Return whether DeepSpeed trains a float32 master of the parameter, partly on this process."""
     return hasattr(parameter, "_hp_mapping")
 
 
 def whole_shape(parameter: Any) -> list[int]:
-    """Return the shape of a parameter, also of one that ZeRO-3 emptied."""
+    """Return the shape of a parameter, also if ZeRO-3 partitioned it."""
     return list(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def gathered(parameter: Any, *, keep: bool) -> Any:
-    """Return the whole parameter in main memory, its float32 master if it trains; None where it is not kept.
+    """Return the full parameter in main memory, or its float32 master if it trains; None unless ``keep``.
 
     Every process must call this.
     """

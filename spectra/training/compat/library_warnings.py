@@ -1,16 +1,16 @@
-"""Silence for what the libraries say of a run that is as it should be; errors stay."""
+"""Suppress expected warnings and progress bars of third-party libraries; errors remain."""
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What peft and torch warn of where a method is used as it is meant to be.
+# Warnings of peft and torch about methods that are used as intended.
 HARMLESS = (
-    "Unsupported layer type",  # LN tuning, of every norm
-    "Detected that the base layer has no bias",  # BEFT, of every layer that it gives one
+    "Unsupported layer type",  # LN tuning, for every norm
+    "Detected that the base layer has no bias",  # BEFT, for every layer to which it adds one
     "Failed to load the CUDA extension",  # BOFT, which spectra uses without
     "Setting boft_n_butterfly_factor to 1",  # the same
-    "Sparse invariant checks are implicitly disabled",  # SHiRA, of torch's sparse tensors
+    "Sparse invariant checks are implicitly disabled",  # SHiRA, for torch's sparse tensors
 )
 
 
@@ -25,7 +25,7 @@ def harmless_ignored() -> Iterator[None]:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence the libraries' own bars and notes while a run trains."""
+    """Silence progress bars and log messages of the libraries during training."""
     import datasets
     import transformers
 

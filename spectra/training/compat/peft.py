@@ -1,7 +1,7 @@
 """peft: merging that leaves the frozen weights exact, and AdaLoRA's scores in the optimizer's state.
 
 Tested with peft 0.21. Upstream: trl#6688 (merging drifts in half precision, open); peft#432 and peft#1327 (what AdaLoRA
-leaves to its user).
+leaves to its users).
 """
 
 import warnings
@@ -12,7 +12,7 @@ _SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
 
 def keep_frozen_exact(model: Any) -> None:
-    """Make ``merge_adapter`` and ``unmerge_adapter`` of a peft model leave its frozen weights bit for bit as they were.
+    """Make ``merge_adapter`` and ``unmerge_adapter`` of a peft model leave its frozen weights bit-identical.
 
     peft merges by adding ΔW to the frozen weights in their own dtype and unmerges by subtracting it: in half precision
     the result differs from the original, and over a run the base drifts. Here the frozen weights are kept while they

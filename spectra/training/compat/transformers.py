@@ -19,13 +19,13 @@ def use_one_device(arguments: Any) -> None:
 
 
 def call_first(trainer: Any, callback: Any) -> None:
-    """Move a callback before all others, so that those which report see what it adds to a record."""
+    """Move a callback before all others, so that loggers get what it adds to a record."""
     handler = trainer.callback_handler
     handler.callbacks = [callback, *(other for other in handler.callbacks if other is not callback)]
 
 
 def generate_in_bfloat16(model: Any) -> None:
-    """Make a model generate as it is trained: under autocast, which here casts each float32 weight once a call."""
+    """Make a model generate as it is trained: under autocast, which casts each float32 weight once per call."""
     generate = type(model).generate
 
     @wraps(generate)
@@ -43,8 +43,8 @@ def shared_prefixes(model: Any) -> Iterator[None]:
     transformers computes every row, so a group of 8 completions reads its prompt 8 times, and rows that have sampled
     the same tokens so far compute the same next distribution. Here the model sees the distinct rows alone, and their
     logits are copied to the others; the cache holds one row per distinct sequence. Batches that are not plain text with
-    a plain cache are computed as ever, and so is a model whose dropout draws a mask for each row. On the CPU logits are
-    the same bit for bit; a GPU may choose another kernel for a smaller batch.
+    a plain cache are computed as usual, and so is a model whose dropout draws a mask for each row. On the CPU logits
+    are the same bit for bit; a GPU may choose another kernel for a smaller batch.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def _is_plain(cache: Any, input_ids: Any, kwargs: Mapping[str, Any]) -> bool:
 
 
 def draws_dropout(model: Any) -> bool:
-    """Return whether equal rows of a batch come out different: the model trains, with dropout."""
+    """Return whether equal rows of a batch can give different outputs: the model is in training mode, with dropout."""
     if not model.training:
         return False
     return any(type(module).__name__.endswith("Dropout") and module.p > 0 for module in model.modules())

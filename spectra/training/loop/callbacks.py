@@ -1,7 +1,7 @@
 """Trainer callbacks, one concern per callback.
 
 The trainer calls every event by name; each class implements the events that it needs. With several processes,
-``Metrics`` and ``ProgressReports`` run on the main process only, and the others on every process.
+``MetricsCallback`` and ``ProgressCallback`` run on the main process only, and the others on every process.
 """
 
 import math
@@ -45,7 +45,7 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
     return None
 
 
-class Snapshots(Callback):
+class SnapshotCallback(Callback):
     """Saves ΔW on the recipe's schedule, step 0 before the first optimizer step.
 
     The last snapshot is written after everything else: its presence marks the run as finished.
@@ -77,7 +77,7 @@ class Snapshots(Callback):
         )
 
 
-class Evaluation(Callback):
+class EvaluationCallback(Callback):
     """Measures accuracy on held-out problems without changing the random state of training.
 
     Each process evaluates an equal share of the problems, because with a sharded model all processes take part in
@@ -135,7 +135,7 @@ class Evaluation(Callback):
         return accuracy(generations)
 
 
-class Metrics(Callback):
+class MetricsCallback(Callback):
     """Appends the metrics of each step to ``metrics.jsonl``, as floats under canonical names."""
 
     def __init__(self, layout: RunLayout) -> None:
@@ -147,7 +147,7 @@ class Metrics(Callback):
             append_metrics(self._path, {"step": state.global_step, **canonical(logs)})
 
 
-class ProgressReports(Callback):
+class ProgressCallback(Callback):
     """Passes the progress of the run to a reporter."""
 
     def __init__(self, reporter: Reporter) -> None:
@@ -159,7 +159,7 @@ class ProgressReports(Callback):
             self._reporter.step(state.global_step, state.max_steps, canonical(logs))
 
 
-class MethodStep(Callback):
+class MethodStepCallback(Callback):
     """Runs the ``after_step`` hook of a method after each optimizer step, before gradients are cleared."""
 
     def __init__(self, after_step: Callable[[Any, Any, int], None]) -> None:
@@ -172,7 +172,7 @@ class MethodStep(Callback):
         self._after_step(model, optimizer, state.global_step + 1)
 
 
-class DivergenceStop(Callback):
+class DivergenceCallback(Callback):
     """Stops training before a non-finite gradient reaches the weights."""
 
     def __init__(self, layout: RunLayout, processes: Processes = ALONE) -> None:

@@ -24,7 +24,7 @@ _MODEL_PREFIX = "base_model.model."
 _WRAPPED = ".base_layer"
 
 
-class FrozenWeights(Callback):
+class FrozenDriftCallback(Callback):
     """Logs ``frozen_drift``: ‖W − W_initial‖/‖W_initial‖ over the frozen tensors that changed, 0 if none did.
 
     Parameters

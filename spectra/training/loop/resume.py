@@ -41,7 +41,7 @@ FREE = frozenset(
 Changed = Mapping[str, tuple[Any, Any]]
 
 
-class CheckpointSteps(Callback):
+class CheckpointIntervalCallback(Callback):
     """Applies the recipe's checkpoint interval; a resumed trainer would use the interval of its checkpoint."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

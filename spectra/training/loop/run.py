@@ -21,19 +21,19 @@ from spectra.training.data.dataset import heldout_problems, pinned, training_pro
 from spectra.training.distributed.processes import Processes, check_sharding, divide, join, report_once
 from spectra.training.loop.callbacks import (
     Callback,
-    DivergenceStop,
-    Evaluation,
-    MethodStep,
-    Metrics,
-    ProgressReports,
-    Snapshots,
+    DivergenceCallback,
+    EvaluationCallback,
+    MethodStepCallback,
+    MetricsCallback,
+    ProgressCallback,
+    SnapshotCallback,
 )
 from spectra.training.loop.checkpoints import newest_checkpoint
-from spectra.training.loop.frozen_weights import FrozenWeights
+from spectra.training.loop.frozen_weights import FrozenDriftCallback
 from spectra.training.loop.lengths import check_lengths
 from spectra.training.loop.progress import Reporter, reporting
 from spectra.training.loop.report_to import check_reports
-from spectra.training.loop.resume import Changed, CheckpointSteps, adopt, made_no_progress, obstacle
+from spectra.training.loop.resume import Changed, CheckpointIntervalCallback, adopt, made_no_progress, obstacle
 from spectra.training.loop.trainer import build_trainer
 from spectra.training.methods import find_method
 from spectra.training.policy.policy import Policy, build_policy
@@ -203,7 +203,11 @@ def _train(
         reporter.say(f"changed since the start: {key}, from {before!r} to {after!r}")
     callbacks = _callbacks(recipe, layout, policy, problems.heldout, processes)
     if processes.is_main:
-        callbacks += [FrozenWeights(recipe, layout, policy.base), Metrics(layout), ProgressReports(reporter)]
+        callbacks += [
+            FrozenDriftCallback(recipe, layout, policy.base),
+            MetricsCallback(layout),
+            ProgressCallback(reporter),
+        ]
     trainer = build_trainer(recipe, policy, layout, callbacks, processes.count)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint[0]))
 
@@ -224,11 +228,11 @@ def _callbacks(
     """Return the callbacks of every process, in order."""
     after_step = find_method(recipe.method.name).after_step
     return [
-        DivergenceStop(layout, processes),
-        *([MethodStep(after_step)] if after_step is not None else []),
-        Evaluation(recipe, layout, policy.tokenizer, problems, processes),
-        Snapshots(recipe, layout, processes),
-        CheckpointSteps(),
+        DivergenceCallback(layout, processes),
+        *([MethodStepCallback(after_step)] if after_step is not None else []),
+        EvaluationCallback(recipe, layout, policy.tokenizer, problems, processes),
+        SnapshotCallback(recipe, layout, processes),
+        CheckpointIntervalCallback(),
     ]
 
 

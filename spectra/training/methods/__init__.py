@@ -1,6 +1,6 @@
-"""The methods that spectra trains: one entry each, and the recipe section that chooses among them."""
+"""Methods that spectra trains, and the recipe section that selects one."""
 
-from spectra.training.methods.method import LINEAR_MODULES, NORM_MODULES, Method, Setting, Start
+from spectra.training.methods.method import LINEAR_MODULES, NORM_MODULES, InitializationContext, Method, RunContext
 from spectra.training.methods.registry import LEFT_OUT, METHODS, STUDY, find_method
 from spectra.training.methods.section import MethodRecipe
 from spectra.training.methods.shapes import embedded_shapes
@@ -13,8 +13,8 @@ __all__ = [
     "STUDY",
     "Method",
     "MethodRecipe",
-    "Setting",
-    "Start",
+    "RunContext",
+    "InitializationContext",
     "embedded_shapes",
     "find_method",
 ]

@@ -1,4 +1,4 @@
-"""What a method is: one row of the table, with the hooks that some methods need."""
+"""Definition of a method: its table entry, and the hooks that some methods need."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,12 +22,12 @@ SECTION_KEYS = ("r", "alpha", "dropout", "target_modules")
 
 
 class NoOptions(Section):
-    """A method without options of its own."""
+    """Options of a method that has none."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a method may ask of the run that it is part of.
+class RunContext:
+    """Facts of a run that a method's configuration may need.
 
     Attributes
     ----------
@@ -45,15 +45,16 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Start:
-    """What an initialisation may need besides the model.
+class InitializationContext:
+    """Input of an initialization besides the model.
 
     Attributes
     ----------
     recipe
         The method's section.
     prompts
-        Gives the task's prompts as batches of one: ``input_ids`` and ``attention_mask``, in the run's own order.
+        Returns the first N prompts of the task, in the order of the run, each as a batch of one: ``input_ids`` and
+        ``attention_mask``.
     """
 
     recipe: MethodRecipe
@@ -62,16 +63,16 @@ class Start:
 
 @dataclass(frozen=True)
 class Peft:
-    """Makes peft's configuration from the recipe section.
+    """Builds peft's configuration from the recipe section.
 
     Attributes
     ----------
     name
-        Class in ``peft``.
+        Configuration class in ``peft``.
     arguments
-        What the class calls ``r``, ``alpha``, ``dropout`` of the section; options keep their names.
+        Argument names of the class for ``r``, ``alpha``, ``dropout``; options keep their names.
     seed
-        What it calls the seed of its random frozen tensors; None where it has none.
+        Argument name for the seed of random frozen tensors; None if there are none.
     fixed
         Arguments that are the same in every recipe.
     """
@@ -81,12 +82,12 @@ class Peft:
     seed: str | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
-    def __call__(self, recipe: MethodRecipe, setting: Setting) -> Any:
-        """Return the configuration; every target module is named in it, none is left to peft's defaults."""
+    def __call__(self, recipe: MethodRecipe, context: RunContext) -> Any:
+        """Return the configuration, with all target modules explicit instead of peft's defaults."""
         import peft
 
         given = {argument: getattr(recipe, key) for key, argument in self.arguments.items()}
-        seeds = {} if self.seed is None else {self.seed: setting.seed}
+        seeds = {} if self.seed is None else {self.seed: context.seed}
         settings = {**given, **seeds, **recipe.options, **self.fixed}
         return getattr(peft, self.name)(target_modules=recipe.target_modules, task_type="CAUSAL_LM", **settings)
 
@@ -98,41 +99,41 @@ class Method:
     Attributes
     ----------
     facts
-        What holds of the method whoever trains it: name, type of adapter, ΔW, source.
+        Facts that do not depend on the trainer: name, type of adapter, ΔW, source.
     trains
-        Which parameters train.
+        Trainable parameters, in words.
     defaults
-        Recipe keys that it takes, with their defaults.
+        Accepted recipe keys, with their defaults.
     fixed
         Recipe keys that have only one value.
     options
-        Model of the options that only this method has.
+        Model of the method-specific options.
     refused
-        Options that one might try here, with the reason why they cannot work.
+        Options that users might expect, with the reason why they cannot work.
     config
-        Makes peft's configuration; None trains every parameter.
+        Builds peft's configuration; None trains every parameter.
     targets
-        Kind of layer that it changes.
+        Type of layer that it changes.
     rules
-        What the shapes of the targets must satisfy.
+        Conditions on the shapes of the targets.
     size
-        Number of weights that train, from the section and the shapes of the targets; None where no formula gives it.
+        Number of trainable weights, from the section and the shapes of the targets; None if there is no formula.
     learning_rate
-        The recipe's default: what trains well on the base that ships with spectra.
+        Default of the recipe, which trains well on the base model that ships with spectra.
     needs
-        Import and distribution name of a package that it needs besides peft.
-    start
-        Called with the model when the adapter is made, to initialise it.
+        Import name and distribution name of a package that it needs besides peft.
+    initialize
+        Called with the model after the adapter is created, to initialize it.
     optimizer
-        Makes the optimizer from the model, the section and the recipe's optimizer section; None is AdamW.
+        Builds the optimizer from the model, the section and the recipe's optimizer section; None takes AdamW.
     after_step
-        Called with model, optimizer and step (from 1) after each optimizer step, while gradients are still there.
+        Called with model, optimizer and step (from 1) after each optimizer step, before gradients are cleared.
     penalty
         Term that is added to the loss, from the model and the section.
     check_steps
-        Raises :class:`KeyFault` where the section does not suit the number of steps.
+        Raises :class:`KeyFault` if the section does not fit the number of steps.
     notes
-        Traps.
+        Pitfalls.
     """
 
     facts: MethodFacts
@@ -141,13 +142,13 @@ class Method:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     options: type[Section] = NoOptions
     refused: Mapping[str, str] = field(default_factory=dict)
-    config: Callable[[MethodRecipe, Setting], Any] | None = None
+    config: Callable[[MethodRecipe, RunContext], Any] | None = None
     targets: Literal["linear", "norm", "embedding"] = "linear"
     rules: tuple[Rule, ...] = ()
     size: Callable[[MethodRecipe, Shapes], int] | None = None
     learning_rate: float = 1e-3
     needs: tuple[str, str] | None = None
-    start: Callable[[Any, Start], None] | None = None
+    initialize: Callable[[Any, InitializationContext], None] | None = None
     optimizer: Callable[[Any, MethodRecipe, Any], Any] | None = None
     after_step: Callable[[Any, Any, int], None] | None = None
     penalty: Callable[[Any, MethodRecipe], Any] | None = None
@@ -156,30 +157,30 @@ class Method:
 
     @property
     def name(self) -> str:
-        """What a recipe calls it."""
+        """Name in a recipe."""
         return self.facts.name
 
     def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a recipe section complete: the method's name, and its defaults where a key is left out.
+        """Return a complete recipe section: the name of the method, and its defaults for missing keys.
 
         Raises
         ------
         KeyFault
             For a key or option that the method does not take.
         """
-        said = {key: item for key, item in given.items() if item is not None}
+        stated = {key: item for key, item in given.items() if item is not None}
         for key in SECTION_KEYS:
-            self._check_taken(key, said.get(key))
-        options = self._options(said.get("options", {}))
-        return {**self.defaults, **said, "name": self.name, "options": options}
+            self._check_taken(key, stated.get(key))
+        options = self._options(stated.get("options", {}))
+        return {**self.defaults, **stated, "name": self.name, "options": options}
 
     def trainable(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, float] | None:
-        """Return how many weights of a base train with the defaults, and their share of the base; None if unknown.
+        """Return the number of trainable weights with the defaults, and their fraction of the base; None if unknown.
 
         Parameters
         ----------
         shapes
-            Shape of every parameter of the base, by name.
+            Shape of every parameter of the base model, by name.
         """
         total = sum(map(prod, shapes.values()))
         if self.config is None:
@@ -191,12 +192,12 @@ class Method:
         return count, count / total
 
     def summary(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-        """Return what a person or a program wants to know of the method, as plain values.
+        """Return a summary of the method, as plain values.
 
         Parameters
         ----------
         shapes
-            Shape of every parameter of the base that the trainable share is of.
+            Shape of every parameter of the base model, for the trainable fraction.
         """
         trainable = self.trainable(shapes)
         return {
@@ -222,7 +223,7 @@ class Method:
         if key not in self.defaults:
             raise KeyFault(key, f"method {self.name} takes no {key}; remove it")
         if value != self.fixed.get(key, value):
-            raise KeyFault(key, f"method {self.name} has {key} {self.fixed[key]}; remove it, or choose another method")
+            raise KeyFault(key, f"method {self.name} fixes {key} to {self.fixed[key]}; remove it or choose another one")
 
     def _options(self, given: Any) -> Any:
         if not isinstance(given, Mapping):
@@ -236,18 +237,18 @@ class Method:
                 expected = fault["msg"].removeprefix("Input should be ")
                 raise KeyFault(f"options.{name}", f"{fault['input']!r} should be {expected}") from error
             if name in self.refused:
-                raise KeyFault(f"options.{name}", f"method {self.name} cannot: {self.refused[name]}") from error
+                raise KeyFault(f"options.{name}", f"method {self.name} cannot use it: {self.refused[name]}") from error
             near = nearest(name, allowed)
             hint = f"did you mean {near!r}?" if near else f"its options are {', '.join(allowed) or 'none'}"
             raise KeyFault(f"options.{name}", f"method {self.name} has no such option; {hint}") from error
 
 
 def target_shapes(shapes: Mapping[str, tuple[int, ...]], targets: Sequence[str]) -> Shapes:
-    """Return the shapes of the weights of the target modules, by module name, of all parameters' shapes."""
+    """Return the weight shapes of the target modules by module name, from the shapes of all parameters."""
     modules = {name.removesuffix(".weight"): shape for name, shape in shapes.items() if name.endswith(".weight")}
     return {name: shape for name, shape in modules.items() if is_target(name, targets)}
 
 
 def is_target(module: str, targets: Sequence[str]) -> bool:
-    """Return whether a module is one of the targets, as peft matches names: in full, or by their last parts."""
+    """Return whether a module is one of the targets, with peft's matching of names: in full, or by suffix."""
     return any(module == target or module.endswith(f".{target}") for target in targets)

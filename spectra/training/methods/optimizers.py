@@ -1,4 +1,4 @@
-"""Optimizers that belong to a method."""
+"""Method-specific optimizers."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from spectra.training.methods.section import MethodRecipe
 
 
 def lora_plus(model: Any, recipe: MethodRecipe, optimizer: Any) -> Any:
-    """Return AdamW with the learning rate of B ``ratio`` times that of A.
+    """Return AdamW with a learning rate for B that is ``ratio`` times that of A (LoRA+).
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def lora_plus(model: Any, recipe: MethodRecipe, optimizer: Any) -> Any:
 
 
 def lora_fa(model: Any, recipe: MethodRecipe, optimizer: Any) -> Any:
-    """Return Adam on B's gradient times (A·Aᵀ)⁻¹/s², the step of B that best stands for a step of B·A.
+    """Return Adam on B's gradient times (A·Aᵀ)⁻¹/s², the step of B that best approximates a step of B·A (LoRA-FA).
 
     Parameters are those of :func:`lora_plus`.
     """

@@ -1,4 +1,4 @@
-"""The one table of methods. Another method is another entry here; nothing else asks for a method by name."""
+"""Table of all methods. A new method is a new entry here; no other code depends on method names."""
 
 from collections.abc import Mapping
 
@@ -52,7 +52,7 @@ METHODS: tuple[Method, ...] = (*STUDY, *(method for name, method in _ALL.items()
 
 _BY_NAME: Mapping[str, Method] = {name: method for method in METHODS for name in (method.name, *method.facts.aliases)}
 
-# What peft has and spectra does not train, with the reason.
+# Methods of peft that spectra does not train, with the reason.
 LEFT_OUT: Mapping[str, str] = {name: one.not_trained for name, one in FACTS.items() if one.not_trained is not None}
 
 
@@ -62,7 +62,7 @@ def find_method(name: str) -> Method:
     Raises
     ------
     KeyFault
-        If there is none; names the nearest one, or says why it is left out.
+        If there is none; the error names the nearest one, or why it is not trained.
     """
     method, facts = _BY_NAME.get(name), find_facts(name)
     if method is None and facts is not None and facts.not_trained is not None:

@@ -1,4 +1,4 @@
-"""The recipe section that chooses a method."""
+"""Recipe section that selects a method."""
 
 from typing import Any
 
@@ -8,25 +8,25 @@ from spectra.config import Section
 
 
 class MethodRecipe(Section):
-    """What trains.
+    """Method and its settings.
 
-    In a recipe it is complete (:meth:`.Method.resolve`): keys that the method does not take are errors, keys left out
-    take the method's own default.
+    A resolved section is complete (:meth:`.Method.resolve`): keys that the method does not take are errors, and missing
+    keys take the default of the method.
 
     Attributes
     ----------
     name
-        A name or alias from ``spectra methods``; the resolved recipe holds the name.
+        Name or alias from ``spectra methods``; the resolved recipe has the name.
     r
         Rank of the factors.
     alpha
         Numerator of the scale s.
     dropout
-        Dropout on the adapter's input while the gradient is computed.
+        Dropout on the adapter's input while gradients are computed.
     target_modules
-        Names of the layers that the method changes, listed in full.
+        Names of the target layers; there is no wildcard.
     options
-        What only this method has, see ``spectra methods NAME``.
+        Method-specific options, see ``spectra methods NAME``.
     """
 
     name: str = "lora"

@@ -1,4 +1,4 @@
-"""What a method asks of the shapes of the base's weights, and how many weights it trains on them."""
+"""Conditions of a method on the weight shapes of the base model, and its number of trainable weights."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -14,22 +14,22 @@ from spectra.training.methods.section import MethodRecipe
 # Shape of each target's weight by module name: (out, in) of a matrix, (features,) of a norm.
 Shapes = Mapping[str, tuple[int, ...]]
 Side = Literal["out", "in", "smaller", "product"]
-# Raises RecipeError for the first target whose shape does not suit the recipe.
+# Raises RecipeError for the first target whose shape does not fit the recipe.
 Rule = Callable[[MethodRecipe, Shapes], None]
 
 
 @dataclass(frozen=True)
 class Divides:
-    """A number of the recipe must divide sides of every target's weight.
+    """Rule: a number of the recipe must divide sides of every target's weight.
 
     Attributes
     ----------
     key
         ``r``, or ``options.`` and a name.
     sides
-        Which sides.
+        Sides that it must divide.
     when
-        Option and value for which the rule holds; None holds always.
+        Option and value for which the rule applies; None applies always.
     """
 
     key: str
@@ -51,14 +51,14 @@ class Divides:
 
 @dataclass(frozen=True)
 class AtMost:
-    """A number of the recipe must not exceed a side of any target's weight.
+    """Rule: a number of the recipe must not exceed a side of any target's weight.
 
     Attributes
     ----------
     key
         ``r``, or ``options.`` and a name.
     side
-        Which side, or the smaller, or the product of both.
+        A side, the smaller one, or the product of both.
     """
 
     key: str
@@ -70,12 +70,12 @@ class AtMost:
         limit = min(side(shape, self.side) for shape in shapes.values())
         for module, shape in shapes.items():
             if number > side(shape, self.side):
-                fault = f"{number} is more than {_described(module, shape)} allows"
+                fault = f"{number} is too large for {_described(module, shape)}"
                 raise RecipeError(fault, where=f"method.{self.key}", hint=f"choose {limit} or less")
 
 
 def number_of(recipe: MethodRecipe, key: str) -> int:
-    """Return the number that a rule is about."""
+    """Return the number to which a rule applies."""
     option = key.removeprefix("options.")
     return int(recipe.options[option] if option != key else getattr(recipe, key))
 
@@ -91,7 +91,7 @@ def side(shape: tuple[int, ...], name: Side) -> int:
 
 
 def each(count: Callable[[MethodRecipe, int, int], int]) -> Callable[[MethodRecipe, Shapes], int]:
-    """Return the size function of a method that trains ``count(recipe, out, in)`` weights a target."""
+    """Return the size function of a method that trains ``count(recipe, out, in)`` weights per target."""
 
     def size(recipe: MethodRecipe, shapes: Shapes) -> int:
         return sum(count(recipe, shape[0], shape[-1]) for shape in shapes.values())
@@ -100,12 +100,12 @@ def each(count: Callable[[MethodRecipe, int, int], int]) -> Callable[[MethodReci
 
 
 def rank(recipe: MethodRecipe) -> int:
-    """Return the rank of a section that has one."""
+    """Return the rank in a section."""
     return number_of(recipe, "r")
 
 
 def embedded_shapes() -> dict[str, tuple[int, ...]]:
-    """Return the shape of each parameter of the base that ships with spectra, from the file's header: no torch."""
+    """Return the shape of each parameter of the embedded base model, from the file header, without torch."""
     with (resources.files("spectra.weights") / "embedded" / MODEL_WEIGHTS).open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}

@@ -11,7 +11,7 @@ from spectra.errors import BaseModelError, RecipeError
 from spectra.training.compat.library_warnings import harmless_ignored
 from spectra.training.compat.transformers import generate_in_bfloat16
 from spectra.training.data.dataset import prompt_order, training_problems
-from spectra.training.methods import Method, Setting, Start, find_method
+from spectra.training.methods import InitializationContext, Method, RunContext, find_method
 from spectra.training.policy.initial_factors import read_initial
 from spectra.training.policy.targets import checked_shapes
 from spectra.training.recipe.optimization import ModelRecipe
@@ -98,8 +98,8 @@ def build_policy(recipe: Recipe, initial: Path | None = None) -> Policy:
     if method.config is None:
         policy = model.requires_grad_(True)
     else:
-        start = Start(recipe.method, partial(_prompts, recipe, tokenizer, model.device))
-        policy = _attach(model, method, recipe, start, initial)
+        context = InitializationContext(recipe.method, partial(_prompts, recipe, tokenizer, model.device))
+        policy = _attach(model, method, recipe, context, initial)
     if recipe.model.dtype == "bfloat16":
         generate_in_bfloat16(policy)
     return Policy(policy, tokenizer, base, count)
@@ -134,17 +134,17 @@ def _load(base: Path, dtype: str) -> Any:
         ) from error
 
 
-def _attach(model: Any, method: Method, recipe: Recipe, start: Start, initial: Path | None) -> Any:
+def _attach(model: Any, method: Method, recipe: Recipe, context: InitializationContext, initial: Path | None) -> Any:
     from peft import get_peft_model
 
     shapes = checked_shapes(model, method, recipe.method)
     # get_peft_model moves the base in place for some methods; the run needs the original weights.
     pristine = _weights(model) if method.facts.moves_base else {}
     with _peft_errors_of(method):
-        config = method.config(recipe.method, Setting(recipe.steps, recipe.seed, shapes)) if method.config else None
+        config = method.config(recipe.method, RunContext(recipe.steps, recipe.seed, shapes)) if method.config else None
         policy = get_peft_model(model, config)
-    if method.start is not None:
-        method.start(policy, start)
+    if method.initialize is not None:
+        method.initialize(policy, context)
     _set_types(policy, recipe.model, method)
     if method.facts.moves_base:
         _move_base(policy, pristine, initial, method.facts.saved_as_lora)

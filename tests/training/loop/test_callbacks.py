@@ -11,7 +11,13 @@ import torch
 from spectra.errors import DivergedError
 from spectra.runs.layout import RunLayout
 from spectra.training.distributed.processes import Processes
-from spectra.training.loop.callbacks import Callback, DivergenceStop, Metrics, ProgressReports, Snapshots
+from spectra.training.loop.callbacks import (
+    Callback,
+    DivergenceCallback,
+    MetricsCallback,
+    ProgressCallback,
+    SnapshotCallback,
+)
 from spectra.training.loop.progress import BarReporter, PlainReporter, Reporter, describe, log_reporter, reporting
 from spectra.training.recipe.recipe import Recipe
 
@@ -41,7 +47,7 @@ def test_snapshots_follow_the_schedule_and_the_last_comes_at_the_end(
     monkeypatch.setattr(
         "spectra.training.loop.callbacks.save_snapshot", lambda model, layout, step, *base, **form: saved.append(step)
     )
-    callback = Snapshots(Recipe.model_validate({"steps": 10, "snapshots": {"every": 4}}), RunLayout(tmp_path))
+    callback = SnapshotCallback(Recipe.model_validate({"steps": 10, "snapshots": {"every": 4}}), RunLayout(tmp_path))
     callback.on_train_begin(None, state(0), None, model=None)
     for step in range(1, 11):
         callback.on_step_end(None, state(step), None, model=None)
@@ -52,11 +58,11 @@ def test_snapshots_follow_the_schedule_and_the_last_comes_at_the_end(
 
 def test_a_resumed_run_keeps_its_step_zero(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("spectra.training.loop.callbacks.save_snapshot", lambda *a, **k: pytest.fail("saved"))
-    Snapshots(Recipe(), RunLayout(tmp_path)).on_train_begin(None, state(20), None, model=None)
+    SnapshotCallback(Recipe(), RunLayout(tmp_path)).on_train_begin(None, state(20), None, model=None)
 
 
 def test_metrics_are_appended_and_the_summary_is_not(tmp_path: Path) -> None:
-    callback = Metrics(RunLayout(tmp_path))
+    callback = MetricsCallback(RunLayout(tmp_path))
     callback.on_log(None, state(1), None, logs={"loss": "0.5", "frac_reward_zero_std": 1, "note": "text"})
     callback.on_log(None, state(1), None, logs={"train_runtime": 3.0})
     (line,) = RunLayout(tmp_path).metrics.read_text().splitlines()
@@ -66,7 +72,7 @@ def test_metrics_are_appended_and_the_summary_is_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_stops_before_the_step(value: float, tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 2)
-    stop = DivergenceStop(RunLayout(tmp_path))
+    stop = DivergenceCallback(RunLayout(tmp_path))
     stop.on_pre_optimizer_step(None, state(4), None, model=model)
     model.weight.grad = torch.zeros(2, 2)
     stop.on_pre_optimizer_step(None, state(4), None, model=model)
@@ -79,7 +85,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(value: float, tmp_p
 
 @pytest.mark.parametrize("value", [float("nan"), "inf"])
 def test_a_norm_that_is_not_finite_stops_where_gradients_are_not_seen(value: Any, tmp_path: Path) -> None:
-    stop = DivergenceStop(RunLayout(tmp_path))
+    stop = DivergenceCallback(RunLayout(tmp_path))
     stop.on_log(None, state(4), None, logs={"grad_norm": "0.5"})
     stop.on_log(None, state(4), None, logs={"train_runtime": 3.0})
     with pytest.raises(DivergedError, match="the norm of the gradient at step 4 is not finite"):
@@ -89,7 +95,7 @@ def test_a_norm_that_is_not_finite_stops_where_gradients_are_not_seen(value: Any
 
 def test_a_gradient_of_another_process_stops_this_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Processes, "gather", lambda self, found: [found, "layers.3.weight"])
-    stop = DivergenceStop(RunLayout(tmp_path), Processes(1, 2))
+    stop = DivergenceCallback(RunLayout(tmp_path), Processes(1, 2))
     with pytest.raises(DivergedError, match=r"gradient of layers\.3\.weight at step 5"):
         stop.on_pre_optimizer_step(None, state(4), None, model=torch.nn.Linear(2, 2))
     assert not RunLayout(tmp_path).metrics.exists()  # the main process writes
@@ -99,7 +105,7 @@ def test_the_others_take_part_in_snapshots_and_write_none(monkeypatch: pytest.Mo
     wrote: list[bool] = []
     monkeypatch.setattr("spectra.training.loop.callbacks.save_snapshot", lambda *a, **k: wrote.append(k["writes"]))
     for processes in (Processes(0, 2), Processes(1, 2)):
-        Snapshots(Recipe(), RunLayout(tmp_path), processes).on_train_begin(None, state(0), None, model=None)
+        SnapshotCallback(Recipe(), RunLayout(tmp_path), processes).on_train_begin(None, state(0), None, model=None)
     assert wrote == [True, False]
 
 
@@ -113,7 +119,7 @@ class Listener(Reporter):
 
 def test_progress_is_every_step() -> None:
     listener = Listener()
-    callback = ProgressReports(listener)
+    callback = ProgressCallback(listener)
     for step in (1, 2):
         callback.on_log(None, state(step), None, logs={"loss": 1.0})
     callback.on_log(None, state(2), None, logs={"train_runtime": 3.0})

@@ -12,7 +12,7 @@ import torch
 
 from spectra.runs.layout import RunLayout
 from spectra.runs.series import read_metrics
-from spectra.training.loop.frozen_weights import FrozenWeights, frozen
+from spectra.training.loop.frozen_weights import FrozenDriftCallback, frozen
 from spectra.training.loop.run import train
 from spectra.training.policy.policy import Policy, build_policy
 from spectra.training.policy.snapshots import save_snapshot
@@ -25,10 +25,10 @@ def state(step: int) -> Any:
     return SimpleNamespace(global_step=step)
 
 
-def begun(recipe: Recipe, out: Path) -> tuple[Policy, FrozenWeights]:
+def begun(recipe: Recipe, out: Path) -> tuple[Policy, FrozenDriftCallback]:
     """A policy whose step 0 is saved, and the callback that has seen it."""
     policy, layout = build_policy(recipe), RunLayout(out)
-    callback = FrozenWeights(recipe, layout, policy.base)
+    callback = FrozenDriftCallback(recipe, layout, policy.base)
     callback.on_train_begin(None, state(0), None, model=policy.model)
     if recipe.method.name != "full":
         moved = recipe.method.name == "milora"
@@ -36,7 +36,7 @@ def begun(recipe: Recipe, out: Path) -> tuple[Policy, FrozenWeights]:
     return policy, callback
 
 
-def logged(callback: FrozenWeights, model: Any, step: int) -> dict[str, float]:
+def logged(callback: FrozenDriftCallback, model: Any, step: int) -> dict[str, float]:
     logs: dict[str, float] = {}
     callback.on_step_end(None, state(step), None, model=model)
     callback.on_log(None, state(step), None, logs=logs)
@@ -91,7 +91,7 @@ def test_a_movement_of_weights_that_are_stored_transposed(method: str, recipe_fo
     settings = {"r": 2, "target_modules": ["c_attn", "c_proj"], "init_lora_weights": method == "lora" or method}
     model = get_peft_model(base, LoraConfig(**settings))
     recipe, layout = recipe_for(method={"name": method}), RunLayout(tmp_path / "run")
-    callback = FrozenWeights(recipe, layout, tmp_path / "base")
+    callback = FrozenDriftCallback(recipe, layout, tmp_path / "base")
     callback.on_train_begin(None, state(0), None, model=model)
     save_snapshot(model, layout, 0, str(tmp_path / "base"))
     moved = [tensor for name, tensor in frozen(model) if name.endswith(("attn.c_proj.base_layer.weight", "wpe.weight"))]

@@ -12,7 +12,7 @@ from spectra.config import dump, load
 from spectra.errors import RunExistsError
 from spectra.runs.layout import RunLayout
 from spectra.runs.manifest import BaseIdentity, Manifest, now
-from spectra.training.loop.resume import CheckpointSteps, adopt, made_no_progress, obstacle
+from spectra.training.loop.resume import CheckpointIntervalCallback, adopt, made_no_progress, obstacle
 from spectra.training.loop.run import RunAction, decide, train
 from spectra.training.recipe.recipe import Recipe
 from tests.training.loop.test_kill_and_resume import curves, results
@@ -126,7 +126,7 @@ def test_a_resumed_trainer_keeps_checkpoints_as_it_is_told_now() -> None:
         save_steps = 2
 
     state = Remembered()
-    CheckpointSteps().on_train_begin(Told(), state, None)
+    CheckpointIntervalCallback().on_train_begin(Told(), state, None)
     assert state.save_steps == 3
 
 

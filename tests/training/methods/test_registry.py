@@ -18,13 +18,13 @@ from spectra.training.methods import (
     STUDY,
     Method,
     MethodRecipe,
-    Setting,
+    RunContext,
     embedded_shapes,
     find_method,
 )
 from spectra.training.recipe.recipe import Recipe
 
-SETTING = Setting(steps=40, seed=3, shapes={"model.embed_tokens": (81, 32)})
+SETTING = RunContext(steps=40, seed=3, shapes={"model.embed_tokens": (81, 32)})
 
 
 def section(text: str) -> MethodRecipe:
@@ -110,7 +110,7 @@ def test_a_method_that_is_left_out_says_why() -> None:
 
 def test_keys_that_a_method_does_not_take_are_refused() -> None:
     assert fault("name: full\nr: 8\n") == "m.yaml:3: method.r: method full takes no r; remove it"
-    assert "method rank1 has r 1" in fault("name: rank1\nr: 8\n")
+    assert "method rank1 fixes r to 1" in fault("name: rank1\nr: 8\n")
     assert "method vera takes no alpha" in fault("name: vera\nalpha: 8\n")
     assert section("name: full\n").target_modules is None
 
@@ -128,7 +128,7 @@ def test_options_are_strict() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("name: lora_fa\noptions: {dora: true}\n", "DoRA's magnitude breaks the pairs"),
+        ("name: lora_fa\noptions: {dora: true}\n", "DoRA adds a magnitude"),
         ("name: boft\noptions: {boft_n_butterfly_factor: 2}\n", "CUDA extension cannot be built"),
         ("name: hra\noptions: {apply_GS: true}\n", "divides 0 by 0"),
     ],

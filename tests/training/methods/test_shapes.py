@@ -86,10 +86,10 @@ Q, K = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj"
             {"name": "miss", "options": {"init": "mini", "mini_r": 5}},
             r"method\.options\.mini_r: 5 does not divide",
         ),
-        ({"name": "miss", "r": 40}, rf"method\.r: 40 is more than {Q} \(32 × 32\) allows; choose 32 or less"),
-        ({"name": "milora", "r": 20}, rf"method\.r: 20 is more than {K} \(16 × 32\) allows; choose 16 or less"),
+        ({"name": "miss", "r": 40}, rf"method\.r: 40 is too large for {Q} \(32 × 32\); choose 32 or less"),
+        ({"name": "milora", "r": 20}, rf"method\.r: 20 is too large for {K} \(16 × 32\); choose 16 or less"),
         ({"name": "fourierft", "options": {"n_frequency": 600}}, r"method\.options\.n_frequency: 600 is more than"),
-        ({"name": "hra", "r": 3}, r"method\.r: 3 is odd, and hra needs pairs; choose an even r"),
+        ({"name": "hra", "r": 3}, r"method\.r: must be even for hra, got 3; choose an even r"),
         (
             {"name": "gralora", "r": 7},
             r"method gralora: peft rejects the configuration \(r should be divisible by gralora_k",

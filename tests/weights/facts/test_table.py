@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from spectra.training.methods import LINEAR_MODULES, METHODS, Method, MethodRecipe, Setting
+from spectra.training.methods import LINEAR_MODULES, METHODS, Method, MethodRecipe, RunContext
 from spectra.weights.facts import (
     BY_TYPE,
     FACTS,
@@ -92,7 +92,7 @@ def test_no_two_methods_share_a_spelling() -> None:
 def test_what_a_trainer_writes_is_what_the_table_says(method: Method) -> None:
     recipe = MethodRecipe.model_validate(method.resolve({}))
     assert method.config is not None
-    made = method.config(recipe, Setting(steps=40, seed=0, shapes=dict.fromkeys(LINEAR_MODULES, (81, 32))))
+    made = method.config(recipe, RunContext(steps=40, seed=0, shapes=dict.fromkeys(LINEAR_MODULES, (81, 32))))
     assert made.peft_type == method.facts.peft_type
     if made.peft_type != "LORA":
         return

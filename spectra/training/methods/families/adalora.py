@@ -1,7 +1,8 @@
-"""AdaLoRA: SVD-like factors whose ranks are pruned while training.
+"""AdaLoRA: SVD-like factors whose ranks are pruned during training.
 
-peft leaves three things to its user that a Trainer does not do: the call that prunes after each optimizer step, the
-scores in a checkpoint, and the orthogonality term, which peft adds to a loss that reinforcement learning never sees.
+peft leaves three things to its users that a Trainer does not do: the call that prunes after each optimizer step, saving
+the scores in checkpoints, and the orthogonality term, which peft adds to a loss that reinforcement learning does not
+use.
 """
 
 from typing import Any
@@ -11,10 +12,10 @@ from pydantic import Field
 from spectra.config import KeyFault, Section
 from spectra.training.compat.peft import prune_ranks
 from spectra.training.methods.families.lora import LORA_DEFAULTS
-from spectra.training.methods.method import Method, Setting
+from spectra.training.methods.initializations import ADAPTER
+from spectra.training.methods.method import Method, RunContext
 from spectra.training.methods.section import MethodRecipe
 from spectra.training.methods.shapes import AtMost, each, rank
-from spectra.training.methods.starts import ADAPTER
 from spectra.weights.facts import FACTS
 
 _STATE = "adalora"
@@ -26,7 +27,7 @@ class AdaloraOptions(Section):
     Attributes
     ----------
     init_r
-        Rank of every module at the start; null takes 1.5 r.
+        Initial rank of every module; null takes 1.5 r.
     tinit
         Steps before pruning begins; null takes a tenth of the steps.
     tfinal
@@ -36,7 +37,7 @@ class AdaloraOptions(Section):
     beta1, beta2
         Smoothing of importance and of its uncertainty.
     orth_reg_weight
-        Weight of the mean ‖P·Pᵀ − I‖_F over the factors, added to the loss; 0 leaves it out.
+        Weight of the mean ‖P·Pᵀ − I‖_F over the factors, added to the loss; 0 disables it.
     """
 
     init_r: int | None = Field(default=None, ge=2)
@@ -61,41 +62,41 @@ def schedule(recipe: MethodRecipe, steps: int) -> tuple[int, int]:
 
 
 def check_schedule(recipe: MethodRecipe, steps: int) -> None:
-    """Raise :class:`KeyFault` where ranks and steps leave nothing to prune, or no step to prune in."""
+    """Raise :class:`KeyFault` if there is no rank to prune, or no step for pruning."""
     first, last = schedule(recipe, steps)
     if initial_rank(recipe) <= rank(recipe):
         raise KeyFault(
-            "method.options.init_r", f"{initial_rank(recipe)} must be more than r = {rank(recipe)}, its target"
+            "method.options.init_r", f"must be more than the target rank r = {rank(recipe)}, got {initial_rank(recipe)}"
         )
     if steps - last < 2:
-        fault = f"of {steps} steps, {last} after pruning leave no two before its end; train longer or lower tfinal"
+        fault = f"of {steps} steps, {last} after pruning leave fewer than two for pruning; train longer or lower tfinal"
         raise KeyFault("method.options.tfinal", fault)
     if first >= steps - last:
-        fault = f"pruning would begin after step {first} and end at step {steps - last}; lower tinit or tfinal"
+        fault = f"pruning would start after step {first} and end at step {steps - last}; lower tinit or tfinal"
         raise KeyFault("method.options.tinit", fault)
 
 
-def adalora_config(recipe: MethodRecipe, setting: Setting) -> Any:
-    """Return peft's configuration, its schedule spelt out for the run's steps."""
+def adalora_config(recipe: MethodRecipe, context: RunContext) -> Any:
+    """Return peft's configuration, with a pruning schedule for the steps of the run."""
     from peft import AdaLoraConfig
 
-    first, last = schedule(recipe, setting.steps)
+    first, last = schedule(recipe, context.steps)
     options = {**recipe.options, "init_r": initial_rank(recipe), "tinit": first, "tfinal": last}
     return AdaLoraConfig(
         target_r=recipe.r,
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
         target_modules=recipe.target_modules,
-        total_step=setting.steps,
+        total_step=context.steps,
         task_type="CAUSAL_LM",
         **options,
     )
 
 
 def allocate(model: Any, optimizer: Any, step: int) -> None:
-    """Update importance scores and prune to the step's budget, while the gradients of the step are still there.
+    """Update importance scores and prune to the step's budget, before gradients are cleared.
 
-    Scores and masks live in the optimizer's state, so that its checkpoints hold them.
+    Scores and masks are kept in the optimizer's state, so that its checkpoints include them.
     """
     prune_ranks(model.base_model, ADAPTER, step, optimizer.state[_STATE])
 
@@ -125,7 +126,7 @@ ADALORA = Method(
     penalty=orthogonality,
     check_steps=check_schedule,
     notes=(
-        "a snapshot holds all init_r directions, those pruned with E = 0",
+        "a snapshot has all init_r directions, the pruned ones with E = 0",
         "E starts at 0 and s is divided by init_r: it needs a larger learning rate than LoRA",
     ),
 )

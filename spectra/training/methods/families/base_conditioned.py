@@ -1,4 +1,4 @@
-"""Methods that make their factors from W."""
+"""Methods that compute their factors from W."""
 
 from typing import Literal
 
@@ -28,9 +28,9 @@ class PeanutOptions(Section):
     Attributes
     ----------
     depth
-        Encoding layers of r × r, and as many decoding.
+        Number of encoding layers (r × r), and of decoding layers.
     act_fn
-        Its non-linearity, as transformers names it.
+        Activation function, by its name in transformers.
     """
 
     depth: int = Field(default=0, ge=0)

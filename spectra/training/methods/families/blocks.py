@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from spectra.config import Section
-from spectra.training.methods.method import RANKED, SCALED, TARGETS, Method, Peft, Setting
+from spectra.training.methods.method import RANKED, SCALED, TARGETS, Method, Peft, RunContext
 from spectra.training.methods.section import MethodRecipe
 from spectra.training.methods.shapes import AtMost, Divides, each, number_of, rank
 from spectra.weights.facts import FACTS
@@ -27,7 +27,7 @@ class MissOptions(Section):
     mini_r: int = Field(default=1, ge=1)
 
 
-def _miss_config(recipe: MethodRecipe, setting: Setting) -> Any:
+def _miss_config(recipe: MethodRecipe, context: RunContext) -> Any:
     from peft import MissConfig
 
     init = recipe.options["init"]
@@ -65,7 +65,7 @@ class GraloraOptions(Section):
     gralora_k
         The weight is a grid of k × k blocks, each with its own factors; must divide r and both sides of every target.
     hybrid_r
-        Rank of a LoRA over the whole weight beside the grid.
+        Rank of an additional LoRA over the full weight.
     """
 
     gralora_k: int = Field(default=2, ge=1)
@@ -88,7 +88,7 @@ class AdamssOptions(Section):
 
 
 def _adamss_size(recipe: MethodRecipe, out: int, inner: int) -> int:
-    # As long as no cluster has fewer rows than subspace_rank.
+    # Valid if no cluster has fewer rows than subspace_rank.
     return number_of(recipe, "options.subspace_rank") * (
         out + number_of(recipe, "options.num_subspaces") * rank(recipe)
     )
@@ -115,14 +115,14 @@ METHODS = (
     ),
     Method(
         FACTS["c3a"],
-        trains="one kernel (b,) a block of b × b of each target module",
+        trains="one kernel (b,) per b × b block of each target module",
         defaults=TARGETS,
         options=C3aOptions,
         config=Peft("C3AConfig", fixed={"init_weights": True}),
         rules=(Divides("options.block_size"),),
         size=each(lambda recipe, out, inner: out * inner // number_of(recipe, "options.block_size")),
         learning_rate=1e-1,
-        notes=("starts at ΔW = 0; peft's own default starts at a random kernel",),
+        notes=("starts at ΔW = 0; peft's default is a random kernel",),
     ),
     Method(
         FACTS["gralora"],
@@ -142,6 +142,6 @@ METHODS = (
         size=each(_adamss_size),
         rules=(AtMost("r"),),
         needs=("sklearn", "scikit-learn"),
-        notes=("which row is in which cluster is not saved: peft clusters again when it loads",),
+        notes=("the assignment of rows to clusters is not saved: peft clusters again on loading",),
     ),
 )

@@ -1,4 +1,4 @@
-"""FRoD: W in a basis that the modules of a kind share."""
+"""FRoD: W in a basis shared by all modules of a module type."""
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ class FrodOptions(Section):
     Attributes
     ----------
     sparse_rate
-        Share of the off-diagonal entries that train.
+        Fraction of the off-diagonal entries that train.
     """
 
     sparse_rate: float = Field(default=0.01, ge=0, le=1)
@@ -23,7 +23,7 @@ class FrodOptions(Section):
 METHODS = (
     Method(
         FACTS["frod"],
-        trains="the diagonal L and sparse entries S of each target in a basis V that modules of a kind share",
+        trains="the diagonal L and sparse entries S of each target in a basis V shared per module type",
         defaults={**TARGETS, "dropout": 0.0},
         options=FrodOptions,
         config=Peft(

@@ -1,4 +1,4 @@
-"""Full fine-tuning: every parameter of the base trains."""
+"""Full fine-tuning: every parameter of the base model trains."""
 
 from spectra.training.methods.method import Method
 from spectra.weights.facts import FACTS

@@ -15,9 +15,9 @@ class LokrOptions(Section):
     Attributes
     ----------
     decompose_both
-        Whether the small Kronecker factor is itself a product of rank r where that is smaller.
+        Whether the small Kronecker factor is also a product of rank r if that is smaller.
     decompose_factor
-        Size of the small factor; −1 splits each side as evenly as it can.
+        Size of the small factor; −1 splits each side as evenly as possible.
     """
 
     decompose_both: bool = False
@@ -57,7 +57,7 @@ METHODS = (
     ),
     Method(
         FACTS["lokr"],
-        trains="two Kronecker factors of each target, the large one as a product of rank r where that is smaller",
+        trains="two Kronecker factors of each target, the large one as a product of rank r if that is smaller",
         defaults=SCALED,
         options=LokrOptions,
         config=Peft("LoKrConfig", {"r": "r", "alpha": "alpha"}),

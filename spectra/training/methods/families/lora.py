@@ -1,4 +1,4 @@
-"""LoRA and its kin: ΔW = s·B·A, or s·(B·A − B₀·A₀) where initialisation moves the base."""
+"""LoRA and its variants: ΔW = s·B·A, or s·(B·A − B₀·A₀) if the initialization moves the base."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -6,18 +6,18 @@ from typing import Any, Literal
 from pydantic import Field
 
 from spectra.config import Section
-from spectra.training.methods import optimizers, starts
-from spectra.training.methods.method import LINEAR_MODULES, Method, Setting
+from spectra.training.methods import initializations, optimizers
+from spectra.training.methods.method import LINEAR_MODULES, Method, RunContext
 from spectra.training.methods.section import MethodRecipe
 from spectra.training.methods.shapes import AtMost, each, rank
 from spectra.weights.facts import FACTS
 
-RESIDUAL_BETA = "beta must be 0: without the adapter the model is the residual one, not the reference"
+RESIDUAL_BETA = "beta must be 0: without the adapter the model is the residual base, not the reference"
 LORA_DEFAULTS: Mapping[str, Any] = {"r": 8, "alpha": 16.0, "dropout": 0.0, "target_modules": LINEAR_MODULES}
 
 
 class LoraOptions(Section):
-    """Options of LoRA and its kin.
+    """Options of LoRA and its variants.
 
     Attributes
     ----------
@@ -59,29 +59,29 @@ class PissaOptions(Section):
     Attributes
     ----------
     niter
-        Power iterations of a randomised SVD, drawn from the run's seed, in the place of the exact one: peft's
-        ``pissa_niter_N``. None is the exact one.
+        Power iterations of a randomized SVD, seeded by the run, instead of the exact one: peft's ``pissa_niter_N``.
+        None takes the exact SVD.
     """
 
     niter: int | None = Field(default=None, ge=1)
 
 
 class PromptOptions(Section):
-    """Options of an initialisation from the task's prompts.
+    """Options of an initialization from the task's prompts.
 
     Attributes
     ----------
     prompts
-        Number of prompts that pass through the base.
+        Number of prompts passed through the base model.
     """
 
     prompts: int = Field(default=64, ge=1)
 
 
-def lora_config(**settings: Any) -> Callable[[MethodRecipe, Setting], Any]:
-    """Return the function that makes a ``LoraConfig`` with these settings from a recipe section."""
+def lora_config(**settings: Any) -> Callable[[MethodRecipe, RunContext], Any]:
+    """Return a function that builds a ``LoraConfig`` with these settings from a recipe section."""
 
-    def build(recipe: MethodRecipe, setting: Setting) -> Any:
+    def build(recipe: MethodRecipe, context: RunContext) -> Any:
         from peft import LoraConfig
 
         init = recipe.options.get("init", "kaiming")
@@ -97,10 +97,10 @@ def lora_config(**settings: Any) -> Callable[[MethodRecipe, Setting], Any]:
     return build
 
 
-def pissa_config(recipe: MethodRecipe, setting: Setting) -> Any:
-    """Return the ``LoraConfig`` of PiSSA, with the exact SVD or with peft's randomised one."""
+def pissa_config(recipe: MethodRecipe, context: RunContext) -> Any:
+    """Return the ``LoraConfig`` of PiSSA, with the exact SVD or with peft's randomized one."""
     niter = recipe.options["niter"]
-    return lora_config(init_lora_weights="pissa" if niter is None else f"pissa_niter_{niter}")(recipe, setting)
+    return lora_config(init_lora_weights="pissa" if niter is None else f"pissa_niter_{niter}")(recipe, context)
 
 
 both_factors = each(lambda recipe, out, inner: rank(recipe) * (out + inner))
@@ -122,7 +122,7 @@ RANK1 = Method(
     options=LoraOptions,
     config=lora_config(),
     size=both_factors,
-    notes=("the default alpha keeps the scale s of LoRA with r 8 and alpha 16",),
+    notes=("the default alpha gives the same scale s as LoRA with r 8 and alpha 16",),
 )
 
 RSLORA = Method(
@@ -132,7 +132,7 @@ RSLORA = Method(
     options=LoraOptions,
     config=lora_config(use_rslora=True),
     size=both_factors,
-    notes=("the same alpha is a √r times larger step than LoRA's",),
+    notes=("with the same alpha, its scale is √r times LoRA's",),
 )
 
 DORA = Method(
@@ -159,15 +159,13 @@ LORA_PLUS = Method(
 
 LORA_FA = Method(
     FACTS["lora_fa"],
-    trains="B (out, r) of each target module; A (r, in) stays as it was drawn",
+    trains="B (out, r) of each target module; A (r, in) is frozen at its random initialization",
     defaults=LORA_DEFAULTS,
     options=DoraOptions,
-    refused={
-        "dora": "its optimizer takes the tensors of a module in pairs A and B, and DoRA's magnitude breaks the pairs"
-    },
+    refused={"dora": "its optimizer expects pairs of A and B per module, and DoRA adds a magnitude"},
     config=lora_config(),
     size=each(lambda recipe, out, inner: rank(recipe) * out),
-    start=starts.freeze_a,
+    initialize=initializations.freeze_a,
     optimizer=optimizers.lora_fa,
     notes=(
         "the optimizer multiplies B's gradient by (A·Aᵀ)⁻¹/s²; peft does this in bfloat16",
@@ -177,7 +175,7 @@ LORA_FA = Method(
 
 PISSA = Method(
     FACTS["pissa"],
-    trains="A (r, in) and B (out, r), initialised from the r largest singular triplets of W_0",
+    trains="A (r, in) and B (out, r), initialized from the r largest singular triplets of W_0",
     defaults=LORA_DEFAULTS,
     options=PissaOptions,
     config=pissa_config,
@@ -186,23 +184,23 @@ PISSA = Method(
     learning_rate=1e-4,
     notes=(
         "the base becomes W_0 − s·B_0·A_0: on the pristine base the saved adapter is another model",
-        "a learning rate that suits LoRA can destroy it: its factors start as large as the base's top directions",
-        "with niter, peft draws another start whenever it loads the adapter: only the run's step 0 tells ΔW",
+        "at LoRA's learning rate it can collapse: its initial factors are as large as the top directions of the base",
+        "with niter, peft draws another initialization on each load: only the run's step-0 adapter determines ΔW",
         RESIDUAL_BETA,
     ),
 )
 
 MILORA = Method(
     FACTS["milora"],
-    trains="A (r, in) and B (out, r), initialised from the r smallest singular triplets of W_0",
+    trains="A (r, in) and B (out, r), initialized from the r smallest singular triplets of W_0",
     defaults=LORA_DEFAULTS,
     config=lora_config(),
     rules=(AtMost("r"),),
     size=both_factors,
-    start=starts.smallest_triplets,
+    initialize=initializations.smallest_triplets,
     notes=(
-        "the base becomes W_0 − s·B_0·A_0, which peft cannot redo: a snapshot is the equal LoRA of rank 2r on W_0, "
-        "with A over A_0 and B beside −B_0",
+        "the base becomes W_0 − s·B_0·A_0, which peft cannot redo: a snapshot is the equivalent rank-2r LoRA on W_0, "
+        "with [A; A_0] and [B, −B_0]",
         RESIDUAL_BETA,
     ),
 )
@@ -214,13 +212,13 @@ MILORA_PLUS = Method(
     config=lora_config(),
     rules=(AtMost("r"),),
     size=both_factors,
-    start=starts.smallest_right_vectors,
-    notes=("the base stays as it is, so the adapter on disk is plain LoRA",),
+    initialize=initializations.smallest_right_vectors,
+    notes=("the base is unchanged, so the adapter on disk is plain LoRA",),
 )
 
 OLORA = Method(
     FACTS["olora"],
-    trains="A (r, in) and B (out, r), initialised from the QR decomposition of W_0",
+    trains="A (r, in) and B (out, r), initialized from the QR decomposition of W_0",
     defaults=LORA_DEFAULTS,
     config=lora_config(init_lora_weights="olora"),
     rules=(AtMost("r"),),
@@ -241,10 +239,10 @@ CORDA = Method(
     rules=(AtMost("r"),),
     size=both_factors,
     learning_rate=1e-4,
-    start=starts.covariance_triplets,
+    initialize=initializations.covariance_triplets,
     notes=(
-        "the inputs are measured on the task's own prompts, at an in × in matrix of memory a module",
-        "the base becomes W_0 − s·B_0·A_0, which peft cannot redo: a snapshot is the equal LoRA of rank 2r on W_0",
+        "the inputs are measured on the task's own prompts, with an in × in matrix of memory per module",
+        "the base becomes W_0 − s·B_0·A_0, which peft cannot redo: a snapshot is the equivalent LoRA of rank 2r on W_0",
         RESIDUAL_BETA,
     ),
 )
@@ -257,11 +255,11 @@ EVA = Method(
     config=lora_config(),
     rules=(AtMost("r", "in"),),
     size=both_factors,
-    start=starts.leading_inputs,
+    initialize=initializations.leading_inputs,
     learning_rate=1e-4,
     notes=(
-        "the inputs are measured on the task's own prompts, at an in × in matrix of memory a module",
-        "every layer keeps rank r; EVA's redistribution of ranks is left out",
+        "the inputs are measured on the task's own prompts, with an in × in matrix of memory per module",
+        "every layer has rank r; EVA's redistribution of ranks is not used",
     ),
 )
 

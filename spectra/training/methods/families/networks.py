@@ -1,4 +1,4 @@
-"""Methods whose change depends on the input: they train and are evaluated, and have no ΔW that could be analysed."""
+"""Methods whose update depends on the input: they can be trained and evaluated, but have no ΔW to analyze."""
 
 from pydantic import Field
 
@@ -15,7 +15,7 @@ class LilyOptions(Section):
     Attributes
     ----------
     num_B
-        Matrices B that a router mixes, shared by the modules of a kind.
+        Number of matrices B that a router mixes, shared per module type.
     scaling
         Scale of the product.
     """
@@ -46,7 +46,7 @@ class ShadowOptions(Section):
 METHODS = (
     Method(
         FACTS["lily"],
-        trains="A (r, in) and a router of each target module, and matrices B that modules of a kind share",
+        trains="A (r, in) and a router of each target module, and matrices B shared per module type",
         defaults=RANKED,
         options=LilyOptions,
         config=Peft("LilyConfig", {"r": "r"}),
@@ -55,7 +55,7 @@ METHODS = (
     ),
     Method(
         FACTS["shadow"],
-        trains="a small decoder beside the base, and what feeds it back into every block",
+        trains="a small decoder next to the base model, and projections that feed it back into every block",
         defaults={"r": 8, "dropout": 0.0},
         options=ShadowOptions,
         config=Peft("ShadowConfig", {"r": "r", "dropout": "shadow_dropout"}),

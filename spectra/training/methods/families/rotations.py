@@ -20,9 +20,9 @@ class OftOptions(Section):
     oft_block_size
         Side of a rotated block of inputs; must divide the in-features of every target.
     block_share
-        Whether all blocks of a module rotate alike.
+        Whether all blocks of a module share one rotation.
     use_cayley_neumann
-        Whether the rotation is a series in place of the exact Cayley transform; then it is only nearly orthogonal.
+        Whether to approximate the Cayley transform by a series; the rotation is then only nearly orthogonal.
     """
 
     oft_block_size: int = Field(default=16, ge=2)
@@ -53,9 +53,10 @@ class RoadOptions(Section):
     Attributes
     ----------
     variant
-        One angle and scale a pair of outputs (``road_1``), a row of each pair (``road_2``), or an entry (``road_4``).
+        One angle and scale per pair of outputs (``road_1``), per row of each pair (``road_2``), or per entry
+        (``road_4``).
     group_size
-        Outputs that are paired among themselves; even, and must divide the out-features of every target.
+        Number of outputs in a group of pairs; even, and must divide the out-features of every target.
     """
 
     variant: Literal["road_1", "road_2", "road_4"] = "road_1"
@@ -65,9 +66,7 @@ class RoadOptions(Section):
 def even_rank(recipe: MethodRecipe, shapes: Shapes) -> None:
     """Raise :class:`RecipeError` for an odd rank."""
     if rank(recipe) % 2:
-        raise RecipeError(
-            f"{recipe.r} is odd, and {recipe.name} needs pairs", where="method.r", hint="choose an even r"
-        )
+        raise RecipeError(f"must be even for {recipe.name}, got {recipe.r}", where="method.r", hint="choose an even r")
 
 
 METHODS = (
@@ -86,8 +85,8 @@ METHODS = (
         defaults=TARGETS,
         options=BoftOptions,
         refused={
-            "boft_n_butterfly_factor": "peft silently makes it 1 where its CUDA extension cannot be built; "
-            "spectra keeps 1 everywhere"
+            "boft_n_butterfly_factor": "peft silently sets it to 1 if its CUDA extension cannot be built; "
+            "spectra always uses 1"
         },
         config=Peft("BOFTConfig"),
         rules=(Divides("options.boft_block_size", ("in",)),),
@@ -97,11 +96,11 @@ METHODS = (
         FACTS["hra"],
         trains="r reflection vectors u (in,) of each target module",
         defaults=RANKED,
-        refused={"apply_GS": "its vectors start in equal pairs, which Gram-Schmidt divides 0 by 0"},
+        refused={"apply_GS": "its vectors are initialized in equal pairs, for which Gram-Schmidt divides 0 by 0"},
         config=Peft("HRAConfig", {"r": "r"}),
         rules=(AtMost("r", "in"), even_rank),
         size=each(lambda recipe, out, inner: rank(recipe) * inner),
-        notes=("r must be even: the reflections start in equal pairs that cancel",),
+        notes=("r must be even: the reflections are initialized in equal pairs that cancel",),
     ),
     Method(
         FACTS["road"],

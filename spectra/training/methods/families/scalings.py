@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from spectra.config import Section
-from spectra.training.methods.method import RANKED, Method, Peft, Setting
+from spectra.training.methods.method import RANKED, Method, Peft, RunContext
 from spectra.training.methods.section import MethodRecipe
 from spectra.training.methods.shapes import Shapes, each, rank
 from spectra.weights.facts import FACTS
@@ -17,7 +17,7 @@ class Ia3Options(Section):
     Attributes
     ----------
     feedforward_modules
-        Targets whose inputs are scaled in place of their outputs; names that are no targets do nothing.
+        Targets whose inputs are scaled instead of their outputs; names that are not targets are ignored.
     """
 
     feedforward_modules: list[str] = Field(default_factory=lambda: ["down_proj"])
@@ -27,7 +27,7 @@ def _feedforward(recipe: MethodRecipe) -> list[str]:
     return [name for name in recipe.options["feedforward_modules"] if name in (recipe.target_modules or [])]
 
 
-def _ia3_config(recipe: MethodRecipe, setting: Setting) -> Any:
+def _ia3_config(recipe: MethodRecipe, context: RunContext) -> Any:
     from peft import IA3Config
 
     return IA3Config(
@@ -58,7 +58,7 @@ class DeloraOptions(Section):
     Attributes
     ----------
     delora_lambda
-        Value at which the trained norm of the update starts.
+        Initial value of the trained norm of the update.
     """
 
     delora_lambda: float = Field(default=0.5, gt=0)
@@ -106,7 +106,7 @@ METHODS = (
         size=each(lambda recipe, out, inner: rank(recipe) * (out + inner) + 1),
         learning_rate=1e-2,
         notes=(
-            "B is normalised: the first step, however small, makes an update of norm λ; peft's default of 15 destroys "
+            "B is normalized: the first step, however small, gives an update of norm λ; peft's default of 15 destroys "
             "the base that ships with spectra at any learning rate",
         ),
     ),

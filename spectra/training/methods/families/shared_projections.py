@@ -17,7 +17,7 @@ class VeraOptions(Section):
     Attributes
     ----------
     d_initial
-        Value at which d starts.
+        Initial value of d.
     """
 
     d_initial: float = Field(default=0.1, gt=0)
@@ -53,7 +53,7 @@ class UniloraOptions(Section):
     Attributes
     ----------
     theta_d_length
-        Length of the one vector that all modules read their A and B from.
+        Length of the vector from which all modules read their A and B.
     """
 
     theta_d_length: int = Field(default=256, ge=1)
@@ -77,7 +77,7 @@ METHODS = (
         config=Peft("VeraConfig", {"r": "r", "dropout": "vera_dropout"}, seed="projection_prng_key"),
         size=each(lambda recipe, out, inner: out + rank(recipe)),
         learning_rate=1e-2,
-        notes=("needs about ten times LoRA's learning rate; at LoRA's own it seems not to learn",),
+        notes=("needs about ten times LoRA's learning rate; at LoRA's it hardly learns",),
     ),
     Method(
         FACTS["pvera"],
@@ -100,7 +100,7 @@ METHODS = (
         ),
         rules=(AtMost("r"),),
         size=each(_randlora_size),
-        notes=("a snapshot holds the shared A and B once; peft says of the copies a module that they are missing",),
+        notes=("a snapshot has the shared A and B once; peft reports the copies per module as missing",),
     ),
     Method(
         FACTS["vblora"],
@@ -111,7 +111,7 @@ METHODS = (
         rules=(Divides("options.vector_length"),),
         size=_vblora_size,
         learning_rate=1e-2,
-        notes=("ΔW is not 0 at step 0: bank and logits start at random",),
+        notes=("ΔW is not 0 at step 0: bank and logits are initialized at random",),
     ),
     Method(
         FACTS["unilora"],
@@ -123,6 +123,6 @@ METHODS = (
         ),
         size=_unilora_size,
         learning_rate=1e-1,
-        notes=("ΔW is not 0 at step 0: θ starts at random",),
+        notes=("ΔW is not 0 at step 0: θ is initialized at random",),
     ),
 )

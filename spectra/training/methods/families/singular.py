@@ -1,4 +1,4 @@
-"""Methods that train between singular vectors of W."""
+"""Methods that train in the basis of singular vectors of W."""
 
 from pydantic import Field
 
@@ -35,7 +35,7 @@ class TinyloraOptions(Section):
     u
         Length of a trained vector.
     weight_tying
-        Share of modules that have their vector in common: 0 none, 1 all.
+        Fraction of modules that share their vector: 0 none, 1 all.
     """
 
     u: int = Field(default=64, ge=1)
@@ -59,7 +59,7 @@ METHODS = (
     ),
     Method(
         FACTS["tinylora"],
-        trains="one vector v (u,) a target module, or a group of them",
+        trains="one vector v (u,) per target module, or per group of them",
         defaults={**TARGETS, "r": 2, "dropout": 0.0},
         options=TinyloraOptions,
         config=Peft("TinyLoraConfig", {"r": "r", "dropout": "tinylora_dropout"}, seed="projection_seed"),
@@ -67,14 +67,14 @@ METHODS = (
     ),
     Method(
         FACTS["osf"],
-        trains="all singular triplets of each target but the r leading ones, which stay",
+        trains="all singular triplets of each target except the r leading ones, which are frozen",
         defaults=RANKED,
         config=Peft("OSFConfig", {"r": "effective_rank"}),
         rules=(AtMost("r"),),
         size=each(lambda recipe, out, inner: (min(out, inner) - rank(recipe)) * (out + inner + 1)),
         notes=(
-            "more weights train than the base has",
-            "snapshots hold the trained part alone: the rest is the base's own decomposition, made again on loading",
+            "it has more trainable weights than the base model has weights",
+            "snapshots have only the trained part: the rest is the decomposition of the base, recomputed on loading",
         ),
     ),
 )

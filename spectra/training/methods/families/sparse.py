@@ -1,4 +1,4 @@
-"""Methods that train a few entries of each weight, or of its transform."""
+"""Methods that train few entries of each weight, or of its transform."""
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ class FrequencyOptions(Section):
     Attributes
     ----------
     n_frequency
-        Coefficients a module.
+        Number of coefficients per module.
     scaling
         Factor of the transform.
     """
@@ -29,13 +29,13 @@ class WaveletOptions(Section):
     Attributes
     ----------
     n_frequency
-        Coefficients a module.
+        Number of coefficients per module.
     scaling
         Factor of the transform.
     wavelet_family
-        Wavelet, as PyWavelets names it.
+        Wavelet, by its name in PyWavelets.
     use_idwt
-        Whether the coefficients are of wavelets; if not, of single weights.
+        Whether the coefficients are wavelet coefficients; if not, single weights.
     """
 
     n_frequency: int = Field(default=1000, ge=1)
@@ -50,9 +50,9 @@ class SupertuningOptions(Section):
     Attributes
     ----------
     sparsity
-        Share of each weight that stays.
+        Fraction of each weight that is frozen.
     select_top
-        Whether the entries of largest magnitude train, or of smallest.
+        Whether the entries of largest magnitude train, or those of smallest.
     """
 
     sparsity: float = Field(default=0.99, ge=0, lt=1)
@@ -64,17 +64,17 @@ _frequencies = each(lambda recipe, out, inner: number_of(recipe, "options.n_freq
 METHODS = (
     Method(
         FACTS["fourierft"],
-        trains="n coefficients of each target module at frequencies that the seed draws",
+        trains="n coefficients of each target module at frequencies drawn with the seed",
         defaults=TARGETS,
         options=FrequencyOptions,
         config=Peft("FourierFTConfig", seed="random_loc_seed", fixed={"init_weights": True}),
         rules=(AtMost("options.n_frequency", "product"),),
         size=_frequencies,
-        notes=("starts at ΔW = 0; peft's own default starts at a random spectrum",),
+        notes=("starts at ΔW = 0; peft's default is a random spectrum",),
     ),
     Method(
         FACTS["waveft"],
-        trains="n wavelet coefficients of each target module at places that the seed draws",
+        trains="n wavelet coefficients of each target module at positions drawn with the seed",
         defaults=TARGETS,
         options=WaveletOptions,
         config=Peft("WaveFTConfig", seed="random_loc_seed"),
@@ -84,7 +84,7 @@ METHODS = (
     ),
     Method(
         FACTS["shira"],
-        trains="r·(in + out) entries of each target's weight, at places that the seed draws",
+        trains="r·(in + out) entries of each target's weight, at positions drawn with the seed",
         defaults={**TARGETS, "r": 8},
         config=Peft("ShiraConfig", {"r": "r"}, seed="random_seed"),
         size=each(lambda recipe, out, inner: rank(recipe) * (out + inner)),

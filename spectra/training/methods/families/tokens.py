@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from spectra.config import Section
-from spectra.training.methods.method import Method, Setting
+from spectra.training.methods.method import Method, RunContext
 from spectra.training.methods.section import MethodRecipe
 from spectra.training.methods.shapes import each
 from spectra.weights.facts import FACTS
@@ -23,11 +23,11 @@ class TokenOptions(Section):
     token_indices: list[int] | None = Field(default=None, min_length=1)
 
 
-def _token_config(recipe: MethodRecipe, setting: Setting) -> Any:
+def _token_config(recipe: MethodRecipe, context: RunContext) -> Any:
     from peft import TrainableTokensConfig
 
     given = recipe.options["token_indices"]
-    vocabulary = min(shape[0] for shape in setting.shapes.values())
+    vocabulary = min(shape[0] for shape in context.shapes.values())
     return TrainableTokensConfig(
         target_modules=recipe.target_modules,
         token_indices=list(range(vocabulary)) if given is None else given,

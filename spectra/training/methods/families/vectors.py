@@ -22,6 +22,6 @@ METHODS = (
         config=Peft("BeftConfig"),
         size=each(lambda recipe, out, inner: out),
         learning_rate=1e-2,
-        notes=("on a layer without bias it adds one, and cannot be merged",),
+        notes=("it adds a bias to a layer without one, and cannot be merged then",),
     ),
 )

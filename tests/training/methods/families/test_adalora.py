@@ -80,10 +80,10 @@ def test_the_penalty_is_the_one_of_peft(recipe_for: Maker) -> None:
 @pytest.mark.parametrize(
     ("steps", "options", "message"),
     [
-        (2, {"tfinal": 1}, r"method\.options\.tfinal: of 2 steps, 1 after pruning leave no two"),
+        (2, {"tfinal": 1}, r"method\.options\.tfinal: of 2 steps, 1 after pruning leave fewer than two"),
         (1, {}, r"method\.options\.tfinal: of 1 steps"),
-        (10, {"tinit": 6, "tfinal": 4}, r"method\.options\.tinit: pruning would begin after step 6 and end at step 6"),
-        (10, {"init_r": 4}, r"method\.options\.init_r: 4 must be more than r = 4, its target"),
+        (10, {"tinit": 6, "tfinal": 4}, r"method\.options\.tinit: pruning would start after step 6 and end at step 6"),
+        (10, {"init_r": 4}, r"method\.options\.init_r: must be more than the target rank r = 4, got 4"),
     ],
 )
 def test_a_schedule_that_leaves_no_room_is_refused(

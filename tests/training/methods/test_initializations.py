@@ -1,4 +1,4 @@
-"""The initialisations that are ours start from what their papers say, in float64."""
+"""Initializations implemented in spectra agree with their papers, in float64."""
 
 from collections.abc import Callable
 from pathlib import Path
