@@ -34,7 +34,7 @@ def check(positions: int | None, heldout: list[Problem] | None = None, **section
 def test_the_longest_prompt_decides() -> None:
     check(16)
     check(None)
-    fault = "problem 'long' has 10 tokens; with a completion of 6 more than the model's positions, 15"
+    fault = "problem 'long' has 10 tokens; with a completion of 6 exceeds the model's positions, 15"
     with pytest.raises(RecipeError, match=f"algorithm.max_completion_length: {fault}; set it to 5 or less"):
         check(15)
     with pytest.raises(RecipeError, match="remove problems of this length"):

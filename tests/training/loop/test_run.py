@@ -190,8 +190,8 @@ def own_data(tmp_path: Path, **task: Any) -> dict[str, Any]:
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "column": ({"task": {"prompt": "nope"}}, "row 1 has no 'nope'"),
-    "fewer held-out problems": ({"evaluation": {"problems": 9}}, "must be at most 4, .*, got 9"),
-    "length": ({"algorithm": {"generations": 4, "max_completion_length": 99}}, "more than the model's positions, 64"),
+    "fewer held-out problems": ({"evaluation": {"problems": 9}}, "must be at most 4, the held-out problems of"),
+    "length": ({"algorithm": {"generations": 4, "max_completion_length": 99}}, "exceeds the model's positions, 64"),
     "no such base": ({"model": {"base": "/nonexist"}}, "no such base model directory; give model.base a directory"),
 }
 

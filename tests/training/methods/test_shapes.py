@@ -98,7 +98,7 @@ Q, K = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj"
             {"name": "layernorm", "target_modules": ["q_proj"]},
             r"no norm module 'q_proj'; choose among input",
         ),
-        ({"name": "lora", "target_modules": ["mlp.q_proj"]}, r"the base has no linear module 'mlp\.q_proj'"),
+        ({"name": "lora", "target_modules": ["mlp.q_proj"]}, r"the base model has no linear module 'mlp\.q_proj'"),
         ({"name": "trainable_tokens", "target_modules": ["norm"]}, r"no embedding module 'norm'; choose among embed"),
     ],
 )

@@ -33,5 +33,5 @@ def test_the_initial_factors_are_read_from_either_form(tmp_path: Path) -> None:
 
 
 def test_initial_factors_that_are_gone_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(MissingInitialError, match="step-0 adapter is gone"):
+    with pytest.raises(MissingInitialError, match="step-0 adapter is missing"):
         read_initial(tmp_path, stacked=False)

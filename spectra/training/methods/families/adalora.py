@@ -62,7 +62,7 @@ def schedule(recipe: MethodRecipe, steps: int) -> tuple[int, int]:
 
 
 def check_schedule(recipe: MethodRecipe, steps: int) -> None:
-    """Raise :class:`KeyFault` if there is no rank to prune, or no step for pruning."""
+    """Raise :class:`KeyFault` if nothing can be pruned, or no step is left for pruning."""
     first, last = schedule(recipe, steps)
     if initial_rank(recipe) <= rank(recipe):
         raise KeyFault(
