@@ -34,7 +34,7 @@ def check(positions: int | None, heldout: list[Problem] | None = None, **section
 def test_the_longest_prompt_decides() -> None:
     check(16)
     check(None)
-    fault = "problem 'long' has 10 tokens; with a completion of 6 exceeds the model's positions, 15"
+    fault = "problem 'long' has 10 tokens; with a completion of 6 it exceeds the model's positions, 15"
     with pytest.raises(RecipeError, match=f"algorithm.max_completion_length: {fault}; set it to 5 or less"):
         check(15)
     with pytest.raises(RecipeError, match="remove problems of this length"):
@@ -59,7 +59,7 @@ def test_a_colocated_sampler_has_its_own_limit() -> None:
     check(100, rollout={"engine": "vllm", "max_model_length": 16})
     check(100, rollout={"engine": "hf", "max_model_length": 15})
     check(100, rollout={"engine": "vllm", "mode": "server", "max_model_length": 15})
-    with pytest.raises(RecipeError, match=r"rollout\.max_model_length: .* more than .*, 15; set it to 16 or more"):
+    with pytest.raises(RecipeError, match=r"rollout\.max_model_length: .* exceeds .*, 15; set it to 16 or more"):
         check(100, rollout={"engine": "vllm", "max_model_length": 15})
 
 

@@ -88,7 +88,7 @@ Q, K = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj"
         ),
         ({"name": "miss", "r": 40}, rf"method\.r: 40 is too large for {Q} \(32 × 32\); choose 32 or less"),
         ({"name": "milora", "r": 20}, rf"method\.r: 20 is too large for {K} \(16 × 32\); choose 16 or less"),
-        ({"name": "fourierft", "options": {"n_frequency": 600}}, r"method\.options\.n_frequency: 600 is more than"),
+        ({"name": "fourierft", "options": {"n_frequency": 600}}, r"method\.options\.n_frequency: 600 is too large"),
         ({"name": "hra", "r": 3}, r"method\.r: must be even for hra, got 3; choose an even r"),
         (
             {"name": "gralora", "r": 7},

@@ -408,5 +408,5 @@ def test_two_processes_train_and_one_of_them_says_what_is_wrong(tiny_base: Path,
     assert steps(tmp_path / "out") == [0, 2, 3]
     assert [r["step"] for r in read_records(tmp_path / "out" / "metrics.jsonl") if "loss" in r] == [1, 2, 3]
     assert done.returncode != 0
-    assert "RunExistsError" in done.stderr and "holds a run already" in done.stderr
+    assert "RunExistsError" in done.stderr and "already holds a run" in done.stderr
     assert "[rank1]: " not in done.stderr  # the other one ends without a word

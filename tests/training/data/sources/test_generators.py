@@ -67,10 +67,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def end() -> None:
     """Forget what was checked, and end the checking processes: they keep the package that they imported."""
     rewards._checked.cache_clear()
-    sandbox._pool("maths").end()
-    if find_spec("reasoning_gym"):
-        sandbox._pool("reasoning_gym").end()
-    sandbox._only_pool.cache_clear()
+    for own in sandbox._OWN:
+        own.end()
+    sandbox._OWN.clear()
 
 
 def task(**section: object) -> TaskRecipe:
