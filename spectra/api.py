@@ -6,7 +6,6 @@
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +16,13 @@ from torch import Tensor
 
 from spectra.analysis.analyze import Options, analyze
 from spectra.analysis.pipeline.basis_cache import BasisCache
-from spectra.analysis.pipeline.plan import Plan, make_plan
 from spectra.config import cache_dir
 from spectra.errors import UsageError
 from spectra.linalg.operators.basic import Operator
-from spectra.runs.directory import Snapshot, open_run
+from spectra.runs.directory import RunDirectory
 from spectra.runs.tables import Tables
-from spectra.weights.storage.tensors import TensorStore, digest
-from spectra.weights.updates import Updates, open_updates, parameter_name
+from spectra.weights.opened_run import OpenedRun
+from spectra.weights.storage.tensors import digest
 
 if TYPE_CHECKING:
     import os
@@ -61,8 +59,12 @@ class Run:
     """
 
     def __init__(self, path: Path, base: str | None = None) -> None:
-        self.directory = open_run(path)
-        self._base_name = base
+        self._opened = OpenedRun.open(path, base)
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The directory as recognized."""
+        return self._opened.run
 
     @property
     def path(self) -> Path:
@@ -76,13 +78,14 @@ class Run:
 
     @property
     def method(self) -> str:
-        """Name of the training method."""
-        return self._plan.method
+        """What the run trains."""
+        return self._opened.method
 
     @property
     def modules(self) -> list[str]:
-        """Names of the matrices and vectors that the last snapshot changes."""
-        return sorted(self._plan.modules[self.steps[-1]])
+        """Names of the changed matrices and vectors, at the last snapshot."""
+        updates = self._opened.updates(self._opened.newest.step)
+        return sorted([*updates.matrices, *updates.vectors])
 
     def update(self, module: str, step: int | None = None) -> Operator:
         """Return ΔW of a matrix as an operator: ``.shape``, ``@ x``, ``.svdvals()``, ``.dense()``.
@@ -99,12 +102,11 @@ class Run:
         UsageError
             If there is no such step, or the snapshot does not change that matrix.
         """
-        snapshot = self._snapshot(step)
-        updates = self._updates(snapshot)
+        updates = self._opened.updates(step)
         if module not in updates.matrices:
             some = next(iter(sorted(updates.matrices)), "none")
             raise UsageError(
-                f"step {snapshot.step} does not change a matrix named {module!r}",
+                f"step {self._opened.snapshot(step).step} does not change a matrix named {module!r}",
                 hint=f"for example, it changes {some}",
             )
         return updates.matrices[module](self.weight(module))
@@ -117,15 +119,12 @@ class Run:
         UsageError
             If the base has no such parameter.
         """
-        name = parameter_name(module, self._base.files)
-        if name is None:
-            raise UsageError(f"the base has no parameter {module!r}", where=self._plan.base)
-        return self._base[name].to(torch.float64)
+        return self._opened.weight(module)
 
     def basis(self, module: str) -> SingularBasis:
         """Return the singular basis of a base matrix, from the cache if it is there."""
         weight = self.weight(module)
-        stored = self._base[parameter_name(module, self._base.files) or module]
+        stored = self._opened.base[self._opened.parameter(module)]
         basis, _ = BasisCache(cache_dir() / "bases").get(digest(stored), weight)
         rows, columns = (torch.eye(size, dtype=torch.float64) for size in weight.shape)
         return SingularBasis(basis.sigma, basis.left(weight, rows).T, basis.right(weight, columns).T)
@@ -133,7 +132,7 @@ class Run:
     def analyze(self, options: Options | None = None) -> Tables:
         """Return the tables; rows that are not on disk yet are computed."""
         options = options or Options()
-        return analyze(self.path, replace(options, base=options.base or self._base_name)).tables
+        return analyze(self.path, replace(options, base=options.base or self._opened.given_base)).tables
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}: {self.directory.describe()}, {self.method}, {len(self.modules)} modules)"
@@ -143,7 +142,7 @@ class Run:
             "run": str(self.path),
             "recognized as": self.directory.describe(),
             "method": self.method,
-            "base": str(self._plan.base),
+            "base": str(self._opened.base_dir),
             "modules": str(len(self.modules)),
             "verdict": self._verdict(),
         }
@@ -155,24 +154,6 @@ class Run:
 
         where = self.directory.analysis.verdict
         return str(read_json(where)["summary"]) if where.exists() else "not analyzed yet: call run.analyze()"
-
-    @cached_property
-    def _plan(self) -> Plan:
-        return make_plan(self.directory, self._base_name)
-
-    @cached_property
-    def _base(self) -> TensorStore:
-        return TensorStore.open_model(self._plan.base)
-
-    def _snapshot(self, step: int | None) -> Snapshot:
-        found = {snapshot.step: snapshot for snapshot in self.directory.snapshots}
-        wanted = self.steps[-1] if step is None else step
-        if wanted not in found:
-            raise UsageError(f"there is no snapshot of step {wanted}", where=self.path, hint=f"steps: {self.steps}")
-        return found[wanted]
-
-    def _updates(self, snapshot: Snapshot) -> Updates:
-        return open_updates(snapshot, self._base, self._plan.start)
 
 
 def open(path: "str | os.PathLike[str]", base: str | None = None) -> Run:

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from spectra.runs.layout import RunLayout
 from spectra.runs.manifest import BaseIdentity, Manifest, now
+from spectra.runs.snapshots import Snapshot
+from spectra.weights.readers.adapter import Adapter
+from spectra.weights.readers.families.lora import LORA
 from spectra.weights.storage.base import fingerprint
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -77,6 +80,11 @@ def write_adapter(directory: Path, config: Mapping[str, Any], factors: Mapping[s
         tensors[f"base_model.model.{module}.lora_A.weight"] = a.float().contiguous()
     save_file(tensors, directory / "adapter_model.safetensors")
     return directory
+
+
+def open_adapter(directory: Path) -> Adapter:
+    """Open a LoRA adapter."""
+    return Adapter.open(Snapshot(0, directory, "adapter"), LORA)
 
 
 def small_factors(*, layers: int = 2, width: int = 24, r: int = 4, scale: float = 1e-2, seed: int = 0) -> Any:

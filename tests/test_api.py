@@ -56,3 +56,9 @@ def test_importing_spectra_imports_nothing_heavy() -> None:
     code = f"import sys, spectra, spectra.cli; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_a_run_whose_newest_snapshot_is_half_written_is_described(run: spectra.Run) -> None:
+    file = run.directory.snapshots[-1].path / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    assert "lora, 6 modules" in repr(run)

@@ -10,12 +10,12 @@ import pandas as pd
 
 from spectra.analysis.doctor import bookkeeping
 from spectra.analysis.options import Options as Options
-from spectra.analysis.pipeline import tasks as task_module
 from spectra.analysis.pipeline.depth import DeepSteps, deep_steps, missing_work
 from spectra.analysis.pipeline.digests import FileDigests
 from spectra.analysis.pipeline.engine import choose_jobs, run_tasks
 from spectra.analysis.pipeline.plan import Plan, content_keys, make_plan
 from spectra.analysis.pipeline.row_store import RowStore
+from spectra.analysis.pipeline.tasks import TaskRunner
 from spectra.analysis.tables.matrix import Work
 from spectra.analysis.tables.summary import summarize
 from spectra.analysis.verdict.findings import record
@@ -23,10 +23,11 @@ from spectra.analysis.verdict.judge import judge
 from spectra.config import cache_dir
 from spectra.errors import CorruptFileError
 from spectra.runs.atomic import read_json, write_json
-from spectra.runs.directory import RunDirectory, open_run
+from spectra.runs.directory import RunDirectory
 from spectra.runs.layout import AnalysisLayout
 from spectra.runs.lock import exclusive
 from spectra.runs.tables import SCHEMAS, Tables, conform, read_table, write_table
+from spectra.weights.opened_run import OpenedRun
 
 # A killed analysis loses at most this many seconds of finished rows.
 _FLUSH_SECONDS = 15.0
@@ -101,9 +102,9 @@ def analyze(path: Path, options: Options | None = None, progress: Progress | Non
         If the run or its base cannot be read exactly; existing results are kept.
     """
     options = options or Options()
-    run = open_run(path)
-    where = run.analysis if options.out is None else AnalysisLayout(options.out)
-    plan = make_plan(run, options.base, options.initial)
+    opened = OpenedRun.open(path, options.base, options.initial)
+    where = opened.run.analysis if options.out is None else AnalysisLayout(options.out)
+    plan = make_plan(opened)
     with exclusive(where.lock, "analyzing into this directory"):
         return _analyze(plan, where, options, progress)
 
@@ -122,7 +123,7 @@ def _analyze(plan: Plan, where: AnalysisLayout, options: Options, progress: Prog
     tables = _finish(plan, deep, store, where) if changed else Tables.read(where)
     facts = _facts(plan)
     only_start = run.initial is not None and len(run.snapshots) == 1
-    checks = bookkeeping(run.path, plan.base, options.initial)
+    checks = bookkeeping(plan.opened)
     verdict = judge(tables, coverage(plan), checks, only_start=only_start)
     verdict |= {"checks": [record(check) for check in checks], "facts": facts}
     if changed or _written(where) != verdict:
@@ -164,10 +165,9 @@ def _measure(
     plan: Plan, work: Mapping[str, Work], store: RowStore, options: Options, progress: Progress | None
 ) -> tuple[int, int]:
     """Run the missing tasks; return how many bases were reused and decomposed."""
-    task_module.forget()
-    cache = (options.cache or cache_dir()) / "bases"
-    tasks = plan.tasks(work, cache, options.device)
-    results = run_tasks(tasks, jobs=choose_jobs(tasks, options.jobs), engine=options.engine)
+    runner = TaskRunner(plan.opened, plan.method, (options.cache or cache_dir()) / "bases", options.device)
+    tasks = plan.tasks(work)
+    results = run_tasks(runner, tasks, jobs=choose_jobs(tasks, options.jobs), engine=options.engine)
     reused = made = 0
     flushed = time.monotonic()
     try:
@@ -218,8 +218,8 @@ def _facts(plan: Plan) -> dict[str, str]:
     run = plan.run
     base = run.base_name if run.base_name is not None else str(plan.base)
     facts = {"run": str(run.path), "recognized as": run.describe(), "base": base, "method": plan.method}
-    if plan.start is not None:
-        facts["initialization"] = plan.start.origin
+    if plan.opened.initialization is not None:
+        facts["initialization"] = plan.opened.initialization.origin
     share = plan.trainable_parameters / plan.total_parameters
     facts["trainable"] = f"{plan.trainable_parameters:,} of {plan.total_parameters:,} parameters ({share:.2%})"
     if run.manifest is not None:

@@ -25,7 +25,7 @@ from spectra.linalg.operators.basic import Operator
 from spectra.statistics.intervals import layer_interval
 from spectra.weights.storage.base import fingerprint
 from spectra.weights.storage.tensors import TensorStore, digest
-from spectra.weights.updates import Updates, open_updates, parameter_name
+from spectra.weights.updates import Updates, parameter_name
 
 # Each comes with its expectation and z.
 METRICS = ("cosine", "subspace_left", "subspace_right", "jaccard")
@@ -165,19 +165,20 @@ def compare_updates(plans: Mapping[str, Plan], cache: Path | None) -> ComparedUp
 def _by_base(plans: Mapping[str, Plan]) -> list[list[str]]:
     """Group the runs by base: the same directory, or the same tensors in different directories."""
     groups: dict[Path, list[str]] = {}
+    stores = {plan.base.resolve(): plan.opened.base for plan in plans.values()}
     for name, plan in plans.items():
         groups.setdefault(plan.base.resolve(), []).append(name)
     if len(groups) == 1:
         return list(groups.values())
     same: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for base, names in groups.items():
-        same.setdefault(tuple(sorted(fingerprint(base).items())), []).extend(names)
+        same.setdefault(tuple(sorted(fingerprint(stores[base]).items())), []).extend(names)
     return list(same.values())
 
 
 def _group_rows(plans: Mapping[str, Plan], cache: Path | None) -> list[Row]:
-    store = TensorStore.open_model(next(iter(plans.values())).base)
-    opened = {name: open_updates(plan.run.snapshots[-1], store, plan.start) for name, plan in plans.items()}
+    store = next(iter(plans.values())).opened.base
+    opened = {name: plan.opened.updates(plan.run.snapshots[-1].step) for name, plan in plans.items()}
     modules = sorted({module for updates in opened.values() for module in updates.matrices})
     rows: list[Row] = []
     for module in modules:

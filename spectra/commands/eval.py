@@ -110,13 +110,13 @@ def evaluate(
     """
     from spectra.training.compat.library_warnings import quiet_libraries
     from spectra.training.evaluation.evaluate import Engine, evaluate_all
-    from spectra.training.evaluation.snapshot_model import open_model
+    from spectra.training.evaluation.snapshot_model import EvaluatedModel
+    from spectra.weights.opened_run import OpenedRun
 
     options = options or EvalOptions()
     engine = Engine(options.generator, options.dtype, options.device, options.batch_size, options.memory)
-    models = [
-        open_model(run, step=step, base=options.base, initial=options.initial) for step in options.steps or (None,)
-    ]
+    opened = OpenedRun.open(run, options.base, options.initial)
+    models = [EvaluatedModel.of(opened, step) for step in options.steps or (None,)]
     requests = _requests(models[0], options)
     summaries: dict[int, list[dict[str, Any]]] = {}
     with quiet_libraries():

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 from spectra.errors import UsageError
 
 if TYPE_CHECKING:
-    from spectra.runs.directory import RunDirectory
-    from spectra.runs.snapshots import Snapshot
     from spectra.weights.export.lora import Exported, Target
+    from spectra.weights.opened_run import OpenedRun
 
 
 def export(
@@ -48,21 +47,19 @@ def export(
     SpectraError
         If the run, its base or its update cannot be read exactly, or does not fit a plain LoRA.
     """
-    from spectra.runs.directory import open_run
     from spectra.weights.export.lora import Truncation, export_lora
-    from spectra.weights.initialization.find import find_start
-    from spectra.weights.storage.base import find_base
-    from spectra.weights.storage.tensors import TensorStore
-    from spectra.weights.updates import open_updates
+    from spectra.weights.opened_run import OpenedRun
 
     _check(rank, energy)
-    opened = open_run(run)
-    snapshot = _snapshot(opened, step)
-    directory = find_base(run, opened.base_name, opened.base_revision, base)
-    store = TensorStore.open_model(directory)
-    updates = open_updates(snapshot, store, find_start(snapshot, opened, store, initial))
-    target = _target(opened, base, directory)
-    return export_lora(updates, store, out, step=snapshot.step, target=target, truncation=Truncation(rank, energy))
+    opened = OpenedRun.open(run, base, initial)
+    return export_lora(
+        opened.updates(step),
+        opened.base,
+        out,
+        step=opened.snapshot(step).step,
+        target=_target(opened),
+        truncation=Truncation(rank, energy),
+    )
 
 
 def export_model(
@@ -71,19 +68,11 @@ def export_model(
     """Write a snapshot as a full float32 model that transformers loads; parameters as in :func:`export`."""
     import torch
 
-    from spectra.runs.directory import open_run
     from spectra.weights.export import model as whole
-    from spectra.weights.initialization.find import find_start
-    from spectra.weights.storage.base import find_base
-    from spectra.weights.storage.tensors import TensorStore
-    from spectra.weights.updates import open_updates
+    from spectra.weights.opened_run import OpenedRun
 
-    opened = open_run(run)
-    snapshot = _snapshot(opened, step)
-    directory = find_base(run, opened.base_name, opened.base_revision, base)
-    store = TensorStore.open_model(directory)
-    updates = open_updates(snapshot, store, find_start(snapshot, opened, store, initial))
-    return whole.export_model(updates, store, directory, out, torch.float32)
+    opened = OpenedRun.open(run, base, initial)
+    return whole.export_model(opened.updates(step), opened.base, opened.base_dir, out, torch.float32)
 
 
 def _check(rank: int | None, energy: float | None) -> None:
@@ -95,21 +84,10 @@ def _check(rank: int | None, energy: float | None) -> None:
         raise UsageError(f"--energy must be in (0, 1], got {energy}", hint="pass a fraction such as 0.99")
 
 
-def _snapshot(opened: "RunDirectory", step: int | None) -> "Snapshot":
-    found = {snapshot.step: snapshot for snapshot in opened.snapshots}
-    wanted = opened.snapshots[-1].step if step is None else step
-    if wanted not in found:
-        raise UsageError(f"there is no snapshot of step {wanted}", where=opened.path, hint=f"steps: {sorted(found)}")
-    return found[wanted]
-
-
-def _target(opened: "RunDirectory", given: str | None, directory: Path) -> "Target":
-    from spectra.runs.atomic import read_json
-    from spectra.runs.layout import MODEL_CONFIG
+def _target(opened: "OpenedRun") -> "Target":
     from spectra.weights.export.lora import Target
 
-    name = given or opened.base_name or ""
-    if directory in (opened.path / name, opened.path.parent / name):  # peft looks from the working directory alone
-        name = str(directory)
-    tied = bool(read_json(directory / MODEL_CONFIG).get("tie_word_embeddings"))
-    return Target(name, None if given else opened.base_revision, tied)
+    path, name = opened.run.path, opened.base_name or ""
+    if opened.base_dir in (path / name, path.parent / name):  # peft looks from the working directory alone
+        name = str(opened.base_dir)
+    return Target(name, opened.base_revision, bool(opened.base.config.get("tie_word_embeddings")))

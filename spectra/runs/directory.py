@@ -30,7 +30,6 @@ from spectra.runs.snapshots import (
     NO_WEIGHTS,
     SnapshotSearch,
     adapter_base,
-    adapter_config,
     collect,
     snapshot_kind,
     why_unreadable,
@@ -152,7 +151,7 @@ def open_run(path: Path) -> RunDirectory:
     run = _open_own(path) if _is_own(path) else _open_foreign(path)
     for snapshot in run.snapshots:
         if snapshot.kind == "adapter":
-            check_scale(snapshot, adapter_config(snapshot))
+            check_scale(snapshot)
     return run
 
 

@@ -147,7 +147,7 @@ def read_verl_series(path: Path) -> pd.DataFrame:
     return series_frame([{**_renamed(record.get("data")), "step": record["step"]} for record in records])
 
 
-def check_scale(snapshot: Snapshot, config: Mapping[str, object]) -> None:
+def check_scale(snapshot: Snapshot) -> None:
     """Refuse a LoRA adapter with ``lora_alpha`` 0, which several versions of verl wrote for every alpha.
 
     Raises
@@ -155,7 +155,7 @@ def check_scale(snapshot: Snapshot, config: Mapping[str, object]) -> None:
     CorruptFileError
         If alpha is 0: the adapter would change nothing, and B·A without its scale is not the update.
     """
-    if config.get("peft_type") != "LORA" or config.get("lora_alpha") != 0:
+    if snapshot.config.get("peft_type") != "LORA" or snapshot.config.get("lora_alpha") != 0:
         return
     facts = next((p / _VERL_TRAINING for p in snapshot.path.parents[:3] if (p / _VERL_TRAINING).exists()), None)
     alpha = None if facts is None else read_json(facts).get("lora_alpha")

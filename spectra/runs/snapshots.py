@@ -8,6 +8,7 @@ import shlex
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +48,17 @@ class Snapshot:
     step: int
     path: Path
     kind: SnapshotKind
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The adapter's ``adapter_config.json``, parsed once; empty for full weights.
+
+        Raises
+        ------
+        CorruptFileError
+            If it cannot be read.
+        """
+        return read_json(self.path / ADAPTER_CONFIG) if self.kind == "adapter" else {}
 
 
 @dataclass(frozen=True)
@@ -137,17 +149,9 @@ def collect(
     return SnapshotSearch(tuple(found[step] for step in sorted(found)), ignored)
 
 
-def adapter_config(snapshot: Snapshot) -> dict[str, Any]:
-    """Return the adapter's configuration."""
-    return read_json(snapshot.path / ADAPTER_CONFIG)
-
-
 def adapter_base(snapshot: Snapshot) -> tuple[str | None, str | None]:
     """Return name and revision of the base model that an adapter names; None if it names none, or for full weights."""
-    if snapshot.kind == "full":
-        return None, None
-    config = adapter_config(snapshot)
-    return config.get("base_model_name_or_path") or None, config.get("revision") or None
+    return snapshot.config.get("base_model_name_or_path") or None, snapshot.config.get("revision") or None
 
 
 def _is_empty(path: Path) -> bool:

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from spectra.errors import BaseModelError, UnsupportedMethodError
 from spectra.linalg.operators.basic import Dense, Operator
-from spectra.runs.atomic import read_json
 from spectra.runs.directory import Snapshot
-from spectra.runs.layout import ADAPTER_CONFIG, MODEL_UPDATE
+from spectra.runs.layout import MODEL_UPDATE
 from spectra.weights.facts import BY_TYPE, adapter_label
 from spectra.weights.readers.adapter import Adapter, Changes, UpdateFunction, VectorFunction
 from spectra.weights.readers.offset import Start
@@ -131,7 +130,7 @@ def open_updates(snapshot: Snapshot, base: TensorStore, start: Start | None) -> 
         If the adapter's method cannot be read exactly.
     """
     require_full_precision(base)
-    updates = _open_adapter(snapshot.path, base, start) if snapshot.kind == "adapter" else _open_full(snapshot, base)
+    updates = _open_adapter(snapshot, base, start) if snapshot.kind == "adapter" else _open_full(snapshot, base)
     if not updates.matrices and not updates.vectors:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(updates.skipped.items())[:1])
         raise BaseModelError(
@@ -142,8 +141,8 @@ def open_updates(snapshot: Snapshot, base: TensorStore, start: Start | None) -> 
     return updates
 
 
-def _open_adapter(path: Path, base: TensorStore, start: Start | None) -> Updates:
-    kind = str(read_json(path / ADAPTER_CONFIG).get("peft_type"))
+def _open_adapter(snapshot: Snapshot, base: TensorStore, start: Start | None) -> Updates:
+    path, kind = snapshot.path, str(snapshot.config.get("peft_type"))
     if kind not in READERS and kind in BY_TYPE:
         reason = BY_TYPE[kind].not_read
         raise UnsupportedMethodError(f"{kind} leaves no weight update to analyse: {reason}", where=path)
@@ -154,7 +153,7 @@ def _open_adapter(path: Path, base: TensorStore, start: Start | None) -> Updates
             hint=f"supported: {', '.join(sorted(READERS))}; or merge it in float32 and analyse the full checkpoint",
         )
     reader = READERS[kind]
-    adapter = Adapter.open(path, reader)
+    adapter = Adapter.open(snapshot, reader, base.open_files)
     found = read_changes(adapter, start, base)
     absent = {
         module: "the base has no such parameter"
@@ -201,7 +200,7 @@ def open_whole(directory: Path, base: TensorStore) -> Whole:
     """
     if (directory / MODEL_UPDATE).exists():
         return DifferenceStore.open_snapshot(directory, base)
-    return TensorStore.open_model(directory).as_stored()
+    return TensorStore.open_model(directory, base.open_files).as_stored()
 
 
 def _replaced(keys: Mapping[str, str], store: Mapping[str, Tensor], base: TensorStore) -> _Replaced:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spectra.analysis.analyze import Analysis, Options, analyze
-from spectra.analysis.pipeline import engine, tasks
+from spectra.analysis.pipeline.tasks import ModuleResult, ModuleTask, TaskRunner
 from spectra.errors import BaseModelError, MissingInitialError, RunExistsError, RunNotFoundError, UsageError
+from spectra.runs.directory import open_run
 from spectra.runs.layout import AnalysisLayout, RunLayout
 from spectra.runs.lock import exclusive
 from spectra.runs.tables import SCHEMAS, Tables
@@ -28,6 +30,7 @@ from tests.builders import (
     write_adapter,
     write_model,
 )
+from tests.counted import count_reads
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,20 @@ def test_own_run_against_the_oracle(first: Analysis, base: Path) -> None:
     assert (start["delta_fro"] == 0).all() and start["stable_rank"].isna().all()
 
 
+@pytest.mark.parametrize("make_run", [own_run, trainer_run])
+def test_each_tensor_file_is_opened_and_each_configuration_parsed_once(
+    make_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run", small_base(tmp_path / "base"), steps=(2, 10))
+    snapshots = [snapshot.path.relative_to(tmp_path) for snapshot in open_run(run).snapshots]
+    counts = count_reads(tmp_path, monkeypatch)
+    run_analysis(run, tmp_path, jobs=1, deep="all")
+    wanted = [f"{path}/{name}" for path in snapshots for name in ("adapter_config.json", "adapter_model.safetensors")]
+    wanted += ["base/config.json", "base/model.safetensors"]
+    found = {name: count for name, count in counts.items() if "config" in name or "safetensors" in name}
+    assert found == dict.fromkeys(wanted, 1)
+
+
 def test_the_second_call_reuses_everything(first: Analysis, analyzed: Path, tmp_path: Path) -> None:
     assert (first.rows_reused, first.rows_computed, first.bases_computed, first.changed) == (0, 18, 6, True)
     second = run_analysis(analyzed, tmp_path)
@@ -110,19 +127,19 @@ def test_a_killed_analysis_keeps_what_was_finished(
     first: Analysis, tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = own_run(tmp_path / "run", base)
-    real, calls = tasks.run_task, []
+    real, calls = TaskRunner.run, []
 
-    def dies(task: tasks.ModuleTask) -> tasks.ModuleResult:
+    def dies(runner: TaskRunner, task: ModuleTask) -> ModuleResult:
         if len(calls) == 4:
             raise KeyboardInterrupt
         calls.append(task)
-        return real(task)
+        return real(runner, task)
 
-    monkeypatch.setattr(engine, "run_task", dies)
+    monkeypatch.setattr(TaskRunner, "run", dies)
     with pytest.raises(KeyboardInterrupt):
         run_analysis(run, tmp_path)
     assert not (run / "spectra" / "tables").exists()
-    monkeypatch.setattr(engine, "run_task", real)
+    monkeypatch.setattr(TaskRunner, "run", real)
     done = run_analysis(run, tmp_path)
     assert (done.rows_reused, done.rows_computed) == (12, 6)
     assert not AnalysisLayout(run / "spectra").parts.exists()
@@ -278,7 +295,7 @@ def test_a_corda_run_without_its_start_is_read_from_what_the_user_gives(tmp_path
         run_analysis(run, tmp_path)
     start = write_adapter(tmp_path / "elsewhere", config, began)
     done = run_analysis(run, tmp_path, initial=start)
-    assert done.facts["start"] == "given by --initial"
+    assert done.facts["initialization"] == "given by --initial"
     row = done.tables.modules.query("module == 'model.layers.0.mlp.up_proj'").iloc[0]
     (b, a), (b0, a0) = (factors["model.layers.0.mlp.up_proj"] for factors in (ended, began))
     exact = 2 * (b.float().double() @ a.float().double() - b0.float().double() @ a0.float().double())

@@ -12,7 +12,7 @@ from spectra.analysis.pipeline.plan import make_plan
 from spectra.analysis.tables.coordinates import BaseCoordinates
 from spectra.linalg.decompositions.basis import decompose
 from spectra.linalg.operators.basic import Dense, LowRank, Operator, RowScaled, Sum
-from spectra.runs.directory import open_run
+from spectra.weights.opened_run import OpenedRun
 from tests import oracles_relations as oracle
 from tests.builders import matrix, own_run, randn, small_base
 
@@ -139,7 +139,7 @@ def test_zero_and_broken_updates() -> None:
 def test_runs_are_compared_module_by_module(tmp_path: Path) -> None:
     base = small_base(tmp_path / "base")
     plans = {
-        name: make_plan(open_run(own_run(tmp_path / name, base, steps=steps)), None)
+        name: make_plan(OpenedRun.open(own_run(tmp_path / name, base, steps=steps)))
         for name, steps in (("a", (0, 2)), ("b", (0, 4)), ("c", (0, 3)))
     }
     found = compare_updates(plans, None)
@@ -155,7 +155,7 @@ def test_runs_on_other_bases_are_not_compared(tmp_path: Path) -> None:
         "b": small_base(tmp_path / "copy"),
         "c": small_base(tmp_path / "x", seed=5),
     }
-    plans = {name: make_plan(open_run(own_run(tmp_path / name, base)), None) for name, base in bases.items()}
+    plans = {name: make_plan(OpenedRun.open(own_run(tmp_path / name, base))) for name, base in bases.items()}
     found = compare_updates(plans, None)
     assert set(zip(found.pairs["run_a"], found.pairs["run_b"], strict=True)) == {("a", "b")}
     assert found.notes == ("a and b and c have different base models: their updates are not compared",)

@@ -15,7 +15,16 @@ from spectra.weights.storage.bit_differences import write_difference
 from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import open_updates
 from tests import oracles
-from tests.builders import TARGETS, lora_config, randn, small_base, small_factors, write_adapter, write_model
+from tests.builders import (
+    TARGETS,
+    lora_config,
+    open_adapter,
+    randn,
+    small_base,
+    small_factors,
+    write_adapter,
+    write_model,
+)
 from tests.weights.conftest import make_adapter
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -44,7 +53,7 @@ def test_against_the_merge_in_float64(llama: Path, tmp_path: Path, name: str) ->
     end, start = make_lora(llama, tmp_path, CONFIGS[name])
     base = TensorStore.open_model(llama)
     moves = "pissa" in str(CONFIGS[name].get("init_lora_weights"))
-    began = AdapterStart("saved before training", start) if moves else None
+    began = AdapterStart("saved before training", open_adapter(start)) if moves else None
     updates = open_updates(Snapshot(1, end, "adapter"), base, began)
     assert updates.method == {"rank1": "lora", "patterns": "lora", "gaussian": "lora", "head": "lora"}.get(name, name)
     assert updates.skipped == {}

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,15 @@ from torch import Tensor
 
 from spectra.errors import CorruptFileError, SpectraError, UnsupportedMethodError
 from spectra.linalg.operators.basic import Operator
-from spectra.runs.atomic import read_json
-from spectra.runs.directory import RunDirectory, Snapshot, open_run, read_recipe
+from spectra.runs.directory import RunDirectory, Snapshot, read_recipe
 from spectra.runs.layout import ADAPTER_CONFIG, RunLayout, parse_checkpoint, parse_step
 from spectra.runs.snapshots import adapter_base, snapshot_kind
-from spectra.weights.initialization.find import find_start
+from spectra.weights.opened_run import OpenedRun
 from spectra.weights.readers.adapter import Adapter, Changes
 from spectra.weights.readers.families.lora_options import MAGNITUDE
 from spectra.weights.readers.offset import Start
 from spectra.weights.readers.rank_patterns import by_pattern, rank_and_alpha
 from spectra.weights.readers.registry import READERS
-from spectra.weights.storage.base import find_base
 from spectra.weights.storage.quantized import require_full_precision
 from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import parameter_name, read_changes
@@ -47,6 +45,8 @@ class Case:
     ----------
     path
         What the user named.
+    opened
+        The run with its base and initialization, up to that snapshot; the adapters in it if it is not a run.
     run
         The run, as recognized.
     snapshot
@@ -64,6 +64,7 @@ class Case:
     """
 
     path: Path
+    opened: OpenedRun
     run: RunDirectory | None = None
     snapshot: Snapshot | None = None
     adapter: Adapter | None = None
@@ -235,16 +236,27 @@ def open_case(path: Path, base: str | None = None, initial: Path | None = None) 
         The step-0 adapter or residual base as the user names it.
     """
     opening = _Opening(path)
-    run = opening.attempt("run", lambda: open_run(path))
-    snapshot, adapter = _newest(path, run, opening)
-    base_dir = opening.attempt("base", lambda: _find_base(path, run, snapshot, base))
-    store = None if base_dir is None else opening.attempt("base", lambda: _open_base(base_dir))
+    opened = opening.attempt("run", lambda: OpenedRun.open(path, base, initial))
+    if opened is not None:
+        return _open(opened, opened.run, opening)
+    return _open(OpenedRun(RunDirectory(path, "adapter", _scattered(path)), base, initial), None, opening)
+
+
+def case_of(opened: OpenedRun) -> Case:
+    """Return the case of a run that is open already; never raises for faulty data."""
+    return _open(opened, opened.run, _Opening(opened.run.path))
+
+
+def _open(opened: OpenedRun, run: RunDirectory | None, opening: "_Opening") -> Case:
+    snapshot, adapter = _newest(opened, opening)
+    known = opened if snapshot is None else _until(snapshot, opened)
+    base_dir = opening.attempt("base", lambda: known.base_dir)
+    base = None if base_dir is None else opening.attempt("base", lambda: _full_precision(known.base))
     start = changes = None
-    if adapter is not None and snapshot is not None and store is not None:
-        known = run or RunDirectory(path, "adapter", (snapshot,))
-        start = opening.attempt("start", lambda: find_start(snapshot, known, store, initial))
-        changes = opening.attempt("changes", lambda: read_changes(adapter, start, store))
-    return Case(path, run, snapshot, adapter, base_dir, store, start, changes, opening.obstacles)
+    if adapter is not None and base is not None:
+        start = opening.attempt("start", lambda: known.initialization)
+        changes = opening.attempt("changes", lambda: read_changes(adapter, start, base))
+    return Case(opened.run.path, known, run, snapshot, adapter, base_dir, base, start, changes, opening.obstacles)
 
 
 class _Opening:
@@ -267,23 +279,22 @@ class _Opening:
         return None
 
 
-def _newest(path: Path, run: RunDirectory | None, opening: _Opening) -> tuple[Snapshot | None, Adapter | None]:
+def _newest(opened: OpenedRun, opening: _Opening) -> tuple[Snapshot | None, Adapter | None]:
     """Return the newest snapshot that can be read, with its adapter."""
-    for snapshot in reversed(run.snapshots if run is not None else _scattered(path)):
+    for snapshot in reversed(opened.run.snapshots):
         if snapshot.kind == "full":
             return snapshot, None
-        adapter = opening.attempt("adapter", lambda snapshot=snapshot: _open_adapter(snapshot.path))
+        adapter = opening.attempt("adapter", lambda snapshot=snapshot: _open_adapter(snapshot, opened))
         if adapter is not None:
             return snapshot, adapter
     return None, None
 
 
-def _open_adapter(path: Path) -> Adapter:
-    config = read_json(path / ADAPTER_CONFIG)
-    kind = str(config.get("peft_type"))
+def _open_adapter(snapshot: Snapshot, opened: OpenedRun) -> Adapter:
+    kind = str(snapshot.config.get("peft_type"))
     if kind not in READERS:
-        raise UnsupportedMethodError(f"adapters of type {kind} are not supported", where=path)
-    adapter = Adapter.open(path, READERS[kind])
+        raise UnsupportedMethodError(f"adapters of type {kind} are not supported", where=snapshot.path)
+    adapter = Adapter.open(snapshot, READERS[kind], opened.open_files)
     if kind == "LORA":
         _require_readable(adapter)
     return adapter
@@ -328,15 +339,17 @@ def _scattered(path: Path) -> tuple[Snapshot, ...]:
     return tuple(Snapshot(steps[place], place, "adapter") for place in sorted(found, key=lambda one: steps[one]))
 
 
-def _find_base(path: Path, run: RunDirectory | None, snapshot: Snapshot | None, given: str | None) -> Path:
-    """Return the base that the run names, or else its newest adapter."""
-    name, revision = (None, None) if run is None else (run.base_name, run.base_revision)
-    if name is None and snapshot is not None:
-        name, revision = adapter_base(snapshot)
-    return find_base(path, name, revision, given)
+def _until(snapshot: Snapshot, opened: OpenedRun) -> OpenedRun:
+    """Return the run up to a snapshot, on the base that the run names, or else that snapshot."""
+    run = opened.run
+    name, revision = (run.base_name, run.base_revision) if run.base_name is not None else adapter_base(snapshot)
+    if snapshot is run.snapshots[-1] and name == run.base_name:
+        return opened
+    snapshots = run.snapshots[: run.snapshots.index(snapshot) + 1]
+    known = replace(run, snapshots=snapshots, base_name=name, base_revision=revision)
+    return OpenedRun(known, opened.given_base, opened.given_initial)
 
 
-def _open_base(directory: Path) -> TensorStore:
-    store = TensorStore.open_model(directory)
-    require_full_precision(store)
-    return store
+def _full_precision(base: TensorStore) -> TensorStore:
+    require_full_precision(base)
+    return base

@@ -17,10 +17,11 @@ from spectra.analysis.doctor import (
     reload,
     targets,
 )
-from spectra.analysis.doctor.case import MISREAD, Case, misread, open_case
+from spectra.analysis.doctor.case import MISREAD, Case, case_of, misread, open_case
 from spectra.analysis.doctor.diagnosis import Diagnosis, skipped
 from spectra.analysis.verdict.findings import Check
 from spectra.errors import RunNotFoundError, SpectraError
+from spectra.weights.opened_run import OpenedRun
 
 Family = Callable[[Case], list[Check]]
 
@@ -59,17 +60,20 @@ def examine(path: Path, base: str | Path | None = None, initial: Path | None = N
     if not path.is_dir():
         raise RunNotFoundError("no such directory", where=path, hint="give the directory of a run")
     case = open_case(path, None if base is None else str(base), initial)
-    checks = [found for name, family in FAMILIES for found in _checked(name, family, case)]
     recognized = "not recognized" if case.run is None else case.run.describe()
-    return Diagnosis(path, recognized, tuple(checks))
+    return Diagnosis(path, recognized, tuple(_findings(case)))
 
 
-def bookkeeping(path: Path, base: str | Path | None = None, initial: Path | None = None) -> list[Check]:
-    """Return the checks of :func:`examine` for the verdict of an analysis.
+def bookkeeping(opened: OpenedRun) -> list[Check]:
+    """Return the checks of :func:`examine` of an opened run, for the verdict of an analysis.
 
     Every family reads at most a sample of the matrices; all families run.
     """
-    return list(examine(path, base, initial).checks)
+    return _findings(case_of(opened))
+
+
+def _findings(case: Case) -> list[Check]:
+    return [found for name, family in FAMILIES for found in _checked(name, family, case)]
 
 
 def _checked(name: str, family: Family, case: Case) -> list[Check]:

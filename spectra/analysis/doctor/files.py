@@ -6,9 +6,8 @@ from spectra.analysis.doctor.case import Case
 from spectra.analysis.doctor.diagnosis import fact, ok
 from spectra.analysis.verdict.findings import Check
 from spectra.errors import CorruptFileError, SpectraError
-from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS, MODEL_UPDATE, RunLayout
-from spectra.runs.snapshots import NO_WEIGHTS, Snapshot
-from spectra.weights.storage.tensors import TensorStore
+from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS, RunLayout
+from spectra.runs.snapshots import NO_WEIGHTS
 
 NAME = "files"
 
@@ -72,7 +71,7 @@ def _torn(case: Case) -> list[Check]:
     found = []
     for snapshot in case.run.snapshots:
         try:
-            _open(snapshot)
+            case.opened.require_whole(snapshot)
         except CorruptFileError as error:
             newest = len(case.run.snapshots) > 1 and snapshot is case.run.snapshots[-1]
             status = fault(NAME, error)
@@ -83,15 +82,6 @@ def _torn(case: Case) -> list[Check]:
                 )
             found.append(status)
     return found
-
-
-def _open(snapshot: Snapshot) -> None:
-    if (snapshot.path / MODEL_UPDATE).exists():
-        TensorStore.open_file(snapshot.path / MODEL_UPDATE)
-    elif snapshot.kind == "full":
-        TensorStore.open_model(snapshot.path)
-    elif (snapshot.path / ADAPTER_WEIGHTS).exists():
-        TensorStore.open_file(snapshot.path / ADAPTER_WEIGHTS)
 
 
 def _pickled(case: Case) -> list[Check]:

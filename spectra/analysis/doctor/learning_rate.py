@@ -13,8 +13,6 @@ from spectra.analysis.doctor.merge_drift import sample_rows
 from spectra.analysis.verdict.findings import Check
 from spectra.errors import SpectraError
 from spectra.linalg.measures.rounding import round_to
-from spectra.runs.atomic import read_json
-from spectra.runs.layout import MODEL_CONFIG
 from spectra.weights.readers.families.lora_options import moving_start, scale
 
 NAME = "learning_rate"
@@ -47,9 +45,9 @@ def scaling_rule(hidden: int, family: str, *, full: bool) -> float | None:
 
 def _rate(case: Case) -> list[Check]:
     rate, full = _used(case), case.snapshot is not None and case.snapshot.kind == "full"
-    if rate is None or case.base_dir is None or not (full or _plain_lora(case)):
+    if rate is None or case.base is None or not (full or _plain_lora(case)):
         return []
-    config = read_json(case.base_dir / MODEL_CONFIG)
+    config = case.base.config
     hidden, family = config.get("hidden_size"), str(config.get("model_type", ""))
     if not isinstance(hidden, int) or hidden < 1:
         return []

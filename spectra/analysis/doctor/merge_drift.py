@@ -17,8 +17,6 @@ from spectra.analysis.doctor.diagnosis import fact, ok, skipped
 from spectra.analysis.verdict.findings import Check
 from spectra.errors import SpectraError
 from spectra.linalg.measures.merge_drift import drift, simulate
-from spectra.runs.atomic import read_json
-from spectra.runs.layout import MODEL_CONFIG
 from spectra.weights.updates import open_updates
 
 NAME = "merge_drift"
@@ -143,8 +141,7 @@ def _dtype(case: Case) -> tuple[torch.dtype | None, str]:
     name = model.get("dtype") if isinstance(model, dict) else None
     if isinstance(name, str):
         return _HALF.get(name), "the recipe"
-    file = None if case.base_dir is None else case.base_dir / MODEL_CONFIG
-    config = read_json(file) if file is not None and file.exists() else {}
+    config = {} if case.base is None else case.base.config
     stored = str(config.get("dtype") or config.get("torch_dtype") or "")
     if not stored:
         stored = str(case.weight(case.sample[0]).dtype).removeprefix("torch.")

@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 import torch
 
 from spectra.analysis.options import EngineName
-from spectra.analysis.pipeline.tasks import ModuleResult, ModuleTask, run_task
+from spectra.analysis.pipeline.tasks import ModuleResult, ModuleTask, TaskRunner
 from spectra.errors import EngineError, MissingDependencyError, UsageError
 
 # Float64 operations below which another process (seconds of imports) costs more than it saves.
@@ -50,7 +50,9 @@ def check_device(device: str) -> None:
         ) from error
 
 
-def run_tasks(tasks: Sequence[ModuleTask], *, jobs: int, engine: EngineName) -> Iterator[ModuleResult]:
+def run_tasks(
+    runner: TaskRunner, tasks: Sequence[ModuleTask], *, jobs: int, engine: EngineName
+) -> Iterator[ModuleResult]:
     """Yield results as they finish, largest matrices first.
 
     Raises
@@ -60,22 +62,22 @@ def run_tasks(tasks: Sequence[ModuleTask], *, jobs: int, engine: EngineName) -> 
     """
     ordered = sorted(tasks, key=lambda task: -task.size)
     if engine == "ray":
-        yield from _run_ray(ordered, jobs)
+        yield from _run_ray(runner, ordered, jobs)
     elif jobs == 1:
         threads = torch.get_num_threads()
         _one_thread()
         try:
-            yield from map(run_task, ordered)
+            yield from map(runner.run, ordered)
         finally:
             torch.set_num_threads(threads)
     else:
-        yield from _run_processes(ordered, jobs)
+        yield from _run_processes(runner, ordered, jobs)
 
 
-def _run_processes(tasks: Sequence[ModuleTask], jobs: int) -> Iterator[ModuleResult]:
+def _run_processes(runner: TaskRunner, tasks: Sequence[ModuleTask], jobs: int) -> Iterator[ModuleResult]:
     context = multiprocessing.get_context("spawn")  # a forked BLAS can deadlock
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_one_thread) as pool:
-        futures: list[Future[ModuleResult]] = [pool.submit(run_task, task) for task in tasks]
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(runner,)) as pool:
+        futures: list[Future[ModuleResult]] = [pool.submit(_run_in_worker, task) for task in tasks]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -88,12 +90,28 @@ def _run_processes(tasks: Sequence[ModuleTask], jobs: int) -> Iterator[ModuleRes
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+# The runner of a worker process, set once when that process starts: the pool gives a worker no other place to keep it.
+_of_worker: TaskRunner | None = None
+
+
+def _begin_worker(runner: TaskRunner) -> None:
+    global _of_worker
+    _one_thread()
+    _of_worker = runner
+
+
+def _run_in_worker(task: ModuleTask) -> ModuleResult:
+    if _of_worker is None:
+        raise EngineError("this process is no worker of an analysis")
+    return _of_worker.run(task)
+
+
 def _one_thread() -> None:
     # One thread per job: BLAS threads on shared cores slow each other down, and small matrices gain nothing.
     torch.set_num_threads(1)
 
 
-def _run_ray(tasks: Sequence[ModuleTask], jobs: int) -> Iterator[ModuleResult]:
+def _run_ray(runner: TaskRunner, tasks: Sequence[ModuleTask], jobs: int) -> Iterator[ModuleResult]:
     try:
         import ray
     except ImportError as error:
@@ -102,8 +120,9 @@ def _run_ray(tasks: Sequence[ModuleTask], jobs: int) -> Iterator[ModuleResult]:
         ) from error
     if not ray.is_initialized():
         ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    remote = ray.remote(num_cpus=1, max_retries=2)(run_task)
-    waiting = [remote.remote(task) for task in tasks]
+    remote = ray.remote(num_cpus=1, max_retries=2)(TaskRunner.run)
+    shared = ray.put(runner)
+    waiting = [remote.remote(shared, task) for task in tasks]
     while waiting:
         done, waiting = ray.wait(waiting)
         try:

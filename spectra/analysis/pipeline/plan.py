@@ -11,13 +11,10 @@ from spectra.analysis.pipeline.tasks import ModuleTask
 from spectra.analysis.tables.matrix import Work
 from spectra.analysis.tables.spectral import BINS, FRACTIONS
 from spectra.errors import CorruptFileError
-from spectra.runs.directory import RunDirectory, Snapshot
-from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS
-from spectra.weights.initialization.find import find_start
-from spectra.weights.readers.offset import Start
-from spectra.weights.storage.base import find_base
-from spectra.weights.storage.tensors import TensorStore
-from spectra.weights.updates import Updates, open_updates, parameter_name
+from spectra.runs.directory import RunDirectory
+from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE
+from spectra.weights.opened_run import OpenedRun
+from spectra.weights.updates import Updates
 
 # Raise it when a value in the tables changes its meaning or its result.
 VERSION = "3"
@@ -29,10 +26,10 @@ class Plan:
 
     Attributes
     ----------
+    opened
+        The run with its base and initialization.
     run
-        The run as recognized.
-    base
-        Directory of the base model.
+        The run as recognized, without a half-written newest snapshot.
     modules
         For each step, the modules that its snapshot changes.
     matrices
@@ -41,24 +38,26 @@ class Plan:
         Modules that are not analyzed, with the reason.
     method
         The run's method.
-    start
-        What the initialization subtracted from the base, for methods that do so.
     trainable_parameters, total_parameters
         Number of trainable parameters, and of parameters in the base.
     sizes
         Number of entries of each matrix.
     """
 
+    opened: OpenedRun
     run: RunDirectory
-    base: Path
     modules: Mapping[int, frozenset[str]]
     matrices: frozenset[str]
     skipped: Mapping[str, str]
     method: str
-    start: Start | None
     trainable_parameters: int
     total_parameters: int
     sizes: Mapping[str, int]
+
+    @property
+    def base(self) -> Path:
+        """Directory of the base model."""
+        return self.opened.base_dir
 
     @property
     def pairs(self) -> set[tuple[int, str]]:
@@ -69,95 +68,65 @@ class Plan:
         """Return every (step, matrix) pair of some steps."""
         return {(step, module) for step in steps for module in self.modules[step] & self.matrices}
 
-    def tasks(self, work: Mapping[str, Work], cache: Path | None, device: str) -> list[ModuleTask]:
+    def tasks(self, work: Mapping[str, Work]) -> list[ModuleTask]:
         """Return one task per module with missing work."""
-        store = TensorStore.open_model(self.base)
-        return [self._task(module, wanted, store, cache, device) for module, wanted in sorted(work.items()) if wanted]
+        return [self._task(module, wanted) for module, wanted in sorted(work.items()) if wanted]
 
-    def _task(self, module: str, work: Work, store: TensorStore, cache: Path | None, device: str) -> ModuleTask:
-        parameter = parameter_name(module, store.files) or module
+    def _task(self, module: str, work: Work) -> ModuleTask:
+        parameter = self.opened.parameter(module)
         manifest = self.run.manifest
         return ModuleTask(
             module=module,
-            base=self.base,
-            snapshots=tuple(s for s in self.run.snapshots if module in self.modules[s.step]),
+            steps=tuple(step for step in sorted(self.modules) if module in self.modules[step]),
             work=work,
-            start=self.start,
-            method=self.method,
             expected_digest=None if manifest is None else manifest.base.fingerprints.get(parameter),
-            cache=cache,
-            device=device,
-            size=prod(store.shapes[parameter]),
+            size=prod(self.opened.base.shapes[parameter]),
         )
 
 
-def make_plan(run: RunDirectory, base: str | None, initial: Path | None = None) -> Plan:
+def make_plan(opened: OpenedRun) -> Plan:
     """Plan the analysis of a run. Reads headers only.
-
-    Parameters
-    ----------
-    run
-        The run as recognized.
-    base
-        Base model passed by the user; None uses the one that the run names.
-    initial
-        Step-0 adapter or residual base passed by the user, for methods whose initialization changes the base; None
-        searches for it.
 
     Raises
     ------
     BaseModelError
         If no base is known, or nothing in the run matches it.
     """
-    base_dir = find_base(run.path, run.base_name, run.base_revision, base)
-    store = TensorStore.open_model(base_dir)
-    start = find_start(_newest_readable(run), run, store, initial)
-    run, opened = _open_all(run, store, start)
-    last = opened[run.snapshots[-1].step]
-    matrices = frozenset(module for updates in opened.values() for module in updates.matrices)
+    run, updates = _open_all(opened)
+    last, shapes = updates[run.snapshots[-1].step], opened.base.shapes
+    matrices = frozenset(module for one in updates.values() for module in one.matrices)
     return Plan(
+        opened=opened,
         run=run,
-        base=base_dir,
-        modules={step: frozenset(updates.matrices) | frozenset(updates.vectors) for step, updates in opened.items()},
+        modules={step: frozenset(one.matrices) | frozenset(one.vectors) for step, one in updates.items()},
         matrices=matrices,
-        skipped={module: why for updates in opened.values() for module, why in updates.skipped.items()},
-        start=start,
+        skipped={module: why for one in updates.values() for module, why in one.skipped.items()},
         method=last.method if run.manifest is None else run.manifest.method,
         trainable_parameters=last.size if run.manifest is None else sum(map(prod, run.manifest.trainable.values())),
-        total_parameters=sum(map(prod, store.shapes.values())),
-        sizes={module: prod(store.shapes[parameter_name(module, store.files) or module]) for module in matrices},
+        total_parameters=sum(map(prod, shapes.values())),
+        sizes={module: prod(shapes[opened.parameter(module)]) for module in matrices},
     )
 
 
-def _newest_readable(run: RunDirectory) -> Snapshot:
-    """Return the newest snapshot, or the one before if the newest is still being written."""
-    newest = run.snapshots[-1]
-    if len(run.snapshots) > 1 and newest.kind == "adapter" and (newest.path / ADAPTER_WEIGHTS).exists():
-        try:
-            TensorStore.open_file(newest.path / ADAPTER_WEIGHTS)
-        except CorruptFileError:
-            return run.snapshots[-2]
-    return newest
-
-
-def _open_all(run: RunDirectory, store: TensorStore, start: Start | None) -> tuple[RunDirectory, dict[int, Updates]]:
+def _open_all(opened: OpenedRun) -> tuple[RunDirectory, dict[int, Updates]]:
     """Open every snapshot; an unreadable newest one is skipped with the reason: it may be half-written."""
-    opened: dict[int, Updates] = {}
+    run, updates = opened.run, {}
     for snapshot in run.snapshots:
         try:
-            opened[snapshot.step] = open_updates(snapshot, store, start)
+            updates[snapshot.step] = opened.updates(snapshot.step)
         except CorruptFileError as error:
-            if snapshot is not run.snapshots[-1] or not opened:
+            if snapshot is not run.snapshots[-1] or not updates:
                 raise
             ignored = {**run.ignored, snapshot.path.name: f"{error.what}; still being written?"}
-            return replace(run, snapshots=run.snapshots[:-1], ignored=ignored), opened
-    return run, opened
+            return replace(run, snapshots=run.snapshots[:-1], ignored=ignored), updates
+    return run, updates
 
 
 def content_keys(plan: Plan, digests: FileDigests) -> dict[int, str]:
     """Return, for each step, the key of what its rows depend on: weights, base, initialization and settings."""
-    base = [digests.of(path) for path in sorted(set(TensorStore.open_model(plan.base).files.values()))]
-    start = [] if plan.start is None else [plan.start.origin, *map(digests.of, plan.start.files)]
+    base = [digests.of(path) for path in sorted(set(plan.opened.base.files.values()))]
+    found = plan.opened.initialization
+    start = [] if found is None else [found.origin, *map(digests.of, found.files)]
     settings = [VERSION, ALGORITHM, str(FRACTIONS), str(BINS), *base, *start]
     return {s.step: content_key(*settings, *_contents(s.path, digests)) for s in plan.run.snapshots}
 

@@ -5,9 +5,8 @@ clusters can run them.
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,12 @@ from spectra.analysis.tables.spectral import kind_of, layer_of, measure_vector
 from spectra.errors import BaseModelError
 from spectra.linalg.measures.leading import is_factored
 from spectra.linalg.operators.basic import Operator
-from spectra.runs.directory import Snapshot
-from spectra.weights.readers.offset import Start
-from spectra.weights.storage.tensors import TensorStore, digest
-from spectra.weights.updates import Updates, open_updates, parameter_name
+from spectra.weights.opened_run import OpenedRun
+from spectra.weights.readers.adapter import UpdateFunction
+from spectra.weights.storage.tensors import digest
 
 # Dtypes whose values are the weights themselves; float8 and integers need a scale that is stored elsewhere.
 _PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-
-
-# From the base weight to the update of one module at one snapshot.
-UpdateFunction = Callable[[Tensor], Operator]
 
 
 @dataclass(frozen=True)
@@ -42,35 +36,20 @@ class ModuleTask:
     ----------
     module
         Name of the base parameter without ``.weight``.
-    base
-        Directory of the base model.
-    snapshots
-        Every snapshot that changes this module, by step.
+    steps
+        Every step whose snapshot changes this module, ascending.
     work
         The missing rows of the module.
-    start
-        What the initialization subtracted from the base, for methods that do so.
-    method
-        Name of the method according to the run; None takes it from the snapshot.
     expected_digest
         Required digest of the base parameter; None if the run did not record it.
-    cache
-        Directory of decomposed bases; None disables the cache.
-    device
-        Device to compute on.
     size
         Number of entries of the matrix, for ordering.
     """
 
     module: str
-    base: Path
-    snapshots: tuple[Snapshot, ...]
+    steps: tuple[int, ...]
     work: Work
-    start: Start | None
-    method: str | None
     expected_digest: str | None
-    cache: Path | None
-    device: str
     size: int
 
 
@@ -83,49 +62,89 @@ class ModuleResult:
     basis_reused: bool | None
 
 
-def run_task(task: ModuleTask) -> ModuleResult:
-    """Measure one module at every snapshot of the task.
+@dataclass(frozen=True)
+class TaskRunner:
+    """Runs the tasks of one analysis; each process has one, which keeps the run's files open between tasks.
 
-    Raises
-    ------
-    BaseModelError
-        If the base parameter is not the one that the run was trained on.
+    Attributes
+    ----------
+    opened
+        The run with its base and initialization.
+    method
+        Name of the method, for the tables.
+    cache
+        Directory of decomposed bases; None disables the cache.
+    device
+        Device to compute on.
     """
-    store = _base(task.base)
-    parameter = parameter_name(task.module, store.files)
-    if parameter is None:  # the plan lists only parameters that exist
-        raise BaseModelError(f"has no parameter {task.module}", where=task.base)
-    stored = store[parameter]
-    found = digest(stored)
-    # The manifest contains digests of the stored tensors.
-    _check_identity(task, parameter, digest(store.as_stored()[parameter]) if parameter in store.transposed else found)
-    _check_numbers(task, parameter, stored)
-    weight = stored.to(task.device, torch.float64)
-    if weight.ndim > 2:  # treat a convolution as the matrix of its flattened kernels
-        weight = weight.flatten(1)
-    if weight.ndim != 2:
-        return ModuleResult(task.module, _vector_rows(task, weight), None)
-    basis, reused = BasisCache(task.cache).get(found, weight)
-    return ModuleResult(task.module, _matrix_rows(task, MatrixWork(weight, basis)), reused)
 
+    opened: OpenedRun
+    method: str
+    cache: Path | None
+    device: str
 
-def _matrix_rows(task: ModuleTask, matrix: MatrixWork) -> Rows:
-    rows: Rows = {}
-    opened = {snapshot.step: _updates(snapshot, task.base, task.start) for snapshot in task.snapshots}
-    for batch in _batches(
-        {step: opened[step].matrices[task.module] for step in sorted(task.work.basic)}, matrix.weight
-    ):
-        half = [opened[step].half.get(task.module) for step in batch]
-        for step, found in zip(batch, matrix.basic(list(batch.values()), half), strict=True):
-            merge(rows, found, _key(task, step, opened[step].method))
-    for step in sorted(task.work.deep | task.work.nulls):
-        update = opened[step].matrices[task.module](matrix.weight)
-        seed = zlib.crc32(f"{task.module}@{step}".encode())
-        merge(rows, matrix.deep(update, step, task.work, seed=seed), _key(task, step, opened[step].method))
-    if task.work.trajectory:
-        found_rows = matrix.trajectory({step: updates.matrices[task.module] for step, updates in opened.items()})
-        merge(rows, {"trajectory": Columns.of(found_rows)}, {"module": task.module})
-    return rows
+    def run(self, task: ModuleTask) -> ModuleResult:
+        """Measure one module at every snapshot of the task.
+
+        Raises
+        ------
+        BaseModelError
+            If the base parameter is not the one that the run was trained on.
+        """
+        stored, found = self._read(task)
+        weight = stored.to(self.device, torch.float64)
+        if weight.ndim > 2:  # treat a convolution as the matrix of its flattened kernels
+            weight = weight.flatten(1)
+        if weight.ndim != 2:
+            return ModuleResult(task.module, self._vector_rows(task, weight), None)
+        basis, reused = BasisCache(self.cache).get(found, weight)
+        return ModuleResult(task.module, self._matrix_rows(task, MatrixWork(weight, basis)), reused)
+
+    def _read(self, task: ModuleTask) -> tuple[Tensor, str]:
+        """Return the base parameter as it is stored, O × I, and its digest, once it is known to be the run's own."""
+        base = self.opened.base
+        parameter = self.opened.parameter(task.module)
+        stored = base[parameter]
+        found = digest(stored)
+        # The manifest contains digests of the stored tensors.
+        recorded = digest(base.as_stored()[parameter]) if parameter in base.transposed else found
+        if task.expected_digest not in (None, recorded):
+            raise BaseModelError(
+                f"{parameter} is not the tensor that this run was trained on (digest {recorded[:12]}…, the manifest "
+                f"has {task.expected_digest[:12]}…)",
+                where=self.opened.base_dir,
+                hint="pass the base model of this run with --base",
+            )
+        _check_numbers(parameter, stored, self.opened.base_dir)
+        return stored, found
+
+    def _matrix_rows(self, task: ModuleTask, matrix: MatrixWork) -> Rows:
+        rows: Rows = {}
+        opened = {step: self.opened.updates(step) for step in task.steps}
+        functions = {step: updates.matrices[task.module] for step, updates in opened.items()}
+        for batch in _batches({step: functions[step] for step in sorted(task.work.basic)}, matrix.weight):
+            half = [opened[step].half.get(task.module) for step in batch]
+            for step, found in zip(batch, matrix.basic(list(batch.values()), half), strict=True):
+                merge(rows, found, self._key(task, step))
+        for step in sorted(task.work.deep | task.work.nulls):
+            update = functions[step](matrix.weight)
+            seed = zlib.crc32(f"{task.module}@{step}".encode())
+            merge(rows, matrix.deep(update, step, task.work, seed=seed), self._key(task, step))
+        if task.work.trajectory:
+            merge(rows, {"trajectory": Columns.of(matrix.trajectory(functions))}, {"module": task.module})
+        return rows
+
+    def _vector_rows(self, task: ModuleTask, weight: Tensor) -> Rows:
+        rows: Rows = {}
+        for step in sorted(task.work.basic):
+            measured = measure_vector(weight, self.opened.updates(step).vectors[task.module](weight))
+            merge(rows, {"modules": measured.modules}, self._key(task, step))
+        return rows
+
+    def _key(self, task: ModuleTask, step: int) -> dict[str, Any]:
+        """Return the columns that identify a row; each table keeps those that it has."""
+        identity = {"layer": layer_of(task.module), "kind": kind_of(task.module), "method": self.method}
+        return {"step": step, "module": task.module, **identity}
 
 
 def _batches(functions: Mapping[int, UpdateFunction], weight: Tensor) -> Iterator[dict[int, Operator]]:
@@ -140,59 +159,12 @@ def _batches(functions: Mapping[int, UpdateFunction], weight: Tensor) -> Iterato
     yield factored
 
 
-def _vector_rows(task: ModuleTask, weight: Tensor) -> Rows:
-    rows: Rows = {}
-    for step in sorted(task.work.basic):
-        updates = _updates(_snapshot(task, step), task.base, task.start)
-        measured = measure_vector(weight, updates.vectors[task.module](weight))
-        merge(rows, {"modules": measured.modules}, _key(task, step, updates.method))
-    return rows
-
-
-def _snapshot(task: ModuleTask, step: int) -> Snapshot:
-    return next(snapshot for snapshot in task.snapshots if snapshot.step == step)
-
-
-def _key(task: ModuleTask, step: int, method: str) -> dict[str, Any]:
-    """Return the columns that identify a row; each table keeps those that it has."""
-    identity = {"layer": layer_of(task.module), "kind": kind_of(task.module), "method": task.method or method}
-    return {"step": step, "module": task.module, **identity}
-
-
-def _check_identity(task: ModuleTask, parameter: str, found: str) -> None:
-    if task.expected_digest is not None and task.expected_digest != found:
-        raise BaseModelError(
-            f"{parameter} is not the tensor that this run was trained on (digest {found[:12]}…, the manifest has "
-            f"{task.expected_digest[:12]}…)",
-            where=task.base,
-            hint="pass the base model of this run with --base",
-        )
-
-
-@cache
-def _base(directory: Path) -> TensorStore:
-    return TensorStore.open_model(directory)
-
-
-@cache
-def _updates(snapshot: Snapshot, base: Path, start: Start | None) -> Updates:
-    return open_updates(snapshot, _base(base), start)
-
-
-def _check_numbers(task: ModuleTask, parameter: str, stored: Tensor) -> None:
+def _check_numbers(parameter: str, stored: Tensor, where: Path) -> None:
     if stored.dtype not in _PLAIN:
         raise BaseModelError(
             f"{parameter} is stored as {stored.dtype}, which is quantized or scaled",
-            where=task.base,
+            where=where,
             hint="pass the full-precision base model with --base",
         )
     if not bool(torch.isfinite(stored).all()):
-        raise BaseModelError(
-            f"{parameter} contains NaN or infinity", where=task.base, hint="download the base model again"
-        )
-
-
-def forget() -> None:
-    """Close the files that this process keeps open between tasks; they may have changed."""
-    _base.cache_clear()
-    _updates.cache_clear()
+        raise BaseModelError(f"{parameter} contains NaN or infinity", where=where, hint="download the base model again")

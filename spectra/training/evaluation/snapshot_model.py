@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from spectra.config import load
-from spectra.errors import BaseModelError, UnsupportedMethodError, UsageError
+from spectra.errors import BaseModelError, UnsupportedMethodError
 from spectra.linalg.operators.basic import Dense, Operator
-from spectra.runs.directory import RunDirectory, Snapshot, open_run
+from spectra.runs.directory import RunDirectory, Snapshot
 from spectra.runs.layout import (
     ADAPTER_CONFIG,
     ADAPTER_PICKLE,
@@ -29,17 +29,16 @@ from spectra.runs.layout import (
     MODEL_WEIGHTS,
     RunLayout,
 )
-from spectra.runs.snapshots import adapter_config
 from spectra.training.compat.library_warnings import harmless_ignored
 from spectra.training.methods import find_method
 from spectra.training.policy.initial_factors import read_initial
 from spectra.training.recipe.recipe import Recipe
 from spectra.weights.export.model import export_model
-from spectra.weights.initialization.find import find_start
+from spectra.weights.opened_run import OpenedRun
 from spectra.weights.readers.adapter import UpdateFunction
-from spectra.weights.storage.base import fingerprint, resolve_base
+from spectra.weights.storage.base import fingerprint
 from spectra.weights.storage.tensors import TensorStore, file_digest
-from spectra.weights.updates import Updates, open_updates
+from spectra.weights.updates import Updates
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", ADAPTER_PICKLE, ADAPTER_CONFIG, MODEL_CONFIG)
 _TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
@@ -51,21 +50,36 @@ class EvaluatedModel:
 
     Attributes
     ----------
-    run
-        Run of the snapshot.
+    opened
+        The run that it belongs to, with its base model and initialization.
     snapshot
         Adapter or full weights.
-    base_name, base
-        Name and directory of the base model; None if full weights do not need it.
-    initial
-        Step-0 adapter or residual base, if it is not in the run.
+    base
+        Directory of the base model; None if none is named, because full weights do not need one.
     """
 
-    run: RunDirectory
+    opened: OpenedRun
     snapshot: Snapshot
-    base_name: str | None
     base: Path | None
-    initial: Path | None = None
+
+    @classmethod
+    def of(cls, opened: OpenedRun, step: int | None = None) -> "EvaluatedModel":
+        """Find the snapshot of a step (None is the last) and its base.
+
+        Raises
+        ------
+        UsageError
+            If there is no such step.
+        BaseModelError
+            If the base that is named is not found.
+        """
+        base = None if opened.base_name is None else opened.base_dir
+        return cls(opened, opened.snapshot(step), base)
+
+    @property
+    def run(self) -> RunDirectory:
+        """The run as recognized."""
+        return self.opened.run
 
     @property
     def step(self) -> int:
@@ -86,12 +100,13 @@ class EvaluatedModel:
         BaseModelError
             If the base model is not the one that the run was trained on.
         """
-        found = {} if self.base is None else fingerprint(self.base)
+        found = {} if self.base is None else fingerprint(self.opened.base)
+        initial = self.opened.given_initial
         self._require_same_base(found)
         return {
             "snapshot_sha256": _files_digest(self.snapshot.path),
-            "initial_sha256": None if self.initial is None else _files_digest(self.initial),
-            "base": self.base_name,
+            "initial_sha256": None if initial is None else _files_digest(initial),
+            "base": self.opened.base_name,
             "base_sha256": None if self.base is None else _joined(found),
         }
 
@@ -107,9 +122,8 @@ class EvaluatedModel:
         if self._is_whole:
             yield self.snapshot.path
             return
-        store, base = self._store, self._required_base
         with TemporaryDirectory(prefix="spectra-eval-") as scratch:
-            yield export_model(self._updates, store, base, Path(scratch) / "model", dtype)
+            yield export_model(self._updates, self._store, self.opened.base_dir, Path(scratch) / "model", dtype)
 
     @contextmanager
     def loaded(self, dtype: torch.dtype, device: str) -> Iterator[Any]:
@@ -130,7 +144,7 @@ class EvaluatedModel:
         from transformers import AutoTokenizer
 
         own = self._is_whole and any((self.snapshot.path / name).exists() for name in _TOKENIZERS)
-        where = self.snapshot.path if own else self._required_base
+        where = self.snapshot.path if own else self.opened.base_dir
         return AutoTokenizer.from_pretrained(where, padding_side="left", trust_remote_code=False)
 
     def rounding(self, dtype: torch.dtype) -> float:
@@ -171,26 +185,15 @@ class EvaluatedModel:
             (self.snapshot.path / name).exists() for name in (MODEL_WEIGHTS, MODEL_INDEX)
         )
 
-    @property
-    def _required_base(self) -> Path:
-        if self.base is None:
-            hint = "pass it with --base"
-            raise BaseModelError("does not say which base it was trained on", where=self.run.path, hint=hint)
-        return self.base
-
-    @cached_property
-    def _original(self) -> TensorStore:
-        return TensorStore.open_model(self._required_base)
-
     @cached_property
     def _store(self) -> TensorStore:
         """Tensors of the base model as used in training."""
-        return _Rounded(self._original.files, self._original.where) if self._in_bfloat16 else self._original
+        base = self.opened.base
+        return _Rounded(base.files, base.where, open_files=base.open_files) if self._in_bfloat16 else base
 
     @cached_property
     def _updates(self) -> Updates:
-        start = find_start(self.snapshot, self.run, self._original, self.initial)
-        updates = open_updates(self.snapshot, self._original, start)
+        updates = self.opened.updates(self.step)
         if updates.skipped:
             module, reason = next(iter(updates.skipped.items()))
             raise UnsupportedMethodError(f"{module} is not among the weights: {reason}", where=self.snapshot.path)
@@ -207,7 +210,7 @@ class EvaluatedModel:
         if not method.facts.moves_base:
             return updates
         factors = read_initial(RunLayout(self.run.path).snapshot(0), stacked=method.facts.saved_as_lora)
-        scale = _scale(adapter_config(self.snapshot), self.snapshot.path)
+        scale = _scale(self.snapshot)
         matrices: dict[str, UpdateFunction] = {}
         for module, function in updates.matrices.items():
             names = [f"base_model.model.{module}.lora_{side}.weight" for side in "BA"]
@@ -222,7 +225,7 @@ class EvaluatedModel:
         from transformers import AutoModelForCausalLM
 
         trained_on = torch.bfloat16 if self._in_bfloat16 else dtype
-        base = AutoModelForCausalLM.from_pretrained(self._required_base, dtype=trained_on, trust_remote_code=False)
+        base = AutoModelForCausalLM.from_pretrained(self.opened.base_dir, dtype=trained_on, trust_remote_code=False)
         with harmless_ignored():
             return PeftModel.from_pretrained(base.to(dtype), self.snapshot.path)
 
@@ -232,39 +235,6 @@ class EvaluatedModel:
         if changed:
             fault = f"is not the base model that the run was trained on ({changed[0]} differs)"
             raise BaseModelError(fault, where=self.base, hint="pass that one with --base")
-
-
-def open_model(
-    run: Path, *, step: int | None = None, base: str | None = None, initial: Path | None = None
-) -> EvaluatedModel:
-    """Find a snapshot and its base model.
-
-    Parameters
-    ----------
-    run
-        A run directory, an adapter, or a full checkpoint.
-    step
-        Step of the snapshot; None takes the last.
-    base
-        Base model to use instead of the one named in the run.
-    initial
-        Step-0 adapter or residual base of a method that moves the base, if it is not in the run.
-
-    Raises
-    ------
-    UsageError
-        If there is no snapshot of this step.
-    SpectraError
-        If the run or its base cannot be found.
-    """
-    opened = open_run(run)
-    found = {snapshot.step: snapshot for snapshot in opened.snapshots}
-    wanted = opened.snapshots[-1].step if step is None else step
-    if wanted not in found:
-        raise UsageError(f"there is no snapshot of step {wanted}", where=run, hint=f"steps: {sorted(found)}")
-    name = base or opened.base_name
-    directory = None if name is None else resolve_base(name, None if base else opened.base_revision)
-    return EvaluatedModel(opened, found[wanted], name, directory, initial)
 
 
 class _Rounded(TensorStore):
@@ -280,9 +250,10 @@ def _rounded_too(function: UpdateFunction, removed: Tensor, weight: Tensor) -> O
     return Dense(function(weight).dense() + frozen - (weight - removed.double()))
 
 
-def _scale(config: Mapping[str, Any], where: Path) -> float:
+def _scale(snapshot: Snapshot) -> float:
+    config = snapshot.config
     if config.get("rank_pattern") or config.get("alpha_pattern") or config.get("fan_in_fan_out"):
-        raise UnsupportedMethodError("the rounding error of its frozen weights is not known", where=where)
+        raise UnsupportedMethodError("the rounding error of its frozen weights is not known", where=snapshot.path)
     rank = float(config["r"])
     return float(config["lora_alpha"]) / (rank**0.5 if config.get("use_rslora") else rank)
 

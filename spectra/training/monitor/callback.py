@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from spectra.errors import BaseModelError, MissingInitialError, SpectraError, UsageError
-from spectra.runs.directory import Snapshot, SnapshotKind, open_run
+from spectra.runs.directory import Snapshot, SnapshotKind
 from spectra.runs.layout import RunLayout
 from spectra.runs.manifest import BaseIdentity, Manifest, describe_environment, now
 from spectra.runs.series import canonical
@@ -22,9 +22,8 @@ from spectra.training.monitor.output_dir import append_atomically, create_run, r
 from spectra.training.policy.policy import ADAPTER
 from spectra.training.policy.snapshots import save_snapshot
 from spectra.training.recipe.schedules import log_spaced
-from spectra.weights.initialization.find import find_start
+from spectra.weights.opened_run import OpenedRun
 from spectra.weights.readers.families.lora_options import moving_start
-from spectra.weights.readers.offset import Start
 from spectra.weights.storage.base import fingerprint, resolve_base
 from spectra.weights.storage.tensors import TensorStore
 
@@ -152,13 +151,10 @@ class SpectraCallback(Callback):
             resume_run(self._layout, manifest, state.global_step)
 
     def _watch(self, model: Any) -> None:
-        base = resolve_base(self._name)
-        self._live_metrics = LiveMetricsReader(base, self._start(model, base))
-
-    def _start(self, model: Any, base: Path) -> Start | None:
-        first = Snapshot(0, self._layout.snapshot(0), self._kind)
-        if snapshot_kind(first.path) is not None:
-            return find_start(first, open_run(self._layout.root), TensorStore.open_model(base))
+        if snapshot_kind(self._layout.snapshot(0)) is not None:
+            opened = OpenedRun.open(self._layout.root, base=self._name)
+            self._live_metrics = LiveMetricsReader(opened.base, opened.initialization)
+            return
         moving = moving_start(vars(model.peft_config[ADAPTER])) if self._kind == "adapter" else None
         if moving is not None:
             raise MissingInitialError(
@@ -166,7 +162,7 @@ class SpectraCallback(Callback):
                 where=self._layout.root,
                 hint="train from step 0 with SpectraCallback, or resume without it",
             )
-        return None
+        self._live_metrics = LiveMetricsReader(TensorStore.open_model(resolve_base(self._name)))
 
     def _save_and_measure(self, state: Any, model: Any) -> None:
         path = self._save(state, model)

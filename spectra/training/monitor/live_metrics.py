@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from statistics import fmean, median
 
 import torch
@@ -65,12 +64,12 @@ class LiveMetricsReader:
     Attributes
     ----------
     base
-        Directory of the base model.
+        The base model's tensors.
     start
         Initialization offset of the base, for methods that move it.
     """
 
-    base: Path
+    base: TensorStore
     start: Start | None = None
 
     def read(self, snapshot: Snapshot) -> LiveMetrics | None:
@@ -86,7 +85,7 @@ class LiveMetricsReader:
         SpectraError
             If the snapshot cannot be read.
         """
-        updates = open_updates(snapshot, self._store, self.start)
+        updates = open_updates(snapshot, self.base, self.start)
         relative: list[float] = []
         spectra: list[torch.Tensor] = []
         for module, function in updates.matrices.items():
@@ -100,16 +99,12 @@ class LiveMetricsReader:
         return _medians(relative, spectra, updates.skipped) if relative else None
 
     def _weight(self, module: str) -> torch.Tensor:
-        return self._store[parameter_name(module, self._store.files) or module].double()
+        return self.base[parameter_name(module, self.base.files) or module].double()
 
     def _norm(self, module: str, weight: torch.Tensor) -> float:
         if module not in self._norms:
             self._norms[module] = float(torch.linalg.vector_norm(weight))
         return self._norms[module]
-
-    @cached_property
-    def _store(self) -> TensorStore:
-        return TensorStore.open_model(self.base)
 
     @cached_property
     def _norms(self) -> dict[str, float]:

@@ -14,9 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from spectra.errors import BaseModelError, MissingInitialError, SpectraError
-from spectra.runs.atomic import read_json
 from spectra.runs.directory import RunDirectory
-from spectra.runs.layout import ADAPTER_CONFIG
 from spectra.runs.snapshots import Snapshot, snapshot_kind
 from spectra.weights.facts import Initialization, find_initialization, initialization_value
 from spectra.weights.initialization.detect import Factored, Misfit, initial_misfit, residual_misfit, signature
@@ -96,7 +94,7 @@ def find_start(snapshot: Snapshot, run: RunDirectory, base: TensorStore, given: 
     BaseModelError
         If a start is there and does not belong to this base.
     """
-    if snapshot.kind == "full" or read_json(snapshot.path / ADAPTER_CONFIG).get("peft_type") != "LORA":
+    if snapshot.kind == "full" or snapshot.config.get("peft_type") != "LORA":
         return None
     case = _open_case(snapshot, base)
     if given is not None:
@@ -118,7 +116,7 @@ def find_start(snapshot: Snapshot, run: RunDirectory, base: TensorStore, given: 
 
 
 def _open_case(snapshot: Snapshot, base: TensorStore) -> _Case:
-    adapter = Adapter.open(snapshot.path, lora.LORA)
+    adapter = Adapter.open(snapshot, lora.LORA, base.open_files)
     init = initialization_value(adapter.config)
     factored = (module for module, parts in adapter.parts.items() if {"lora_A", "lora_B"} <= set(parts))
     known = [module for module in factored if len(base.shapes.get(f"{module}.weight", ())) == 2]
@@ -141,21 +139,21 @@ def _from_given(case: _Case, given: Path) -> Start:
         raise MissingInitialError(
             "holds neither an adapter nor model weights", where=given, hint="give --initial the directory of one"
         )
-    start, misfit = _read(case, given, "given by --initial")
+    start, misfit = _read(case, Snapshot(0, given, kind), "given by --initial")
     if misfit is not None and not misfit.tolerable:
         raise BaseModelError(misfit.what, where=given, hint="give the start of this very run, and its base with --base")
     return start
 
 
 def _from_run(case: _Case, run: RunDirectory) -> Start | None:
-    path = run.initial
-    if path is None or snapshot_kind(path) != "adapter" or case.is_quantized:
+    first = next((snapshot for snapshot in run.snapshots if snapshot.path == run.initial), None)
+    if first is None or first.kind != "adapter" or case.is_quantized:
         return None
-    start, misfit = _read(case, path, "the run's own step 0")
+    start, misfit = _read(case, first, "the run's own step 0")
     if misfit is not None and not misfit.tolerable:
         raise BaseModelError(
             f"its step 0 does not fit the base: {misfit.what}",
-            where=path,
+            where=first.path,
             hint="give the base that it was trained on with --base",
         )
     return start
@@ -163,18 +161,19 @@ def _from_run(case: _Case, run: RunDirectory) -> Start | None:
 
 def _beside(case: _Case, snapshot: Snapshot, run: RunDirectory) -> Start | None:
     places = dict.fromkeys([snapshot.path, snapshot.path.parent, run.path, run.path / "adapters"])
-    adapters, residuals = [], []
+    adapters: list[Snapshot] = []
+    residuals: list[Snapshot] = []
     for directory in _directories(places):
         kind = snapshot_kind(directory)
         if kind == "adapter" and _INITIAL_NAME.fullmatch(directory.name):
-            adapters += [directory]
+            adapters.append(Snapshot(0, directory, kind))
         elif kind == "full" and _RESIDUAL_NAME.fullmatch(directory.name):
-            residuals += [directory]
+            residuals.append(Snapshot(0, directory, kind))
     for found in (adapters, residuals):
-        fitting = [start for start, misfit in (_try(case, path) for path in found) if start and misfit is None]
+        fitting = [start for start, misfit in (_try(case, one) for one in found) if start and misfit is None]
         if len(fitting) > 1:
             raise MissingInitialError(
-                f"{found[0].name} and {found[1].name} could both be its start",
+                f"{found[0].path.name} and {found[1].path.name} could both be its start",
                 where=snapshot.path,
                 hint="say which with --initial DIR",
             )
@@ -187,17 +186,18 @@ def _directories(places: Iterable[Path]) -> list[Path]:
     return sorted({child for place in places if place.is_dir() for child in place.iterdir() if child.is_dir()})
 
 
-def _try(case: _Case, path: Path) -> tuple[Start | None, Misfit | None]:
+def _try(case: _Case, initial: Snapshot) -> tuple[Start | None, Misfit | None]:
     try:
-        return _read(case, path, f"{path.name}, found beside the checkpoints")
+        return _read(case, initial, f"{initial.path.name}, found beside the checkpoints")
     except SpectraError:  # another adapter that happens to have such a name
         return None, None
 
 
-def _read(case: _Case, path: Path, origin: str) -> tuple[Start, Misfit | None]:
+def _read(case: _Case, found: Snapshot, origin: str) -> tuple[Start, Misfit | None]:
     """Return the start that a directory holds, and how it does not fit, if it does not."""
-    if snapshot_kind(path) == "full":
-        residual = ResidualStart(origin, path, case.base.transposed)
+    if found.kind == "full":
+        weights = TensorStore.open_model(found.path, case.base.open_files).as_stored()
+        residual = ResidualStart(origin, weights, case.base.transposed)
         differences = (
             (case.weight(m), residual.removed(m, case.weight(m)).dense(), _rank(case, m)) for m in case.modules
         )
@@ -205,12 +205,12 @@ def _read(case: _Case, path: Path, origin: str) -> tuple[Start, Misfit | None]:
     if case.is_quantized:
         raise MissingInitialError(
             f"{case.init} froze quantised weights, which no adapter holds",
-            where=path,
+            where=found.path,
             hint="save those weights in float32 as a model directory, and give it with --initial DIR",
         )
-    initial = Adapter.open(path, lora.LORA)
+    initial = Adapter.open(found, lora.LORA, case.base.open_files)
     _require_same_tensors(case, initial)
-    start = AdapterStart(origin, path)
+    start = AdapterStart(origin, initial)
     pairs = ((case.weight(m), start.removed(m, case.weight(m)), _half(initial, m)) for m in case.modules)
     return start, initial_misfit(case.init, pairs)
 
@@ -259,7 +259,7 @@ def _recomputed(case: _Case) -> Start:
             "(`model.save_pretrained(run/'checkpoint-0')` right after get_peft_model), or convert the adapter with "
             "peft's path_initial_model_for_weight_conversion",
         )
-    start = RecomputedStart(f"{case.init} recomputed in float64 from the base", path, case.init)
+    start = RecomputedStart(f"{case.init} recomputed in float64 from the base", case.adapter, case.init)
     for module in case.modules:
         weight = case.weight(module)
         start.subtract(module, weight, product(case.adapter, module, weight))

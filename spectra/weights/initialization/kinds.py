@@ -1,19 +1,21 @@
 """The kinds of start: the step-0 adapter, the residual base that was trained on, and one recomputed from the base."""
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from spectra.errors import MissingInitialError
 from spectra.linalg.decompositions.basis import thin_svd
 from spectra.linalg.operators.basic import Dense, LowRank, Operator
 from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS
 from spectra.weights.readers.adapter import Adapter
-from spectra.weights.readers.families import lora
 from spectra.weights.readers.families.lora_options import product, scale
 from spectra.weights.readers.offset import Start
 from spectra.weights.storage.tensors import TensorStore
@@ -24,73 +26,65 @@ RECOMPUTED_LIMIT = 0.01
 _ROUNDINGS = 8.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdapterStart(Start):
     """The adapter as it was saved before the first step.
 
     Attributes
     ----------
-    path
-        Its directory.
+    adapter
+        The adapter, its tensors still on disk.
     """
 
-    path: Path
+    adapter: Adapter
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Configuration and tensors."""
         names = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTER_PICKLE)
-        return tuple(path for path in (self.path / name for name in names) if path.exists())
+        return tuple(path for path in (self.adapter.path / name for name in names) if path.exists())
 
     def removed(self, module: str, weight: Float64[Tensor, "o i"]) -> Operator:
         """Return s·B₀A₀ of the saved factors."""
-        return product(self._opened, module, weight)
-
-    @cached_property
-    def _opened(self) -> Adapter:
-        return Adapter.open(self.path, lora.LORA)
+        return product(self.adapter, module, weight)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ResidualStart(Start):
     """The frozen weights that were trained on, as a model of their own: W − W_res was removed, rounding and all.
 
     Attributes
     ----------
-    path
-        The model's directory.
+    store
+        Its tensors, as they are stored.
     transposed
         Names of the matrices that it and the base store I × O.
     """
 
-    path: Path
+    store: TensorStore
     transposed: frozenset[str] = frozenset()
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The model's weight files."""
-        return tuple(sorted(set(self._store.files.values())))
+        return tuple(sorted(set(self.store.files.values())))
 
     def removed(self, module: str, weight: Float64[Tensor, "o i"]) -> Operator:
         """Return W − W_res."""
         name = f"{module}.weight"
         flipped = name in self.transposed
         shape = tuple(weight.T.shape if flipped else weight.shape)
-        if name not in self._store or self._store.shapes[name] != shape:
+        if name not in self.store or self.store.shapes[name] != shape:
             raise MissingInitialError(
                 f"the residual base has no {name} of shape {shape}",
-                where=self.path,
+                where=self.store.directory,
                 hint="give the frozen weights of this very run",
             )
-        frozen = self._store[name].to(weight)
+        frozen = self.store[name].to(weight)
         return Dense(weight - (frozen.T if flipped else frozen))
 
-    @cached_property
-    def _store(self) -> TensorStore:
-        return TensorStore.open_model(self.path).as_stored()
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RecomputedStart(Start):
     """A deterministic initialisation, done again in float64 from the base.
 
@@ -104,12 +98,12 @@ class RecomputedStart(Start):
     Attributes
     ----------
     adapter
-        Directory of the trained adapter, for ranks and scales.
+        The trained adapter, for ranks and scales.
     init
         ``pissa`` or ``olora``.
     """
 
-    adapter: Path
+    adapter: Adapter
     init: str
 
     @property
@@ -133,29 +127,37 @@ class RecomputedStart(Start):
             share = f"{error / size:.1%} of the update" if size > 0 else "more than the update"
             raise MissingInitialError(
                 f"{module}: {self.init} can be recomputed from the base only to {share} (estimated)",
-                where=self.adapter,
+                where=self.adapter.path,
                 hint="give the adapter that was saved before training with --initial DIR",
             )
         return change
 
     def _recomputed(self, module: str, weight: Tensor) -> tuple[Operator, float]:
-        a = self._opened.tensor(module, "lora_A")
+        """Return s·B₀A₀ and its estimated error: one decomposition per weight tensor, kept as long as that lives."""
+        known = self._known.get(weight)
+        if known is None or known[0] != module:
+            known = self._known[weight] = (module, self._decomposed(module, weight))
+        return known[1]
+
+    @cached_property
+    def _known(self) -> MutableMapping[Tensor, tuple[str, tuple[Operator, float]]]:
+        return WeakTensorKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_known"}
+
+    def _decomposed(self, module: str, weight: Tensor) -> tuple[Operator, float]:
+        a = self.adapter.tensor(module, "lora_A")
         rank = a.shape[0]
         if self.init == "pissa":
             operator, condition = _truncated(weight, rank)
         else:
-            operator, condition = _projected(weight, rank, scale(self._opened, module))
+            operator, condition = _projected(weight, rank, scale(self.adapter, module))
         # Factors that were saved in half precision were rounded to it, at the start as well.
         rounding = max(torch.finfo(a.dtype).eps, torch.finfo(torch.float32).eps)
         return operator, rounding * float(torch.linalg.vector_norm(weight)) * (_ROUNDINGS + condition)
 
-    @cached_property
-    def _opened(self) -> Adapter:
-        return Adapter.open(self.adapter, lora.LORA)
 
-
-# A task asks for one matrix at many steps: the last result is kept. A tensor's key is its identity.
-@lru_cache(maxsize=1)
 def _truncated(weight: Tensor, rank: int) -> tuple[Operator, float]:
     svd = thin_svd(weight)
     last = float(svd.s[rank - 1])
@@ -164,7 +166,6 @@ def _truncated(weight: Tensor, rank: int) -> tuple[Operator, float]:
     return operator, last / gap if gap > 0 else float("inf")
 
 
-@lru_cache(maxsize=1)
 def _projected(weight: Tensor, rank: int, factor: float) -> tuple[Operator, float]:
     q, r = torch.linalg.qr(weight)
     sigma = torch.linalg.svdvals(r[:rank, :rank])

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from spectra.errors import CorruptFileError, UnsupportedMethodError
 from spectra.linalg.operators.basic import Operator
-from spectra.runs.atomic import read_json
-from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS
+from spectra.runs.layout import ADAPTER_PICKLE, ADAPTER_WEIGHTS
+from spectra.runs.snapshots import Snapshot
 from spectra.weights.readers.offset import Start
+from spectra.weights.storage.open_files import OpenFiles
 from spectra.weights.storage.tensors import TensorStore
 
 # From the base weight in float64, O × I, to ΔW. One such function a module, whatever the method.
@@ -106,16 +107,25 @@ class Adapter:
     store: Mapping[str, Tensor]
 
     @classmethod
-    def open(cls, path: Path, reader: Reader) -> "Adapter":
-        """Open an adapter directory, its tensors sorted as the method's reader names them.
+    def open(cls, snapshot: Snapshot, reader: Reader, open_files: OpenFiles | None = None) -> "Adapter":
+        """Open an adapter, its tensors sorted as the method's reader names them.
+
+        Parameters
+        ----------
+        snapshot
+            The adapter's directory with its configuration.
+        reader
+            How adapters of its type are read.
+        open_files
+            Files that are open already.
 
         Raises
         ------
         CorruptFileError
             If the configuration or the tensors cannot be read, or there is no tensor.
         """
-        config = read_json(path / ADAPTER_CONFIG)
-        store = _open_tensors(path)
+        path, config = snapshot.path, snapshot.config
+        store = _open_tensors(path, open_files)
         if not store:
             raise CorruptFileError(
                 "holds no tensor", where=path, hint="save the adapter again (ZeRO-3 saves an empty one in old versions)"
@@ -231,9 +241,9 @@ def _stem(name: str) -> str:
     return name.removesuffix(".weight").removesuffix(".default")
 
 
-def _open_tensors(path: Path) -> Mapping[str, Tensor]:
+def _open_tensors(path: Path, open_files: OpenFiles | None) -> Mapping[str, Tensor]:
     if (path / ADAPTER_WEIGHTS).exists():
-        return TensorStore.open_file(path / ADAPTER_WEIGHTS)
+        return TensorStore.open_file(path / ADAPTER_WEIGHTS, open_files)
     try:
         tensors = torch.load(path / ADAPTER_PICKLE, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:

@@ -14,11 +14,11 @@ from torch import Tensor
 from spectra.linalg.operators.basic import Difference, Operator
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Start(ABC):
     """What initialisation took out of the base.
 
-    Hashable and small, so that it can be sent to another process: tensors are read when asked for.
+    Small, so that it can be sent to another process: tensors are read when asked for.
 
     Attributes
     ----------

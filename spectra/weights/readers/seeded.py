@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from spectra.errors import BaseModelError, MissingDependencyError, UnsupportedMethodError
-from spectra.runs.atomic import read_json
 from spectra.runs.layout import MODEL_CONFIG
 from spectra.weights.readers.adapter import Adapter, refuse_options
 from spectra.weights.storage.tensors import TensorStore
@@ -170,7 +169,6 @@ def _is_target(targets: str | list[str], name: str) -> bool:
 
 
 def _skeleton(base: TensorStore) -> Any:
-    directory = base.where if base.where.is_dir() else base.where.parent
     try:
         from transformers import AutoConfig, AutoModelForCausalLM
     except ImportError as error:
@@ -178,7 +176,7 @@ def _skeleton(base: TensorStore) -> Any:
             "the adapter stores no indices, and the order in which they are dealt is in the model's code",
             hint="install transformers, or save the adapter with save_indices=True",
         ) from error
-    if "model_type" not in read_json(directory / MODEL_CONFIG):
-        raise BaseModelError("names no model_type", where=directory / MODEL_CONFIG, hint="restore the file")
+    if "model_type" not in base.config:
+        raise BaseModelError("names no model_type", where=base.directory / MODEL_CONFIG, hint="restore the file")
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory))
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.directory))

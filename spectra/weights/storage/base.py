@@ -93,7 +93,13 @@ def _from_hub(name: str, revision: str | None) -> Path:
         ) from error
 
 
-def fingerprint(directory: Path) -> dict[str, str]:
-    """Return the digest of every tensor of a base model as it is stored, by parameter name."""
-    store = TensorStore.open_model(directory).as_stored()
+def fingerprint(base: Path | TensorStore) -> dict[str, str]:
+    """Return the digest of every tensor of a base model as it is stored, by parameter name.
+
+    Parameters
+    ----------
+    base
+        The model, or its directory.
+    """
+    store = (base if isinstance(base, TensorStore) else TensorStore.open_model(base)).as_stored()
     return {name: digest(store[name]) for name in sorted(store)}

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -92,8 +91,8 @@ class DifferenceStore(Mapping[str, Tensor]):
     def __init__(self, path: Path, base: TensorStore) -> None:
         self.path = path
         self._base = base.as_stored()
-        self._blobs = TensorStore.open_file(path)
-        self._header = _header(path)
+        self._blobs = TensorStore.open_file(path, base.open_files)
+        self._header = _header(self._blobs)
 
     @classmethod
     def open_snapshot(cls, directory: Path, base: TensorStore) -> "DifferenceStore":
@@ -147,13 +146,13 @@ class DifferenceStore(Mapping[str, Tensor]):
         )
 
 
-def _header(path: Path) -> dict[str, Any]:
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    found: dict[str, Any] = json.loads(metadata.get(_KEY, "{}"))
+def _header(blobs: TensorStore) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(blobs.metadata.get(_KEY, "{}"))
     if found.get("format") != FORMAT:
         raise CorruptFileError(
-            f"has format {found.get('format')!r}, this release reads {FORMAT!r}", where=path, hint="update spectra"
+            f"has format {found.get('format')!r}, this release reads {FORMAT!r}",
+            where=blobs.where,
+            hint="update spectra",
         )
     header: dict[str, Any] = found["tensors"]
     return header

@@ -8,8 +8,6 @@ import re
 from pathlib import Path
 
 from spectra.errors import BaseModelError, CorruptFileError
-from spectra.runs.atomic import read_json
-from spectra.runs.layout import MODEL_CONFIG
 from spectra.weights.storage.tensors import TensorStore
 
 _SUFFIX = re.compile(
@@ -43,22 +41,20 @@ def require_full_precision(base: TensorStore) -> None:
     BaseModelError
         If they are quantised; names the base to give where its own name says it.
     """
-    directory = base.where if base.where.is_dir() else base.where.parent
-    method = _quantised_by(directory, base)
+    method = _quantised_by(base)
     if method is None:
         return
-    known = full_precision_name(_name_of(directory))
+    known = full_precision_name(_name_of(base.directory))
     raise BaseModelError(
         f"its weights are quantized ({method}), and ΔW is measured against the weights themselves",
-        where=directory,
+        where=base.directory,
         hint=f"give the full-precision model that it was made from with --base{f', likely {known}' if known else ''}",
     )
 
 
-def _quantised_by(directory: Path, base: TensorStore) -> str | None:
-    config = directory / MODEL_CONFIG
+def _quantised_by(base: TensorStore) -> str | None:
     try:
-        settings = read_json(config).get("quantization_config") if config.exists() else None
+        settings = base.config.get("quantization_config")
     except CorruptFileError:  # the tensors decide
         settings = None
     if settings:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from spectra.errors import BaseModelError, CorruptFileError
 from spectra.runs.atomic import read_json
 from spectra.runs.layout import MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS
 from spectra.weights.storage import conv1d
+from spectra.weights.storage.open_files import OpenFiles
 
 # As safetensors names them.
 _HALF = {"BF16": torch.bfloat16, "F16": torch.float16}
@@ -39,28 +40,52 @@ class TensorStore(Mapping[str, Tensor]):
         The directory or file, for messages.
     is_model
         Whether the tensors are a model's, whose ``config.json`` lies beside them.
+    open_files
+        Files that are open already, shared with other stores; None starts with none.
     """
 
-    def __init__(self, files: Mapping[str, Path], where: Path, *, is_model: bool = True) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, Path],
+        where: Path,
+        *,
+        is_model: bool = True,
+        open_files: OpenFiles | None = None,
+    ) -> None:
         self.files = dict(files)
         self.where = where
+        self.open_files = OpenFiles() if open_files is None else open_files
         self._is_model = is_model
 
     @classmethod
-    def open_file(cls, path: Path) -> "TensorStore":
+    def open_file(cls, path: Path, open_files: OpenFiles | None = None) -> "TensorStore":
         """Open one safetensors file, its tensors as they are stored.
+
+        Parameters
+        ----------
+        path
+            The file.
+        open_files
+            Files that are open already.
 
         Raises
         ------
         CorruptFileError
             If the file is truncated or not safetensors.
         """
-        with _opened(path) as file:
-            return cls({name: path for name in file.keys()}, path, is_model=False)
+        open_files = OpenFiles() if open_files is None else open_files
+        return cls({name: path for name in open_files[path].keys()}, path, is_model=False, open_files=open_files)
 
     @classmethod
-    def open_model(cls, directory: Path) -> "TensorStore":
+    def open_model(cls, directory: Path, open_files: OpenFiles | None = None) -> "TensorStore":
         """Open the weights of a HF model directory, following the shard index where there is one.
+
+        Parameters
+        ----------
+        directory
+            The model's directory.
+        open_files
+            Files that are open already.
 
         Raises
         ------
@@ -71,10 +96,11 @@ class TensorStore(Mapping[str, Tensor]):
         """
         index = directory / MODEL_INDEX
         if index.exists():
-            return cls._open_shards(directory, index)
+            return cls._open_shards(directory, index, open_files)
         single = directory / MODEL_WEIGHTS
         if single.exists():
-            return cls(cls.open_file(single).files, single)
+            file = cls.open_file(single, open_files)
+            return cls(file.files, single, open_files=file.open_files)
         raise BaseModelError(
             f"holds neither {MODEL_WEIGHTS} nor {MODEL_INDEX}",
             where=directory,
@@ -82,7 +108,7 @@ class TensorStore(Mapping[str, Tensor]):
         )
 
     @classmethod
-    def _open_shards(cls, directory: Path, index: Path) -> "TensorStore":
+    def _open_shards(cls, directory: Path, index: Path, open_files: OpenFiles | None) -> "TensorStore":
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise CorruptFileError("has no weight_map", where=index, hint="restore the file")
@@ -92,10 +118,11 @@ class TensorStore(Mapping[str, Tensor]):
             raise CorruptFileError(
                 f"names {missing[0]}, which is not there", where=index, hint="copy or download the missing shard"
             )
-        return cls(files, directory)
+        return cls(files, directory, open_files=open_files)
 
     def __getitem__(self, name: str) -> Tensor:
-        with _opened(self._file(name)) as file, self._named(name):
+        file = self.open_files[self.files[name]]
+        with self._named(name):
             tensor: Tensor = file.get_tensor(name)
         return tensor.T.contiguous() if name in self.transposed else tensor
 
@@ -110,39 +137,63 @@ class TensorStore(Mapping[str, Tensor]):
 
     def as_stored(self) -> "TensorStore":
         """Return the same tensors in the orientation of the files, as the model's own code has them."""
-        return TensorStore(self.files, self.where, is_model=False)
+        return TensorStore(self.files, self.where, is_model=False, open_files=self.open_files)
+
+    @property
+    def directory(self) -> Path:
+        """The directory that holds the files."""
+        return self.where if self.where.is_dir() else self.where.parent
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The ``config.json`` beside the tensors, parsed once; empty where there is none.
+
+        Raises
+        ------
+        CorruptFileError
+            If it cannot be read.
+        """
+        path = self.directory / MODEL_CONFIG
+        return read_json(path) if path.exists() else {}
+
+    @cached_property
+    def metadata(self) -> Mapping[str, str]:
+        """What the headers say beside the tensors."""
+        files = (self.open_files[path] for path in sorted(set(self.files.values())))
+        return {key: value for file in files for key, value in (file.metadata() or {}).items()}
 
     @cached_property
     def transposed(self) -> frozenset[str]:
         """Names of the matrices that the files hold I × O, and this store gives O × I."""
         if not self._is_model or not conv1d.any_named(self.files):
             return frozenset()
-        return conv1d.stored_transposed(self._stored_shapes, _config(self.where))
+        try:
+            config = self.config
+        except CorruptFileError:  # what reads the model says so
+            config = {}
+        return conv1d.stored_transposed({name: shape for name, (shape, _) in self._headers.items()}, config)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each tensor, from the headers alone."""
-        stored = self._stored_shapes.items()
-        return {name: shape[::-1] if name in self.transposed else shape for name, shape in stored}
-
-    @cached_property
-    def _stored_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(header.get_shape()) for name, header in self._headers()}
+        stored = {name: shape for name, (shape, _) in self._headers.items()}
+        return {name: shape[::-1] if name in self.transposed else shape for name, shape in stored.items()}
 
     @cached_property
     def half_precision(self) -> dict[str, torch.dtype]:
         """Dtype of each tensor that is stored in 16 bits, from the headers alone."""
-        codes = ((name, header.get_dtype()) for name, header in self._headers())
-        return {name: _HALF[code] for name, code in codes if code in _HALF}
+        return {name: _HALF[code] for name, (_, code) in self._headers.items() if code in _HALF}
 
-    def _headers(self) -> Iterator[tuple[str, Any]]:
-        """Yield the safetensors slice of each tensor: shape and dtype, nothing read."""
-        for path in sorted(set(self.files.values())):
-            with _opened(path) as file:
-                for name in (name for name, holder in self.files.items() if holder == path):
-                    with self._named(name):
-                        header = file.get_slice(name)
-                    yield name, header
+    @cached_property
+    def _headers(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and dtype of each tensor as it is stored, file by file."""
+        found = {}
+        for name, path in sorted(self.files.items(), key=lambda held: held[1]):
+            file = self.open_files[path]
+            with self._named(name):
+                held = file.get_slice(name)
+            found[name] = (tuple(held.get_shape()), str(held.get_dtype()))
+        return found
 
     @contextmanager
     def _named(self, name: str) -> Iterator[None]:
@@ -154,11 +205,6 @@ class TensorStore(Mapping[str, Tensor]):
                 where=self.files[name],
                 hint="download it again",
             ) from error
-
-    def _file(self, name: str) -> Path:
-        if name not in self.files:
-            raise KeyError(name)
-        return self.files[name]
 
 
 def digest(tensor: Tensor) -> str:
@@ -172,21 +218,3 @@ def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _config(where: Path) -> dict[str, Any]:
-    """Return the configuration beside a model's tensors; nothing where there is none that can be read."""
-    path = (where if where.is_dir() else where.parent) / MODEL_CONFIG
-    try:
-        return read_json(path) if path.exists() else {}
-    except CorruptFileError:  # what reads the model says so
-        return {}
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise CorruptFileError(
-            f"cannot be read as safetensors ({error})", where=path, hint="copy or download the file again"
-        ) from error

@@ -9,6 +9,7 @@ import pytest
 
 from spectra.analysis.doctor import bookkeeping, examine
 from spectra.errors import RunNotFoundError
+from spectra.weights.opened_run import OpenedRun
 from tests.analysis.doctor.faulty_runs import base_with_config, edit_config, faults, healthy_adapter
 from tests.builders import matrix, own_run, randn, small_base, trainer_run, write_model
 
@@ -68,7 +69,7 @@ def test_lines_and_json_say_the_same(tmp_path: Path) -> None:
 
 def test_bookkeeping_is_the_same_examination(tmp_path: Path) -> None:
     run = own_run(tmp_path / "run", small_base(tmp_path / "base"))
-    assert bookkeeping(run, tmp_path / "base", None) == list(examine(run, tmp_path / "base").checks)
+    assert bookkeeping(OpenedRun.open(run, str(tmp_path / "base"))) == list(examine(run, tmp_path / "base").checks)
 
 
 def test_no_such_directory(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from spectra.analysis.analyze import Options, analyze
 from spectra.analysis.pipeline.engine import choose_jobs, run_tasks
-from spectra.analysis.pipeline.tasks import ModuleTask
+from spectra.analysis.pipeline.tasks import ModuleTask, TaskRunner
 from spectra.analysis.tables.matrix import Work
 from spectra.errors import BaseModelError, MissingDependencyError, UsageError
-from spectra.runs.directory import Snapshot
 from spectra.runs.tables import SCHEMAS
+from spectra.weights.opened_run import OpenedRun
 from tests.builders import own_run, small_base
 from tests.requirements import needs
 
@@ -21,8 +21,7 @@ HAS_RAY = importlib.util.find_spec("ray") is not None
 
 
 def task(size: int) -> ModuleTask:
-    snapshot = Snapshot(1, Path("x"), "full")
-    return ModuleTask("m", Path("b"), (snapshot,), Work(frozenset({1})), None, None, None, None, "cpu", size)
+    return ModuleTask("m", (1,), Work(frozenset({1})), None, size)
 
 
 def test_small_work_stays_in_this_process_and_large_work_takes_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,9 +36,10 @@ def test_small_work_stays_in_this_process_and_large_work_takes_the_cores(monkeyp
 
 
 @pytest.mark.skipif(HAS_RAY, reason="ray is installed")
-def test_without_ray_the_cure_is_said() -> None:
+def test_without_ray_the_cure_is_said(tmp_path: Path) -> None:
+    opened = OpenedRun.open(own_run(tmp_path / "run", small_base(tmp_path / "base")))
     with pytest.raises(MissingDependencyError, match=r"pip install 'spectra-rlvr\[ray\]'"):
-        list(run_tasks([task(9)], jobs=1, engine="ray"))
+        list(run_tasks(TaskRunner(opened, "lora", None, "cpu"), [task(9)], jobs=1, engine="ray"))
 
 
 @needs("ray")

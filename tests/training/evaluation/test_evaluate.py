@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,14 @@ from typing import Any
 import pytest
 
 from spectra.commands.eval import EvalOptions, Evaluated, evaluate
-from spectra.errors import CorruptFileError, MissingDependencyError, RecipeError, RunExistsError, UsageError
+from spectra.errors import (
+    BaseModelError,
+    CorruptFileError,
+    MissingDependencyError,
+    RecipeError,
+    RunExistsError,
+    UsageError,
+)
 from spectra.runs.evaluations import problem_outcomes, problem_scores
 from spectra.runs.layout import RunLayout
 from spectra.training.data.dataset import all_heldout_problems
@@ -21,6 +29,7 @@ from spectra.training.evaluation import evaluate as evaluation
 from spectra.training.loop.run import train
 from spectra.training.recipe.recipe import Recipe
 from spectra.training.sampling.transformers import ModelGenerator, Prompt, Sampling
+from tests.builders import lora_config, small_factors, write_adapter
 
 Maker = Callable[..., Recipe]
 OPTIONS = EvalOptions(problems=6, k=4, temperature=1.0, top_p=1.0, batch_size=8)
@@ -282,3 +291,30 @@ def test_a_table_s_rows() -> None:
     assert row["avg@k"] == 50.0
     assert row["pass@k"] == 80.0
     assert row["95 % interval"] == "25.0–75.0"
+
+
+def beside_its_base(directory: Path, tiny_base: Path) -> Path:
+    """Write a Trainer run whose adapter names its base ``base``, which lies beside the run."""
+    shutil.copytree(tiny_base, directory / "base")
+    factors = small_factors(layers=1, width=32)
+    query = "model.layers.0.self_attn.q_proj"
+    for step in (2, 10):
+        write_adapter(directory / "run" / f"checkpoint-{step}", lora_config("base"), {query: factors[query]})
+    return directory / "run"
+
+
+def test_a_base_that_lies_beside_the_run_is_found(tiny_base: Path, tmp_path: Path) -> None:
+    run = beside_its_base(tmp_path, tiny_base)
+    data = tmp_path / "sums.jsonl"
+    data.write_text('{"q": "1+1=", "a": "2"}\n')
+    options = with_(data=str(data), prompt="q", answer="a", style="none", max_tokens=4, problems=None)
+    (summary,) = evaluate(run, options).summaries
+    assert (summary["step"], summary["problems"]) == (10, 1)
+
+
+def test_a_quantized_base_is_refused_with_the_one_to_give(tiny_base: Path, tmp_path: Path) -> None:
+    run = beside_its_base(tmp_path, tiny_base)
+    config = run / "checkpoint-10" / "adapter_config.json"
+    config.write_text(json.dumps(lora_config("unsloth/Tiny-1B-bnb-4bit")))
+    with pytest.raises(BaseModelError, match="likely --base unsloth/Tiny-1B$"):
+        evaluate(run, with_(benchmarks=("gsm8k",)))

@@ -1,7 +1,6 @@
 """What is evaluated is the policy that trained: on the right base, whatever the method did to it."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ from spectra.runs.layout import MODEL_WEIGHTS, RunLayout
 from spectra.runs.manifest import BaseIdentity, Manifest, now
 from spectra.training.data.carry_addition import problems
 from spectra.training.evaluation.generate import generate_and_verify
-from spectra.training.evaluation.snapshot_model import EvaluatedModel, open_model
+from spectra.training.evaluation.snapshot_model import EvaluatedModel
 from spectra.training.methods import find_method
 from spectra.training.policy.policy import build_policy
 from spectra.training.policy.snapshots import save_snapshot
 from spectra.training.recipe.recipe import Recipe
 from spectra.weights.storage.base import fingerprint
+from tests.training.evaluated_model import evaluated_model
 from tests.training.tiny_base_options import small_section
 
 Maker = Callable[..., Recipe]
@@ -68,12 +68,12 @@ def draw(model: Any, tokenizer: Any) -> Any:
 )
 def test_a_snapshot_answers_as_the_policy_did(name: str, trained: Callable[..., tuple[Any, Path]]) -> None:
     policy, run = trained(name)
-    opened = open_model(run)
+    opened = evaluated_model(run)
     assert opened.step == LAST
     with opened.loaded(torch.float32, "cpu") as model:
         torch.testing.assert_close(logits(model), logits(policy.model), atol=2e-5, rtol=2e-5)
         assert draw(model, opened.tokenizer()) == draw(policy.model, policy.tokenizer)
-    with open_model(run, step=0).loaded(torch.float32, "cpu") as start:
+    with evaluated_model(run, step=0).loaded(torch.float32, "cpu") as start:
         assert (logits(start) - logits(policy.model)).abs().max() > 1e-3
 
 
@@ -83,7 +83,7 @@ def test_the_factors_alone_on_the_original_base_are_another_model(
 ) -> None:
     """The released evaluation of the study put W₀ + s·BA in the place of W₀ + s(BA − B₀A₀)."""
     policy, run = trained(name)
-    wrong = build_policy(open_model(run).recipe, initial=RunLayout(run).snapshot(0))  # type: ignore[arg-type]
+    wrong = build_policy(evaluated_model(run).recipe, initial=RunLayout(run).snapshot(0))  # type: ignore[arg-type]
     with torch.no_grad():
         for part, pristine in AutoModelForCausalLM.from_pretrained(tiny_base).named_parameters():
             target = f"base_model.model.{part.removesuffix('.weight')}.base_layer.weight"
@@ -95,7 +95,7 @@ def test_the_factors_alone_on_the_original_base_are_another_model(
                 here.copy_(there)
     right = logits(policy.model)
     assert (logits(wrong.model) - right).abs().max() > 1e3 * 2e-5
-    with open_model(run).loaded(torch.float32, "cpu") as model:
+    with evaluated_model(run).loaded(torch.float32, "cpu") as model:
         torch.testing.assert_close(logits(model), right, atol=2e-5, rtol=2e-5)
 
 
@@ -104,7 +104,7 @@ def test_the_rounding_of_a_base_in_bfloat16_is_part_of_the_policy(
     name: str, trained: Callable[..., tuple[Any, Path]]
 ) -> None:
     policy, run = trained(name, dtype="bfloat16")
-    with open_model(run).directory(torch.float32) as where:
+    with evaluated_model(run).directory(torch.float32) as where:
         merged = load_file(where / MODEL_WEIGHTS)
     checked = 0
     for module, layer in policy.model.get_base_model().named_modules():
@@ -117,10 +117,10 @@ def test_the_rounding_of_a_base_in_bfloat16_is_part_of_the_policy(
 
 def test_what_bfloat16_loses_of_the_update_is_told(trained: Callable[..., tuple[Any, Path]]) -> None:
     _, run = trained("lora")
-    opened = open_model(run)
+    opened = evaluated_model(run)
     assert opened.rounding(torch.float32) < 1e-4
     assert 1e-3 < opened.rounding(torch.bfloat16)
-    assert open_model(run, step=0).rounding(torch.bfloat16) == 0.0
+    assert evaluated_model(run, step=0).rounding(torch.bfloat16) == 0.0
 
 
 def test_another_base_is_refused(trained: Callable[..., tuple[Any, Path]], tiny_base: Path, tmp_path: Path) -> None:
@@ -135,25 +135,25 @@ def test_another_base_is_refused(trained: Callable[..., tuple[Any, Path]], tiny_
     with pytest.raises(
         BaseModelError, match=r"is not the base model that the run was trained on \(model\.norm\.weight differs\)"
     ):
-        open_model(run, base=str(other)).identity()
+        evaluated_model(run, base=str(other)).identity()
 
 
 def test_what_decides_the_model_is_in_its_identity(trained: Callable[..., tuple[Any, Path]]) -> None:
     _, run = trained("lora")
-    last, first = open_model(run), open_model(run, step=0)
-    assert last.identity() == open_model(run).identity()
+    last, first = evaluated_model(run), evaluated_model(run, step=0)
+    assert last.identity() == evaluated_model(run).identity()
     assert last.identity()["snapshot_sha256"] != first.identity()["snapshot_sha256"]
     assert last.identity()["base_sha256"] == first.identity()["base_sha256"]
     (last.snapshot.path / "optimizer.pt").write_bytes(b"state")
-    assert last.identity() == open_model(run).identity()
-    assert replace(last, initial=first.snapshot.path).identity() != last.identity()
+    assert last.identity() == evaluated_model(run).identity()
+    assert evaluated_model(run, initial=first.snapshot.path).identity() != last.identity()
 
 
 def test_whole_weights_of_another_tool_need_no_base(tiny_base: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_base)
     where = tmp_path / "checkpoint-4"
     model.save_pretrained(where)
-    opened = open_model(where)
+    opened = evaluated_model(where)
     assert isinstance(opened, EvaluatedModel)
     with opened.loaded(torch.float32, "cpu") as loaded:
         assert torch.equal(logits(loaded), logits(model))
@@ -168,4 +168,4 @@ def test_whole_weights_of_another_tool_need_no_base(tiny_base: Path, tmp_path: P
 def test_a_step_that_is_not_there(trained: Callable[..., tuple[Any, Path]]) -> None:
     _, run = trained("lora")
     with pytest.raises(UsageError, match=r"there is no snapshot of step 7; steps: \[0, 3\]"):
-        open_model(run, step=7)
+        evaluated_model(run, step=7)

@@ -22,10 +22,10 @@ from spectra.errors import BaseModelError, MissingInitialError, RunExistsError, 
 from spectra.runs.directory import open_run
 from spectra.runs.layout import RunLayout
 from spectra.runs.series import read_metrics, read_records
-from spectra.training.evaluation.snapshot_model import open_model
 from spectra.training.policy.snapshots import save_snapshot
 from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import open_whole
+from tests.training.evaluated_model import evaluated_model
 from tests.training.loop.train_with_reward import digits
 
 STEPS = 4
@@ -324,7 +324,7 @@ def test_a_vocabulary_that_grew(tiny_base: Path, tmp_path: Path, caplog: pytest.
         assert not (tmp_path / make.__name__).exists()
     with (
         pytest.raises(UnsupportedMethodError, match="is not among the weights: has shape"),
-        open_model(tmp_path / "out").loaded(torch.float32, "cpu"),
+        evaluated_model(tmp_path / "out").loaded(torch.float32, "cpu"),
     ):
         pass
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from spectra.runs.directory import Snapshot
 from spectra.training.monitor.live_metrics import LiveMetrics, LiveMetricsReader, live_warnings
+from spectra.weights.storage.tensors import TensorStore
 from tests.builders import lora_config, randn, small_base, small_factors, write_adapter, write_model
 
 
@@ -29,7 +30,7 @@ def test_warnings() -> None:
 
 
 def read(path: Path, base: Path, kind: str = "full") -> LiveMetrics | None:
-    return LiveMetricsReader(base).read(Snapshot(1, path, kind))  # type: ignore[arg-type]
+    return LiveMetricsReader(TensorStore.open_model(base)).read(Snapshot(1, path, kind))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("moved", [0, 1, 2, 6])

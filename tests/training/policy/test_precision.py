@@ -14,12 +14,12 @@ from spectra.commands.analyze import analyze
 from spectra.commands.doctor import doctor
 from spectra.commands.export import export_model
 from spectra.runs.layout import ADAPTER_WEIGHTS, RunLayout
-from spectra.training.evaluation.snapshot_model import open_model
 from spectra.training.loop.run import train
 from spectra.training.policy.policy import build_policy
 from spectra.training.recipe.recipe import Recipe
 from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import open_whole
+from tests.training.evaluated_model import evaluated_model
 from tests.training.loop.test_kill_and_resume import results
 from tests.training.loop.train_on_fixed_completions import generate
 from tests.training.loop.train_with_reward import digits
@@ -90,7 +90,7 @@ def test_the_snapshot_is_the_model_and_every_command_reads_it(
     assert {trained[name].dtype for name in trained} == {torch.float32}
     assert change(run, tiny_base)[0] < 1e-2  # the base was not rounded on the way
     exported = load_file(export_model(run.root, tmp_path / "model") / "model.safetensors")
-    with open_model(run.root).directory(torch.float32) as where:
+    with evaluated_model(run.root).directory(torch.float32) as where:
         evaluated = load_file(where / "model.safetensors")
     for name in trained:
         assert torch.equal(exported[name], trained[name])

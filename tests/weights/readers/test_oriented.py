@@ -14,7 +14,7 @@ from spectra.weights.initialization.find import find_start
 from spectra.weights.initialization.kinds import AdapterStart, ResidualStart
 from spectra.weights.storage.tensors import TensorStore
 from tests import oracles
-from tests.builders import lora_config, small_base, small_factors, write_adapter, write_model
+from tests.builders import lora_config, open_adapter, small_base, small_factors, write_adapter, write_model
 from tests.weights.conftest import make_adapter, train_like
 from tests.weights.peft_merges import EXACT, SINGLE, check, merged_differences, moving, updates_of
 
@@ -94,7 +94,7 @@ def test_a_residual_base_that_is_stored_transposed(gpt2: Path, tmp_path: Path) -
     settings = {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}
     end, start = make_adapter(gpt2, tmp_path, moving("pissa", settings), size=1e-2)
     store = TensorStore.open_model(gpt2)
-    exact = AdapterStart("saved before training", start)
+    exact = AdapterStart("saved before training", open_adapter(start))
     tensors = dict(store.as_stored().items())
     for name in store.transposed:
         if "c_fc" not in name:
