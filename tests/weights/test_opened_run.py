@@ -100,5 +100,5 @@ def test_each_file_is_opened_and_each_configuration_parsed_once(
 
 def test_a_broken_configuration_of_the_base_is_named(opened: OpenedRun) -> None:
     (opened.base_dir / "config.json").write_text(json.dumps([1]))
-    with pytest.raises(CorruptFileError, match="holds no JSON object"):
+    with pytest.raises(CorruptFileError, match="is not a JSON object"):
         _ = opened.base.config
