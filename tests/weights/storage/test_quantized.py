@@ -36,7 +36,7 @@ def test_names(name: str) -> None:
 
 CODES = torch.zeros(4, 8, dtype=torch.int32)
 PACKED: dict[str, tuple[dict[str, Any], dict[str, Tensor], str]] = {
-    "gptq": ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, {}, r"quantised \(gptq\)"),
+    "gptq": ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, {}, r"quantized \(gptq\)"),
     "gptq tensors": ({}, {"model.layers.0.mlp.up_proj.qweight": CODES}, "it holds model.layers.0.mlp.up_proj.qweight"),
     "4 bits": ({}, {"model.layers.0.mlp.up_proj.weight.absmax": CODES}, r"up_proj\.weight\.absmax"),
 }
