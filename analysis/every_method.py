@@ -33,10 +33,10 @@ from spectra.runs.manifest import Manifest
 from spectra.training.loop.run import train
 from spectra.training.methods import LEFT_OUT, METHODS, Method
 from spectra.training.recipe.recipe import Recipe
-from spectra.weights.initialization.find import find_start
+from spectra.weights.initialization.find import find_initial_offset
 from spectra.weights.storage.base import EMBEDDED, resolve_base
 from spectra.weights.storage.tensors import TensorStore
-from spectra.weights.updates import Updates, open_updates, open_whole, parameter_name
+from spectra.weights.updates import Updates, open_full_weights, open_updates, parameter_name
 from tests import oracles
 
 STEPS = 5
@@ -78,7 +78,7 @@ def measure(run_dir: Path) -> Row:
     """Measure a finished run."""
     run, base_dir = open_run(run_dir), resolve_base(EMBEDDED)
     snapshot, base = run.snapshots[-1], TensorStore.open_model(base_dir)
-    updates = open_updates(snapshot, base, find_start(snapshot, run, base))
+    updates = open_updates(snapshot, base, find_initial_offset(snapshot, run, base))
     weights = {name: base[name].double() for name in base}
     true = true_changes(base_dir, snapshot.path, run.initial, weights)
     found, errors, held, bounds, ranks = dict(weights), [0.0], set(), set(), set()
@@ -131,7 +131,7 @@ def true_changes(base: Path, path: Path, initial: Path | None, weights: dict[str
 
     config = path / "adapter_config.json"
     if not config.exists():
-        new = open_whole(path, TensorStore.open_model(base))
+        new = open_full_weights(path, TensorStore.open_model(base))
         return {name: new[name].double() - weights[name] for name in weights}
     if any(f'"init_lora_weights": "{name}' in config.read_text() for name in oracles.MOVES_BASE):
         deltas = oracles.merged_minus_base_float64(base, path, initial)
@@ -158,7 +158,7 @@ def logit_difference(base: Path, path: Path, found: dict[str, torch.Tensor]) -> 
         reloaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(path))
     else:
         reloaded = AutoModelForCausalLM.from_pretrained(base)
-        reloaded.load_state_dict(dict(open_whole(path, TensorStore.open_model(base))))
+        reloaded.load_state_dict(dict(open_full_weights(path, TensorStore.open_model(base))))
     there = logits(reloaded)
     return float((logits(moved) - there).abs().max() / (there - plain).abs().max())
 

@@ -37,7 +37,7 @@ from spectra.training.data.carry_addition import problems
 from spectra.training.evaluation.generate import generate_and_verify
 from spectra.training.loop.run import train
 from spectra.training.recipe.recipe import Recipe
-from spectra.weights.initialization.find import find_start
+from spectra.weights.initialization.find import find_initial_offset
 from spectra.weights.readers.families.lora_options import product
 from spectra.weights.storage.base import EMBEDDED, resolve_base
 from spectra.weights.storage.tensors import TensorStore
@@ -110,7 +110,7 @@ def trained_weights(run: RunDirectory) -> dict[str, torch.Tensor]:
     """Return W + ΔW of every changed matrix, in float64."""
     base = TensorStore.open_model(resolve_base(EMBEDDED))
     snapshot = run.snapshots[-1]
-    updates = open_updates(snapshot, base, find_start(snapshot, run, base)).matrices
+    updates = open_updates(snapshot, base, find_initial_offset(snapshot, run, base)).matrices
     weights = {module: base[f"{module}.weight"].double() for module in updates}
     return {module: weight + updates[module](weight).dense() for module, weight in weights.items()}
 

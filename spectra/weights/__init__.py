@@ -1,1 +1,1 @@
-"""Where a ΔW comes from: adapters, checkpoint pairs, base weights."""
+"""Sources of ΔW: adapters, checkpoint pairs, base weights."""

@@ -1,4 +1,4 @@
-"""A run with its base model and its initialization: the one place that opens all three."""
+"""Open a run with its base model and its initialization."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,8 +12,8 @@ from spectra.errors import CorruptFileError, UsageError
 from spectra.runs.directory import RunDirectory, open_run
 from spectra.runs.layout import ADAPTER_WEIGHTS, MODEL_UPDATE
 from spectra.runs.snapshots import Snapshot
-from spectra.weights.initialization.find import find_start
-from spectra.weights.readers.offset import Start
+from spectra.weights.initialization.find import find_initial_offset
+from spectra.weights.readers.offset import InitialOffset
 from spectra.weights.storage.base import find_base
 from spectra.weights.storage.open_files import OpenFiles
 from spectra.weights.storage.tensors import TensorStore
@@ -22,19 +22,19 @@ from spectra.weights.updates import Updates, open_updates, parameter_name
 
 @dataclass(frozen=True, eq=False)
 class OpenedRun:
-    """A run; its base, initialization and updates are opened when first asked for, and once.
+    """A run whose base, initialization and updates are opened on first use.
 
-    Each file is opened once, each configuration parsed once. A copy that is sent to another process keeps what was
-    parsed, and opens the tensor files again.
+    Each file is opened once and each configuration parsed once. A copy sent to another process keeps the parsed
+    configurations and opens the tensor files again.
 
     Attributes
     ----------
     run
-        The run as recognized.
+        The recognized run.
     given_base
         Base model to use instead of the one that the run names: a directory or a hub id.
     given_initial
-        Step-0 adapter or residual base of a method that moves the base, where the run does not hold it.
+        Step-0 adapter or residual base of a method that moves the base, if the run does not contain it.
     """
 
     run: RunDirectory
@@ -48,7 +48,7 @@ class OpenedRun:
         Parameters
         ----------
         path, base, initial
-            As the attributes.
+            See the attributes.
 
         Raises
         ------
@@ -61,7 +61,7 @@ class OpenedRun:
 
     @property
     def base_name(self) -> str | None:
-        """The base as it is named; None where neither the user nor the run names one."""
+        """Name of the base model; None if neither the user nor the run names one."""
         return self.given_base or self.run.base_name
 
     @property
@@ -71,22 +71,22 @@ class OpenedRun:
 
     @cached_property
     def base_dir(self) -> Path:
-        """Directory of the base model; raises :class:`BaseModelError` where it is not found."""
+        """Directory of the base model; raises :class:`BaseModelError` if it is not found."""
         return find_base(self.run.path, self.run.base_name, self.run.base_revision, self.given_base)
 
     @cached_property
     def base(self) -> TensorStore:
-        """The original base weights; raises :class:`BaseModelError` where there are none."""
+        """The original base weights; raises :class:`BaseModelError` if there are none."""
         return TensorStore.open_model(self.base_dir, self.open_files)
 
     @cached_property
     def open_files(self) -> OpenFiles:
-        """The tensor files that are open."""
+        """The open tensor files."""
         return OpenFiles()
 
     @cached_property
     def newest(self) -> Snapshot:
-        """The newest snapshot, or the one before where that is still being written."""
+        """The newest snapshot, or the previous one if the newest is still being written."""
         try:
             self.require_whole(self.run.snapshots[-1])
         except CorruptFileError:
@@ -94,25 +94,25 @@ class OpenedRun:
         return self.run.snapshots[-1]
 
     @cached_property
-    def initialization(self) -> Start | None:
-        """What initialization took out of the base, None where nothing.
+    def initialization(self) -> InitialOffset | None:
+        """Offset that initialization subtracted from the base; None if there is none.
 
         Raises
         ------
         MissingInitialError
-            If the method moves the base, and the initialization is missing.
+            If the method moves the base and the initialization is missing.
         BaseModelError
             If it does not belong to this base.
         """
-        return find_start(self.newest, self.run, self.base, self.given_initial)
+        return find_initial_offset(self.newest, self.run, self.base, self.given_initial)
 
     @property
     def method(self) -> str:
-        """What the run trains, such as ``lora`` or ``full``."""
+        """Name of the method, such as ``lora`` or ``full``."""
         return self.updates(self.newest.step).method if self.run.manifest is None else self.run.manifest.method
 
     def snapshot(self, step: int | None = None) -> Snapshot:
-        """Return the snapshot of a step; None is the last.
+        """Return the snapshot of a step; None means the last.
 
         Raises
         ------
@@ -129,12 +129,12 @@ class OpenedRun:
         return found[step]
 
     def updates(self, step: int | None = None) -> Updates:
-        """Return the updates of a step; None is the last.
+        """Return the updates of a step; None means the last.
 
         Raises
         ------
         UsageError
-            If there is no snapshot of it.
+            If there is no snapshot of that step.
         SpectraError
             If it cannot be read exactly on this base.
         """

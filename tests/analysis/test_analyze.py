@@ -203,7 +203,7 @@ def test_trainer_runs_and_full_checkpoints(tmp_path: Path, base: Path) -> None:
     assert done.tables.series["zero_advantage_share"].tolist() == [0.5] * 10
     old = load_file(base / "model.safetensors")
     new = write_model(tmp_path / "full", {k: v + 1e-3 * randn(*v.shape).float() for k, v in old.items()})
-    with pytest.raises(BaseModelError, match="does not say which base"):
+    with pytest.raises(BaseModelError, match="does not name the base model"):
         run_analysis(new, tmp_path)
     full = run_analysis(new, tmp_path, base=str(base), deep="none")
     assert full.verdict["coverage"]["text"] == "6/6 matrices, 0 skipped, and 2 vectors"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spectra.runs.directory import Snapshot
-from spectra.weights.initialization.kinds import AdapterStart
+from spectra.weights.initialization.kinds import AdapterOffset
 from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import Updates, open_updates
 from tests.builders import TARGETS, open_adapter
@@ -42,7 +42,7 @@ def load(base: Path) -> Any:
 
 def updates_of(end: Path, base: Path, start: Path | None = None) -> tuple[Updates, TensorStore]:
     store = TensorStore.open_model(base)
-    began = None if start is None else AdapterStart("saved before training", open_adapter(start))
+    began = None if start is None else AdapterOffset("saved before training", open_adapter(start))
     return open_updates(Snapshot(1, end, "adapter"), store, began), store
 
 

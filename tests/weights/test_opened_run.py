@@ -45,7 +45,7 @@ def test_the_base_is_looked_for_beside_the_run(tmp_path: Path) -> None:
     named = OpenedRun.open(run, base=str(other))
     assert (named.base_dir, named.base_name, named.base_revision) == (other, str(other), None)
     shutil.rmtree(tmp_path / "base")
-    with pytest.raises(BaseModelError, match="its base 'base'"):
+    with pytest.raises(BaseModelError, match="its base model 'base'"):
         _ = OpenedRun.open(run).base_dir
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from spectra.errors import BaseModelError, CorruptFileError, MissingInitialError, UnsupportedMethodError
 from spectra.runs.directory import Snapshot
-from spectra.weights.initialization.kinds import AdapterStart
+from spectra.weights.initialization.kinds import AdapterOffset
 from spectra.weights.storage.bit_differences import write_difference
 from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import open_updates
@@ -53,7 +53,7 @@ def test_against_the_merge_in_float64(llama: Path, tmp_path: Path, name: str) ->
     end, start = make_lora(llama, tmp_path, CONFIGS[name])
     base = TensorStore.open_model(llama)
     moves = "pissa" in str(CONFIGS[name].get("init_lora_weights"))
-    began = AdapterStart("saved before training", open_adapter(start)) if moves else None
+    began = AdapterOffset("saved before training", open_adapter(start)) if moves else None
     updates = open_updates(Snapshot(1, end, "adapter"), base, began)
     assert updates.method == {"rank1": "lora", "patterns": "lora", "gaussian": "lora", "head": "lora"}.get(name, name)
     assert updates.skipped == {}

@@ -19,7 +19,7 @@ from spectra.runs.snapshots import adapter_base, snapshot_kind
 from spectra.weights.opened_run import OpenedRun
 from spectra.weights.readers.adapter import Adapter, Changes
 from spectra.weights.readers.families.lora_options import MAGNITUDE
-from spectra.weights.readers.offset import Start
+from spectra.weights.readers.offset import InitialOffset
 from spectra.weights.readers.rank_patterns import by_pattern, rank_and_alpha
 from spectra.weights.readers.registry import READERS
 from spectra.weights.storage.quantized import require_full_precision
@@ -70,7 +70,7 @@ class Case:
     adapter: Adapter | None = None
     base_dir: Path | None = None
     base: TensorStore | None = None
-    start: Start | None = None
+    start: InitialOffset | None = None
     changes: Changes | None = None
     obstacles: Mapping[str, SpectraError] = field(default_factory=dict)
 

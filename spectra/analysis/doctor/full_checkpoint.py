@@ -16,7 +16,7 @@ from spectra.analysis.verdict.findings import Check
 from spectra.linalg.decompositions.basis import thin_svd
 from spectra.linalg.operators.basic import Dense
 from spectra.weights.storage.tensors import TensorStore
-from spectra.weights.updates import Whole, module_name, open_whole
+from spectra.weights.updates import FullWeights, module_name, open_full_weights
 
 NAME = "wrong_base"
 _MATRICES = 9
@@ -35,7 +35,7 @@ def check(case: Case) -> list[Check]:
         return []
     if case.base is None:
         return [skipped(NAME, "no base model to compare the checkpoint with", "pass it with --base DIR_OR_HUB_ID")]
-    store, base = open_whole(case.snapshot.path, case.base), case.base.as_stored()
+    store, base = open_full_weights(case.snapshot.path, case.base), case.base.as_stored()
     firsts, lasts, sizes, concentrated, symmetries = [], [], [], [], []
     compared = 0
     for name in _names(base, store):
@@ -86,7 +86,7 @@ def _plain(size: float, concentrated: float) -> Check:
     return Check(NAME, "note", fact("offset", says, size, _LARGE), action)
 
 
-def _names(base: TensorStore, store: Whole) -> tuple[str, ...]:
+def _names(base: TensorStore, store: FullWeights) -> tuple[str, ...]:
     """Return the matrices to compare: an affordable set, preferably of matrices that training changed."""
     known = {
         name: shape
@@ -104,7 +104,7 @@ def _names(base: TensorStore, store: Whole) -> tuple[str, ...]:
     return afforded(moved, _MATRICES, decompositions=2) if moved else chosen
 
 
-def _differs(name: str, base: TensorStore, store: Whole) -> bool:
+def _differs(name: str, base: TensorStore, store: FullWeights) -> bool:
     return not torch.equal(store[name].double(), base[name].double())
 
 

@@ -122,7 +122,7 @@ def _whole(adapter: Adapter, base: TensorStore) -> list[Check]:
     named = [given] if isinstance(given, str) else [str(name) for name in given]
     heads = _HEADS.get(str(adapter.config.get("task_type")), ())
     biases = adapter.config.get("bias", "none") != "none" or bool(adapter.config.get("lora_bias"))
-    saved = sorted(adapter.whole)
+    saved = sorted(adapter.full)
     checks = []
     held = {name for name in (*named, *heads) if any(_is_of(parameter, name) for parameter in saved)}
     lost = [name for name in named if not held & {name, *(heads if name in heads else ())}]
@@ -155,5 +155,5 @@ def _is_of(parameter: str, module: str) -> bool:
 
 
 def _shape(adapter: Adapter, parameter: str) -> tuple[int, ...]:
-    store, key = adapter.store, adapter.whole[parameter]
+    store, key = adapter.store, adapter.full[parameter]
     return store.shapes[key] if isinstance(store, TensorStore) else tuple(store[key].shape)

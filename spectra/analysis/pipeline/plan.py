@@ -102,7 +102,9 @@ def make_plan(opened: OpenedRun) -> Plan:
         matrices=matrices,
         skipped={module: why for one in updates.values() for module, why in one.skipped.items()},
         method=last.method if run.manifest is None else run.manifest.method,
-        trainable_parameters=last.size if run.manifest is None else sum(map(prod, run.manifest.trainable.values())),
+        trainable_parameters=last.num_parameters
+        if run.manifest is None
+        else sum(map(prod, run.manifest.trainable.values())),
         total_parameters=sum(map(prod, shapes.values())),
         sizes={module: prod(shapes[opened.parameter(module)]) for module in matrices},
     )

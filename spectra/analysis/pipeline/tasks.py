@@ -123,7 +123,7 @@ class TaskRunner:
         opened = {step: self.opened.updates(step) for step in task.steps}
         functions = {step: updates.matrices[task.module] for step, updates in opened.items()}
         for batch in _batches({step: functions[step] for step in sorted(task.work.basic)}, matrix.weight):
-            half = [opened[step].half.get(task.module) for step in batch]
+            half = [opened[step].half_precision.get(task.module) for step in batch]
             for step, found in zip(batch, matrix.basic(list(batch.values()), half), strict=True):
                 merge(rows, found, self._key(task, step))
         for step in sorted(task.work.deep | task.work.nulls):

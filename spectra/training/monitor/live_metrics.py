@@ -12,7 +12,7 @@ from spectra.linalg.decompositions.spectrum import effective_rank_energy, top1_e
 from spectra.linalg.operators.basic import Operator
 from spectra.runs.directory import Snapshot
 from spectra.runs.tables import FLOAT32_ROUNDING
-from spectra.weights.readers.offset import Start
+from spectra.weights.readers.offset import InitialOffset
 from spectra.weights.storage.tensors import TensorStore
 from spectra.weights.updates import open_updates, parameter_name
 
@@ -70,7 +70,7 @@ class LiveMetricsReader:
     """
 
     base: TensorStore
-    start: Start | None = None
+    start: InitialOffset | None = None
 
     def read(self, snapshot: Snapshot) -> LiveMetrics | None:
         """Return the metrics of one snapshot: norms of every matrix, spectra of factored ones.

@@ -1,1 +1,1 @@
-"""Initialization of an adapter: find it, recompute it, detect what it took from the base."""
+"""Initialization of an adapter: find it, recompute it, detect it from the tensors."""

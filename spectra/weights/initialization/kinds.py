@@ -1,4 +1,4 @@
-"""The kinds of start: the step-0 adapter, the residual base that was trained on, and one recomputed from the base."""
+"""Sources of the initial offset: the step-0 adapter, the frozen residual base, or recomputation from the base."""
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass
@@ -17,23 +17,23 @@ from spectra.linalg.operators.basic import Dense, LowRank, Operator
 from spectra.runs.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS
 from spectra.weights.readers.adapter import Adapter
 from spectra.weights.readers.families.lora_options import product, scale
-from spectra.weights.readers.offset import Start
+from spectra.weights.readers.offset import InitialOffset
 from spectra.weights.storage.tensors import TensorStore
 
-# ‖error‖/‖ΔW‖ up to which a recomputed start is accepted.
+# ‖error‖/‖ΔW‖ up to which a recomputed offset is accepted.
 RECOMPUTED_LIMIT = 0.01
 # Backward error of a float32 SVD or QR with its saved factors, in units of ε‖W‖_F; measured at 16² to 1024²: up to 6.
 _ROUNDINGS = 8.0
 
 
 @dataclass(frozen=True, eq=False)
-class AdapterStart(Start):
-    """The adapter as it was saved before the first step.
+class AdapterOffset(InitialOffset):
+    """Offset of the adapter saved before the first step.
 
     Attributes
     ----------
     adapter
-        The adapter, its tensors still on disk.
+        The adapter; tensors are read on demand.
     """
 
     adapter: Adapter
@@ -50,15 +50,15 @@ class AdapterStart(Start):
 
 
 @dataclass(frozen=True, eq=False)
-class ResidualStart(Start):
-    """The frozen weights that were trained on, as a model of their own: W − W_res was removed, rounding and all.
+class ResidualOffset(InitialOffset):
+    """Offset W − W_res, rounding included, of frozen weights that were saved as a separate model.
 
     Attributes
     ----------
     store
-        Its tensors, as they are stored.
+        Its tensors, as stored.
     transposed
-        Names of the matrices that it and the base store I × O.
+        Names of matrices stored I × O in it and in the base.
     """
 
     store: TensorStore
@@ -78,22 +78,22 @@ class ResidualStart(Start):
             raise MissingInitialError(
                 f"the residual base has no {name} of shape {shape}",
                 where=self.store.directory,
-                hint="give the frozen weights of this very run",
+                hint="pass the frozen weights of this run with --initial",
             )
         frozen = self.store[name].to(weight)
         return Dense(weight - (frozen.T if flipped else frozen))
 
 
 @dataclass(frozen=True, eq=False)
-class RecomputedStart(Start):
-    """A deterministic initialisation, done again in float64 from the base.
+class RecomputedOffset(InitialOffset):
+    """Offset of a deterministic initialization, recomputed from the base in float64.
 
-    - ``pissa``: s·B₀A₀ is the best approximation of W of rank r, unique where σ_r > σ_{r+1} (Meng et al. 2024).
-    - ``olora``: s·B₀A₀ = s·P W, with P the projection on the span of W's first r columns, unique where they are
-      independent, whatever signs the QR chose (Büyükakyüz 2024).
+    - ``pissa``: s·B₀A₀ is the best rank-r approximation of W, unique if σ_r > σ_{r+1} (Meng et al. 2024).
+    - ``olora``: s·B₀A₀ = s·P W, with P the projection onto the span of W's first r columns, unique if they are
+      independent, regardless of the signs in the QR (Büyükakyüz 2024).
 
-    Training did it in float32. The difference is estimated as ε‖W‖_F times the roundings of a decomposition plus the
-    condition of the map: σ_r/(σ_r − σ_{r+1}) for pissa, that of the first r columns for olora.
+    Training computed it in float32. The difference is estimated as ε‖W‖_F times the roundings of a decomposition plus
+    the condition number of the map: σ_r/(σ_r − σ_{r+1}) for pissa, that of the first r columns for olora.
 
     Attributes
     ----------
@@ -108,27 +108,27 @@ class RecomputedStart(Start):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Nothing beside the adapter and the base."""
+        """None besides the adapter and the base."""
         return ()
 
     def removed(self, module: str, weight: Float64[Tensor, "o i"]) -> Operator:
-        """Return s·B₀A₀ recomputed."""
+        """Return the recomputed s·B₀A₀."""
         return self._recomputed(module, weight)[0]
 
     def error(self, module: str, weight: Float64[Tensor, "o i"]) -> float:
-        """Return the estimated ‖recomputed − trained from‖_F; infinite where the start is not unique."""
+        """Return the estimated ‖recomputed − actual‖_F; infinite if the initialization is not unique."""
         return self._recomputed(module, weight)[1]
 
     def subtract(self, module: str, weight: Float64[Tensor, "o i"], moved: Operator) -> Operator:
-        """Return s·BA − s·B₀A₀, refused where the estimated error is more than 1 % of it."""
+        """Return s·BA − s·B₀A₀; refused if the estimated error exceeds 1 % of it."""
         change = super().subtract(module, weight, moved)
-        error, size = self.error(module, weight), change.frobenius()
-        if error > RECOMPUTED_LIMIT * size:
-            share = f"{error / size:.1%} of the update" if size > 0 else "more than the update"
+        error, norm = self.error(module, weight), change.frobenius()
+        if error > RECOMPUTED_LIMIT * norm:
+            share = f"{error / norm:.1%} of the update" if norm > 0 else "more than the update"
             raise MissingInitialError(
                 f"{module}: {self.init} can be recomputed from the base only to {share} (estimated)",
                 where=self.adapter.path,
-                hint="give the adapter that was saved before training with --initial DIR",
+                hint="pass the adapter saved before training with --initial DIR",
             )
         return change
 
@@ -153,7 +153,7 @@ class RecomputedStart(Start):
             operator, condition = _truncated(weight, rank)
         else:
             operator, condition = _projected(weight, rank, scale(self.adapter, module))
-        # Factors that were saved in half precision were rounded to it, at the start as well.
+        # Factors saved in half precision were rounded to it at initialization too.
         rounding = max(torch.finfo(a.dtype).eps, torch.finfo(torch.float32).eps)
         return operator, rounding * float(torch.linalg.vector_norm(weight)) * (_ROUNDINGS + condition)
 

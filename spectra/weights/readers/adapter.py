@@ -1,7 +1,7 @@
-"""PEFT adapters on disk: configuration, and tensors grouped by the base parameter that they change.
+"""PEFT adapters on disk: configuration, and tensors grouped by base parameter.
 
-Reads ``adapter_model.safetensors``, or an old ``adapter_model.bin`` with ``weights_only=True``: nothing is unpickled
-that could run code. Needs no peft.
+Reads ``adapter_model.safetensors``, or an old ``adapter_model.bin`` with ``weights_only=True``, so that no code is run
+by unpickling. Does not need peft.
 """
 
 import pickle
@@ -21,36 +21,36 @@ from spectra.errors import CorruptFileError, UnsupportedMethodError
 from spectra.linalg.operators.basic import Operator
 from spectra.runs.layout import ADAPTER_PICKLE, ADAPTER_WEIGHTS
 from spectra.runs.snapshots import Snapshot
-from spectra.weights.readers.offset import Start
+from spectra.weights.readers.offset import InitialOffset
 from spectra.weights.storage.open_files import OpenFiles
 from spectra.weights.storage.tensors import TensorStore
 
-# From the base weight in float64, O × I, to ΔW. One such function a module, whatever the method.
+# Function of the base weight in float64, O × I, that returns ΔW; one per module, for every method.
 UpdateFunction = Callable[[Tensor], Operator]
-# The same for a norm or bias: from the base vector to its difference.
+# The same for a norm or bias: function of the base vector that returns its difference.
 VectorFunction = Callable[[Tensor], Tensor]
 
 _MODEL_PREFIX = "base_model.model."
 _SHARED_PREFIX = "base_model."
-# Copies of frozen weights: of an embedding that the method adapts, and what a replaced module was before.
+# Copies of frozen weights: of an adapted embedding, and of replaced modules.
 _FROZEN = (".base_layer.weight", ".original_module.weight", ".original_module.bias")
-# What peft wraps around a module, in the names of a state that peft did not save itself.
+# Names of peft's module wrappers in state dicts that peft did not save itself.
 _WRAPPER = re.compile(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)")
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What an adapter changes.
+    """Parameters that an adapter changes.
 
     Attributes
     ----------
     matrices
-        For each changed matrix, by module name (the base parameter's name without ``.weight``), the function from the
-        base weight in float64 to ΔW.
+        For each changed matrix, by module name (the base parameter's name without ``.weight``), a function of the base
+        weight in float64 that returns ΔW.
     vectors
-        The same for norms and biases; a bias has its whole parameter name.
+        The same for norms and biases; a bias is listed by its full parameter name.
     skipped
-        What the adapter holds and spectra does not read, with the reason.
+        Parts of the adapter that spectra does not read, with the reason.
     """
 
     matrices: Mapping[str, UpdateFunction]
@@ -60,7 +60,7 @@ class Changes:
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """How adapters of one ``peft_type`` are read.
+    """Reader of adapters of one ``peft_type``.
 
     Attributes
     ----------
@@ -68,19 +68,20 @@ class Reader:
         Names of the tensors that the method stores for each module, without ``.weight`` and the adapter's name:
         ``("lora_A", "lora_B", …)``.
     changes
-        From the adapter, what initialisation took out of the base (None where nothing) and the base to what it changes.
+        Function of the adapter, the offset that initialization subtracted from the base (None if there is none) and the
+        base that returns the changes.
     shared
-        Names of tensors that all modules share, such as ``vera_A``; of ``frod_V.self_attn_q_proj``, the first word.
+        Names of tensors shared by all modules, such as ``vera_A``; of ``frod_V.self_attn_q_proj``, the first component.
     """
 
     parts: tuple[str, ...]
-    changes: Callable[["Adapter", Start | None, TensorStore], Changes]
+    changes: Callable[["Adapter", InitialOffset | None, TensorStore], Changes]
     shared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter directory, its tensors still on disk.
+    """An adapter directory; tensors are read on demand.
 
     Attributes
     ----------
@@ -92,8 +93,8 @@ class Adapter:
         For each module, the stored key of each part: ``{"model.layers.0.self_attn.q_proj": {"lora_A": key, …}}``.
         A part that is a list has its index in the name: ``adamss_A.0``.
     shared
-        Keys of tensors that all modules share, by name.
-    whole
+        Keys of tensors shared by all modules, by name.
+    full
         Keys of tensors that replace a base parameter (``modules_to_save``, trained biases), by parameter name.
     store
         The tensors by key.
@@ -103,21 +104,21 @@ class Adapter:
     config: Mapping[str, Any]
     parts: Mapping[str, Mapping[str, str]]
     shared: Mapping[str, str]
-    whole: Mapping[str, str]
+    full: Mapping[str, str]
     store: Mapping[str, Tensor]
 
     @classmethod
     def open(cls, snapshot: Snapshot, reader: Reader, open_files: OpenFiles | None = None) -> "Adapter":
-        """Open an adapter, its tensors sorted as the method's reader names them.
+        """Open an adapter and group its tensors by the names in the method's reader.
 
         Parameters
         ----------
         snapshot
             The adapter's directory with its configuration.
         reader
-            How adapters of its type are read.
+            Reader of its type.
         open_files
-            Files that are open already.
+            Already open files.
 
         Raises
         ------
@@ -128,11 +129,13 @@ class Adapter:
         store = _open_tensors(path, open_files)
         if not store:
             raise CorruptFileError(
-                "holds no tensor", where=path, hint="save the adapter again (ZeRO-3 saves an empty one in old versions)"
+                "holds no tensor",
+                where=path,
+                hint="save the adapter again (old versions save an empty one under ZeRO-3)",
             )
         parts: dict[str, dict[str, str]] = defaultdict(dict)
         shared: dict[str, str] = {}
-        whole: dict[str, str] = {}
+        full: dict[str, str] = {}
         pattern = _pattern(reader)
         for key in store:
             name = key.removeprefix(_MODEL_PREFIX)
@@ -142,12 +145,12 @@ class Adapter:
             elif match is not None:
                 parts[match["module"]][match["part"] + (match["index"] or "")] = key
             elif not name.endswith(_FROZEN):
-                whole[_WRAPPER.sub("", name)] = key
-        return cls(path, config, dict(parts), shared, whole, store)
+                full[_WRAPPER.sub("", name)] = key
+        return cls(path, config, dict(parts), shared, full, store)
 
     @property
-    def size(self) -> int:
-        """Numbers in the adapter."""
+    def num_parameters(self) -> int:
+        """Number of parameters in the adapter."""
         if isinstance(self.store, TensorStore):
             return sum(map(prod, self.store.shapes.values()))
         return sum(tensor.numel() for tensor in self.store.values())
@@ -166,22 +169,22 @@ class Adapter:
         return self.store[key]
 
 
-# From the adapter, a module's name and its base weight in float64, O × I, to ΔW.
+# Function of the adapter, a module's name and its base weight in float64, O × I, that returns ΔW.
 Formula = Callable[[Adapter, str, Tensor], Operator]
 
 
-def per_module(formula: Formula, *refused: str) -> Callable[[Adapter, Start | None, TensorStore], Changes]:
-    """Return a reader's ``changes`` for a method whose modules each have a matrix, read by the same formula.
+def per_module(formula: Formula, *refused: str) -> Callable[[Adapter, InitialOffset | None, TensorStore], Changes]:
+    """Return a reader's ``changes`` for a method with one matrix per module and one formula for all.
 
     Parameters
     ----------
     formula
-        From the adapter, a module's name and its base weight in float64 to ΔW.
+        Function of the adapter, a module's name and its base weight in float64 that returns ΔW.
     refused
-        Options that the formula does not have: an adapter that sets one is refused by name.
+        Options that the formula does not support; an adapter that sets one is refused.
     """
 
-    def changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+    def changes(adapter: Adapter, offset: InitialOffset | None, base: TensorStore) -> Changes:
         refuse_options(adapter, *refused)
         return Changes(updates_by(formula, adapter))
 
@@ -189,10 +192,10 @@ def per_module(formula: Formula, *refused: str) -> Callable[[Adapter, Start | No
 
 
 def updates_by(formula: Formula, adapter: Adapter, modules: Iterable[str] | None = None) -> dict[str, UpdateFunction]:
-    """Return the update of each module by one formula; ``modules`` are all that the adapter has tensors for.
+    """Return the update of each module by one formula; ``modules`` defaults to all modules of the adapter.
 
-    A formula that needs more than the adapter takes it first: ``updates_by(partial(formula, base), adapter)``. One that
-    holds for convolutions too is :func:`.oriented`.
+    A formula with further arguments takes them first: ``updates_by(partial(formula, base), adapter)``. One that applies
+    to convolutions too is wrapped in :func:`.oriented`.
     """
     return {module: partial(formula, adapter, module) for module in (adapter.parts if modules is None else modules)}
 
@@ -210,24 +213,24 @@ def refuse_options(adapter: Adapter, *options: str) -> None:
             raise UnsupportedMethodError(
                 f"the adapter sets {option}, which spectra does not read exactly yet",
                 where=adapter.path,
-                hint="merge it in float32 and analyse the full checkpoint with --base",
+                hint="merge it in float32 and analyze the full checkpoint with --base",
             )
 
 
 def require_shape(adapter: Adapter, module: str, weight: Tensor, shape: tuple[int | None, int | None]) -> None:
-    """Check that a module's base weight has the shape that the adapter's tensors say; None fits any size.
+    """Check that a module's base weight has the shape of the adapter's update; None matches any size.
 
     Raises
     ------
     CorruptFileError
-        If it has another one.
+        If the shapes differ.
     """
     if any(size not in (None, actual) for size, actual in zip(shape, weight.shape, strict=True)):
         expected = " × ".join("any" if size is None else str(size) for size in shape)
         raise CorruptFileError(
             f"{module}: the update is {expected}, the base weight {weight.shape[0]} × {weight.shape[1]}",
             where=adapter.path,
-            hint="give the base that the adapter was trained on with --base",
+            hint="pass the base model that the adapter was trained on with --base",
         )
 
 

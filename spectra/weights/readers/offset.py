@@ -1,7 +1,7 @@
-"""Where a run's frozen weights came from: what initialisation took out of the base before training.
+"""Offset s·B₀A₀ that initialization subtracts from the base weights before training.
 
-PiSSA and its relatives freeze W − s·B₀A₀ and train B, A from B₀, A₀. The update is then ΔW = s·BA − s·B₀A₀, against
-the original base W. A ``Start`` knows s·B₀A₀; ``spectra.weights.initialization.find`` finds it.
+PiSSA and similar methods freeze W − s·B₀A₀ and train B, A from B₀, A₀. The update against the original base W is then
+ΔW = s·BA − s·B₀A₀. An ``InitialOffset`` provides s·B₀A₀; ``spectra.weights.initialization.find`` finds it.
 """
 
 from abc import ABC, abstractmethod
@@ -15,15 +15,15 @@ from spectra.linalg.operators.basic import Difference, Operator
 
 
 @dataclass(frozen=True, eq=False)
-class Start(ABC):
-    """What initialisation took out of the base.
+class InitialOffset(ABC):
+    """Offset that initialization subtracted from the base.
 
-    Small, so that it can be sent to another process: tensors are read when asked for.
+    It is small, so that it can be sent to another process: tensors are read on demand.
 
     Attributes
     ----------
     origin
-        Where it was found, in words.
+        Description of where it was found.
     """
 
     origin: str
@@ -31,11 +31,11 @@ class Start(ABC):
     @property
     @abstractmethod
     def files(self) -> tuple[Path, ...]:
-        """The files that it depends on, beside the adapter and the base; their contents belong into a cache key."""
+        """Files it depends on besides the adapter and the base; cache keys must include their contents."""
 
     @abstractmethod
     def removed(self, module: str, weight: Float64[Tensor, "o i"]) -> Operator:
-        """Return what initialisation took out of a base weight: s·B₀A₀.
+        """Return s·B₀A₀, which initialization subtracted from a base weight.
 
         Raises
         ------
@@ -44,11 +44,11 @@ class Start(ABC):
         """
 
     def subtract(self, module: str, weight: Float64[Tensor, "o i"], moved: Operator) -> Operator:
-        """Return ΔW before magnitudes, ``moved`` being s·BA: s·BA − s·B₀A₀.
+        """Return ΔW before magnitudes, s·BA − s·B₀A₀; ``moved`` is s·BA.
 
         Raises
         ------
         MissingInitialError
-            If it is not known for this module, or not well enough for an update of this size.
+            If it is not known for this module, or not accurately enough for an update of this size.
         """
         return Difference(moved, self.removed(module, weight))

@@ -1,7 +1,7 @@
-"""Random tensors that an adapter does not store: drawn again from its seed, in the order in which peft draws them.
+"""Random tensors that an adapter does not store, redrawn from its seed in peft's order.
 
-Everything is drawn on the CPU by the generator that the seed names: another order of draws, or one draw
-of another size, gives other numbers.
+Everything is drawn on the CPU from one seeded generator: another order of draws, or one draw of another size, gives
+other numbers.
 """
 
 import math
@@ -18,7 +18,7 @@ from spectra.runs.layout import MODEL_CONFIG
 from spectra.weights.readers.adapter import Adapter, refuse_options
 from spectra.weights.storage.tensors import TensorStore
 
-# From the configuration and the largest output and input sizes to the shared A and B.
+# Function of the configuration and the largest output and input sizes that returns the shared A and B.
 Draw = Callable[[Mapping[str, Any], int, int], tuple[Tensor, Tensor]]
 
 # Nonzero entries of RandLoRA's sparse bases: one in this many.
@@ -26,7 +26,7 @@ _SPARSITY = 3.0
 
 
 def largest_shape(adapter: Adapter, base: TensorStore) -> tuple[int, int]:
-    """Return the largest O and the largest I over the adapted modules: shared projections have that size.
+    """Return the largest O and the largest I over the adapted modules, which is the size of shared projections.
 
     Raises
     ------
@@ -36,9 +36,9 @@ def largest_shape(adapter: Adapter, base: TensorStore) -> tuple[int, int]:
     absent = next((module for module in adapter.parts if f"{module}.weight" not in base.files), None)
     if absent is not None:
         raise BaseModelError(
-            f"has no {absent}, which the adapter changes: its shared projections cannot be drawn again from the seed",
+            f"has no {absent}, which the adapter changes: its shared projections cannot be redrawn from the seed",
             where=base.where,
-            hint="give the base that the adapter was trained on with --base, or save it with save_projection=True",
+            hint="pass the base it was trained on with --base, or save it with save_projection=True",
         )
     shapes = [base.shapes[f"{module}.weight"] for module in adapter.parts]
     rows, columns = (max(shape[side] for shape in shapes) for side in (0, 1))
@@ -60,7 +60,7 @@ def pvera(config: Mapping[str, Any], rows: int, columns: int) -> tuple[Tensor, T
 def randlora(config: Mapping[str, Any], rows: int, columns: int) -> tuple[Tensor, Tensor]:
     """Return RandLoRA's A (r × 1 × small) and B (large × bases × r), of unit standard deviation.
 
-    Kaiming uniform, or for ``sparse`` and ``very_sparse`` −1, 0 and 1.
+    Entries are Kaiming uniform, or −1, 0 and 1 for ``sparse`` and ``very_sparse``.
     """
     generator, rank = _generator(config), int(config["r"])
     small, large = sorted((rows, columns))
@@ -76,24 +76,24 @@ def randlora(config: Mapping[str, Any], rows: int, columns: int) -> tuple[Tensor
 
 
 def positions(rows: int, columns: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the row and column numbers of ``count`` different entries of a matrix, drawn without replacement."""
+    """Return the row and column indices of ``count`` entries of a matrix, drawn without replacement."""
     entries = torch.randperm(rows * columns, generator=torch.Generator().manual_seed(seed))[:count]
     return entries // columns, entries % columns
 
 
 def unilora_indices(adapter: Adapter, base: TensorStore) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return for each adapted module which number of θ each entry of B (O × r) and of A (r × I) is.
+    """Return, per adapted module, the index into θ of each entry of B (O × r) and of A (r × I).
 
-    The numbers are dealt to the modules in the order in which the model defines them, which is in its code alone.
+    Indices are assigned in the order in which the model defines its modules, which only its code shows.
 
     Raises
     ------
     MissingDependencyError
-        If transformers is not there to ask for that order.
+        If transformers, which knows that order, is not installed.
     """
     config, rank = adapter.config, int(adapter.config["r"])
     sizes = _linear_modules(adapter, base)
-    dealt = torch.from_numpy(
+    indices = torch.from_numpy(
         _balanced(
             sum(rank * (rows + columns) for rows, columns in sizes.values()),
             int(config["theta_d_length"]),
@@ -103,13 +103,13 @@ def unilora_indices(adapter: Adapter, base: TensorStore) -> dict[str, tuple[Tens
     found, start = {}, 0
     for module, (rows, columns) in sizes.items():
         middle, end = start + rank * columns, start + rank * (columns + rows)
-        found[module] = dealt[middle:end].view(rows, rank), dealt[start:middle].view(rank, columns)
+        found[module] = indices[middle:end].view(rows, rank), indices[start:middle].view(rank, columns)
         start = end
     return found
 
 
 def precision(base: TensorStore, module: str) -> torch.dtype:
-    """Return the dtype of a base weight: peft keeps what it draws in it, and computes with the rounded numbers."""
+    """Return the dtype of a base weight, to which peft rounds its random tensors."""
     return base[f"{module}.weight"].dtype
 
 
@@ -123,7 +123,7 @@ def _kaiming(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def _bfloat16(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draw as peft does wherever bfloat16 is to be had: torch's Kaiming uniform of slope √5, in that precision."""
+    """Draw as peft does where bfloat16 is available: torch's Kaiming uniform of slope √5, in bfloat16."""
     return torch.nn.init.kaiming_uniform_(torch.empty(shape, dtype=torch.bfloat16), math.sqrt(5), generator=generator)
 
 
@@ -133,13 +133,13 @@ def _signs(uniform: Tensor, sparsity: float) -> Tensor:
 
 
 def _balanced(count: int, length: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return ``count`` numbers below ``length``, shuffled, each as often as the others to within one."""
+    """Return ``count`` shuffled indices below ``length`` whose frequencies differ by at most one."""
     random = np.random.default_rng(seed)
-    dealt = np.repeat(np.arange(length), count // length)
+    indices = np.repeat(np.arange(length), count // length)
     if count % length:
-        dealt = np.concatenate([dealt, random.choice(length, size=count % length, replace=False)])
-    random.shuffle(dealt)
-    return dealt
+        indices = np.concatenate([indices, random.choice(length, size=count % length, replace=False)])
+    random.shuffle(indices)
+    return indices
 
 
 def _linear_modules(adapter: Adapter, base: TensorStore) -> dict[str, tuple[int, int]]:
@@ -148,7 +148,7 @@ def _linear_modules(adapter: Adapter, base: TensorStore) -> dict[str, tuple[int,
     targets = adapter.config.get("target_modules")
     if not targets:
         raise UnsupportedMethodError(
-            "names no target_modules, and stores no indices: which modules it changes is not known",
+            "names no target_modules and stores no indices, so it is not known which modules it changes",
             where=adapter.path,
             hint="load it with peft, set save_indices=True and save it again",
         )
@@ -173,7 +173,7 @@ def _skeleton(base: TensorStore) -> Any:
         from transformers import AutoConfig, AutoModelForCausalLM
     except ImportError as error:
         raise MissingDependencyError(
-            "the adapter stores no indices, and the order in which they are dealt is in the model's code",
+            "the adapter stores no indices, and their order is defined by the model's code",
             hint="install transformers, or save the adapter with save_indices=True",
         ) from error
     if "model_type" not in base.config:

@@ -1,1 +1,1 @@
-"""Bytes to tensors: safetensors read lazily, base models, quantized and transposed weights."""
+"""Tensor storage: lazy safetensors, base models, quantized and transposed weights."""

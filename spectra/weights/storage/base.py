@@ -1,4 +1,4 @@
-"""Base weights: where they are, and whether they are the ones that an update was made on."""
+"""Find base models and fingerprint their weights."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from spectra.weights.storage.quantized import full_precision_name
 from spectra.weights.storage.tensors import TensorStore, digest
 
 EMBEDDED = "embedded"
-_GIVE = "give it with --base DIR_OR_HUB_ID"
+_GIVE = "pass it with --base DIR_OR_HUB_ID"
 
 
 def resolve_base(name: str, revision: str | None = None) -> Path:
@@ -24,17 +24,17 @@ def resolve_base(name: str, revision: str | None = None) -> Path:
     Raises
     ------
     BaseModelError
-        If there is no such directory, and the hub does not give the model (or there is no network).
+        If there is no such directory and the model cannot be downloaded from the hub (or there is no network).
     """
     if name == EMBEDDED:
         return Path(__file__).parents[1] / EMBEDDED
     local = Path(name).expanduser()
     if local.is_dir():
         if not (local / MODEL_CONFIG).exists():
-            raise BaseModelError(f"holds no {MODEL_CONFIG}", where=local, hint="give a HF model directory")
+            raise BaseModelError(f"contains no {MODEL_CONFIG}", where=local, hint="pass a Hugging Face model directory")
         return local
     if local.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise BaseModelError("no such base model directory", where=name, hint="give --base a directory or a hub id")
+        raise BaseModelError("no such base model directory", where=name, hint="pass a directory or a hub id to --base")
     return _from_hub(name, revision)
 
 
@@ -44,39 +44,41 @@ def find_base(path: Path, name: object, revision: str | None = None, given: str 
     Parameters
     ----------
     path
-        The run or the adapter. A relative name of a directory is looked for in the working directory, in ``path`` and
-        beside it.
+        The run or the adapter. A relative directory name is searched in the working directory, in ``path`` and in its
+        parent.
     name
-        The base as its files name it; what is no text is refused.
+        Name of the base in its files; anything but a string is refused.
     revision
-        Commit, tag or branch, where the name is a hub id.
+        Commit, tag or branch, if the name is a hub id.
     given
-        The base that the user names instead, as :func:`resolve_base` takes it.
+        Base that the user names instead, in the form that :func:`resolve_base` accepts.
 
     Raises
     ------
     BaseModelError
-        If no base is named, or it cannot be had, or its name is that of a quantised model that is no directory here.
+        If no base is named, or it cannot be loaded, or the name is that of a quantized model without a local directory.
     """
     if given is not None:
         return resolve_base(given)
     if name is None:
-        raise BaseModelError("does not say which base it was trained on", where=path, hint=_GIVE)
+        raise BaseModelError("does not name the base model it was trained on", where=path, hint=_GIVE)
     if not isinstance(name, str):
-        raise BaseModelError(f"names the base {name!r}", where=path, hint=_GIVE)
-    places = (Path(name), path / name, path.parent / name)
-    found = next((place for place in places if place.is_dir()), None)
+        raise BaseModelError(f"the name of its base model must be a string, got {name!r}", where=path, hint=_GIVE)
+    candidates = (Path(name), path / name, path.parent / name)
+    found = next((candidate for candidate in candidates if candidate.is_dir()), None)
     full = full_precision_name(name)
     if full is not None and found is None:
         raise BaseModelError(
-            f"was trained on the quantised {name!r}, and ΔW is measured against full-precision weights",
+            f"was trained on the quantized {name!r}, but ΔW is measured against full-precision weights",
             where=path,
-            hint=f"give the full-precision base, likely --base {full}",
+            hint=f"pass the full-precision base, likely --base {full}",
         )
     try:
         return resolve_base(name if found is None else str(found), revision)
     except BaseModelError as error:
-        raise BaseModelError(f"its base {name!r} cannot be had ({error.what})", where=path, hint=_GIVE) from error
+        raise BaseModelError(
+            f"its base model {name!r} could not be loaded ({error.what})", where=path, hint=_GIVE
+        ) from error
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -87,14 +89,14 @@ def _from_hub(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.jinja"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise BaseModelError(
-            f"the hub did not give this base model ({type(error).__name__})",
+            f"this base model could not be downloaded from the hub ({type(error).__name__})",
             where=name,
-            hint="give --base a local directory that holds it",
+            hint="pass a local directory with it to --base",
         ) from error
 
 
 def fingerprint(base: Path | TensorStore) -> dict[str, str]:
-    """Return the digest of every tensor of a base model as it is stored, by parameter name.
+    """Return the digest of every tensor of a base model as stored, by parameter name.
 
     Parameters
     ----------

@@ -1,9 +1,8 @@
-"""Whole weights as the difference of their bits from the base's: lossless, and small where few weights moved.
+"""Full weights stored as bitwise differences from the base: lossless, and small if few weights changed.
 
-Reinforcement learning leaves most weights as they were, bit for bit, where they are kept in bfloat16, and the high
-bytes of most where they are kept in float32. Each tensor is XORed with the base's, its bytes are sorted by
-significance, and the result, largely zeros, is compressed by zstd. A checksum of the restored bytes tells a wrong base
-from the right one.
+Reinforcement learning leaves most bfloat16 weights unchanged, bit for bit, and the high bytes of most float32 weights.
+Each tensor is XORed with the base's, its bytes are sorted by significance, and the result, mostly zeros, is compressed
+by zstd. A checksum of the restored bytes detects a wrong base.
 """
 
 import json
@@ -28,7 +27,7 @@ Bytes = npt.NDArray[np.uint8]
 
 FORMAT = "spectra-bit-difference-1"
 _KEY = "spectra"
-# What the header says of a tensor's type, and back.
+# Type names in the header, and back.
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -38,7 +37,7 @@ _DTYPES = {
     "BOOL": torch.bool,
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_LEVEL = 1  # zstd's quickest; the rest of what can be gained costs several times the time
+_LEVEL = 1  # zstd's fastest; further compression costs several times the time
 
 
 def write_difference(path: Path, state: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
@@ -49,10 +48,10 @@ def write_difference(path: Path, state: Mapping[str, Tensor], base: Mapping[str,
     path
         The file to write.
     state
-        The tensors, each in the dtype that it is to be restored in.
+        The tensors, each in the dtype to restore.
     base
-        The base's tensors by the same names. A tensor that the base does not have, or has in another shape, is stored
-        whole.
+        The base's tensors by the same names. A tensor that is missing in the base or has another shape there is stored
+        in full.
     """
     base = base.as_stored() if isinstance(base, TensorStore) else base
     blobs, header = {}, {}
@@ -68,12 +67,12 @@ def write_difference(path: Path, state: Mapping[str, Tensor], base: Mapping[str,
             "against_base": before is not None,
             "checksum": zlib.crc32(now.data),
         }
-    # One key: the order of several differs from file to file.
+    # One key: the order of several keys would differ from file to file.
     save_file(blobs, path, {_KEY: json.dumps({"format": FORMAT, "tensors": header})})
 
 
 class DifferenceStore(Mapping[str, Tensor]):
-    """Tensors of such a file, restored one at a time, in the orientation in which the model's code has them.
+    """Tensors of such a file, restored one at a time, in the orientation of the model's code.
 
     Parameters
     ----------
@@ -100,7 +99,7 @@ class DifferenceStore(Mapping[str, Tensor]):
         return cls(directory / MODEL_UPDATE, base)
 
     def __getitem__(self, name: str) -> Tensor:
-        """Return a tensor; raises :class:`BaseModelError` where the base is another one."""
+        """Return a tensor; raises :class:`BaseModelError` if the base is a different one."""
         facts = self._header[name]
         dtype, shape = _DTYPES[facts["dtype"]], tuple(facts["shape"])
         empty = torch.empty(shape, dtype=dtype)
@@ -129,7 +128,7 @@ class DifferenceStore(Mapping[str, Tensor]):
 
     @cached_property
     def half_precision(self) -> dict[str, torch.dtype]:
-        """Dtype of each tensor that is stored in 16 bits."""
+        """Dtype of each tensor stored in 16 bits."""
         dtypes = {name: _DTYPES[facts["dtype"]] for name, facts in self._header.items()}
         return {name: dtype for name, dtype in dtypes.items() if dtype in (torch.bfloat16, torch.float16)}
 
@@ -140,9 +139,9 @@ class DifferenceStore(Mapping[str, Tensor]):
 
     def _other_base(self, name: str) -> BaseModelError:
         return BaseModelError(
-            f"{name} cannot be restored: the base at {self._base.where} is not the one that it was written against",
+            f"{name} cannot be restored: the base at {self._base.where} is not the one it was written against",
             where=self.path,
-            hint="give the run's own base with --base",
+            hint="pass the base of this run with --base",
         )
 
 
@@ -166,7 +165,7 @@ def _bytes(tensor: Tensor) -> Bytes:
 
 
 def _base_bytes(name: str, tensor: Tensor, base: Mapping[str, Tensor]) -> Bytes | None:
-    """Return the bytes of the base's tensor in the dtype of the other, None where there is none of its shape."""
+    """Return the bytes of the base's tensor in the dtype of ``tensor``; None if there is none of its shape."""
     if name not in base:
         return None
     before = base[name]
@@ -176,7 +175,7 @@ def _base_bytes(name: str, tensor: Tensor, base: Mapping[str, Tensor]) -> Bytes 
 def _packed(data: Bytes, tensor: Tensor) -> bytes:
     import pyarrow as pa
 
-    # High bytes (sign, exponent) change least: side by side they are one run of zeros.
+    # High bytes (sign, exponent) change least: grouped, they are one run of zeros.
     planes = np.ascontiguousarray(data.reshape(tensor.numel(), tensor.element_size()).T)
     return bytes(pa.Codec("zstd", compression_level=_LEVEL).compress(planes, asbytes=True))
 

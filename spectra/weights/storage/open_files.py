@@ -1,4 +1,4 @@
-"""Safetensors files that stay open: each is mapped once, and its header parsed once."""
+"""Cache of open safetensors files: each is mapped once and its header parsed once."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -13,15 +13,15 @@ LIMIT = 256
 
 
 class OpenFiles:
-    """Open safetensors files, by path; beyond a limit the one that was not used for longest is closed.
+    """Open safetensors files by path; beyond a limit the least recently used one is closed.
 
-    Tensors are views of the mapped file: they are read, never written. A copy that is sent to another process has no
-    open file, and opens its own.
+    Tensors are views of the mapped file: they are read, never written. A copy sent to another process has no open
+    files and opens its own.
 
     Parameters
     ----------
     limit
-        Number of files that stay open.
+        Maximum number of open files.
     """
 
     def __init__(self, limit: int = LIMIT) -> None:

@@ -1,7 +1,7 @@
-"""Quantised bases: recognised by name or by content, refused with the full-precision base to give.
+"""Recognize quantized bases by name or content; the error names the full-precision base to use.
 
-ΔW is measured against the singular spectrum of W itself. Packed integers are not W, and what they unpack to depends on
-the library that does it. An adapter that was trained on a quantised base is analysed on the base it was made from.
+ΔW is compared with the singular spectrum of W itself. Packed integers are not W, and the result of unpacking them
+depends on the library. An adapter trained on a quantized base is analyzed on its full-precision original.
 """
 
 import re
@@ -15,12 +15,12 @@ _SUFFIX = re.compile(
     r"([-_.](int[248]|[248]-?bits?|g?\d+g?))*$",
     re.IGNORECASE,
 )
-# Tensors that only quantised checkpoints hold: GPTQ and AWQ, bitsandbytes in 4 and 8 bits, compressed-tensors, HQQ.
+# Tensors that only quantized checkpoints contain: GPTQ and AWQ, bitsandbytes in 4 and 8 bits, compressed-tensors, HQQ.
 _PACKED = ("qweight", "weight.absmax", "SCB", "weight_packed", "W_q")
 
 
 def full_precision_name(name: str) -> str | None:
-    """Return what a quantised model's name says it was made from, None where the name says nothing of the kind.
+    """Return the name of the full-precision original of a quantized model, from its name; None if not quantized.
 
     >>> full_precision_name("unsloth/Qwen2.5-7B-Instruct-bnb-4bit")
     'unsloth/Qwen2.5-7B-Instruct'
@@ -34,25 +34,25 @@ def full_precision_name(name: str) -> str | None:
 
 
 def require_full_precision(base: TensorStore) -> None:
-    """Check that a base's weights are numbers, and not codes of them.
+    """Check that a base's weights are not quantized.
 
     Raises
     ------
     BaseModelError
-        If they are quantised; names the base to give where its own name says it.
+        If they are; names the full-precision base if the name of this one shows it.
     """
-    method = _quantised_by(base)
+    method = _quantized_by(base)
     if method is None:
         return
     known = full_precision_name(_name_of(base.directory))
     raise BaseModelError(
-        f"its weights are quantized ({method}), and ΔW is measured against the weights themselves",
+        f"its weights are quantized ({method}), but ΔW is measured against full-precision weights",
         where=base.directory,
-        hint=f"give the full-precision model that it was made from with --base{f', likely {known}' if known else ''}",
+        hint=f"pass its full-precision original with --base{f', likely {known}' if known else ''}",
     )
 
 
-def _quantised_by(base: TensorStore) -> str | None:
+def _quantized_by(base: TensorStore) -> str | None:
     try:
         settings = base.config.get("quantization_config")
     except CorruptFileError:  # the tensors decide
@@ -60,7 +60,7 @@ def _quantised_by(base: TensorStore) -> str | None:
     if settings:
         return str(settings.get("quant_method", "method unknown") if isinstance(settings, dict) else settings)
     packed = next((name for name in base if name.endswith(_PACKED)), None)
-    return None if packed is None else f"it holds {packed}"
+    return None if packed is None else f"it contains {packed}"
 
 
 def _name_of(directory: Path) -> str:

@@ -1,8 +1,8 @@
-"""Tensors of a model directory, read lazily from safetensors: one at a time, sharded or not.
+"""Tensors of a model directory, read lazily from safetensors, one at a time, sharded or not.
 
-Every matrix of a model is given outputs × inputs, also those that the files store the other way round: GPT-2's.
+All matrices of a model are returned as outputs × inputs, even those stored the other way round, such as GPT-2's.
 
-Never unpickles: ``pytorch_model.bin`` is refused with the way to convert it.
+Never unpickles: ``pytorch_model.bin`` is refused with instructions to convert it.
 """
 
 import hashlib
@@ -22,26 +22,26 @@ from spectra.runs.layout import MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS
 from spectra.weights.storage import conv1d
 from spectra.weights.storage.open_files import OpenFiles
 
-# As safetensors names them.
+# By their names in safetensors.
 _HALF = {"BF16": torch.bfloat16, "F16": torch.float16}
 
 
 class TensorStore(Mapping[str, Tensor]):
     """The tensors of one or several safetensors files, by name.
 
-    Only headers are read up front; ``store[name]`` reads one tensor, in its stored dtype. A model's matrices are O × I,
-    in ``store[name]`` and in ``shapes``; :meth:`as_stored` gives them as they are in the files.
+    Only headers are read up front; ``store[name]`` reads one tensor, in its stored dtype. A model's matrices are O × I
+    in ``store[name]`` and in ``shapes``; :meth:`as_stored` returns them as in the files.
 
     Parameters
     ----------
     files
-        Which file holds each tensor.
+        File of each tensor.
     where
-        The directory or file, for messages.
+        The directory or file, for error messages.
     is_model
-        Whether the tensors are a model's, whose ``config.json`` lies beside them.
+        Whether the tensors are those of a model, with ``config.json`` in the same directory.
     open_files
-        Files that are open already, shared with other stores; None starts with none.
+        Already open files, shared with other stores; None means a new cache.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class TensorStore(Mapping[str, Tensor]):
 
     @classmethod
     def open_file(cls, path: Path, open_files: OpenFiles | None = None) -> "TensorStore":
-        """Open one safetensors file, its tensors as they are stored.
+        """Open one safetensors file, with tensors as stored.
 
         Parameters
         ----------
         path
             The file.
         open_files
-            Files that are open already.
+            Already open files.
 
         Raises
         ------
@@ -78,19 +78,19 @@ class TensorStore(Mapping[str, Tensor]):
 
     @classmethod
     def open_model(cls, directory: Path, open_files: OpenFiles | None = None) -> "TensorStore":
-        """Open the weights of a HF model directory, following the shard index where there is one.
+        """Open the weights of a HF model directory, following the shard index if there is one.
 
         Parameters
         ----------
         directory
             The model's directory.
         open_files
-            Files that are open already.
+            Already open files.
 
         Raises
         ------
         BaseModelError
-            If the directory holds no safetensors weights.
+            If the directory contains no safetensors weights.
         CorruptFileError
             If a shard is missing or broken.
         """
@@ -104,7 +104,7 @@ class TensorStore(Mapping[str, Tensor]):
         raise BaseModelError(
             f"holds neither {MODEL_WEIGHTS} nor {MODEL_INDEX}",
             where=directory,
-            hint="give a model directory saved as safetensors (`model.save_pretrained(dir)` writes one)",
+            hint="pass a model directory saved as safetensors (`model.save_pretrained(dir)` writes one)",
         )
 
     @classmethod
@@ -116,7 +116,7 @@ class TensorStore(Mapping[str, Tensor]):
         missing = sorted({path.name for path in files.values() if not path.exists()})
         if missing:
             raise CorruptFileError(
-                f"names {missing[0]}, which is not there", where=index, hint="copy or download the missing shard"
+                f"names {missing[0]}, which is missing", where=index, hint="copy or download the missing shard"
             )
         return cls(files, directory, open_files=open_files)
 
@@ -127,7 +127,7 @@ class TensorStore(Mapping[str, Tensor]):
         return tensor.T.contiguous() if name in self.transposed else tensor
 
     def __contains__(self, name: object) -> bool:
-        return name in self.files  # a mapping's own would read the tensor
+        return name in self.files  # Mapping's own method would read the tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.files)
@@ -136,17 +136,17 @@ class TensorStore(Mapping[str, Tensor]):
         return len(self.files)
 
     def as_stored(self) -> "TensorStore":
-        """Return the same tensors in the orientation of the files, as the model's own code has them."""
+        """Return the same tensors in the orientation of the files and of the model's code."""
         return TensorStore(self.files, self.where, is_model=False, open_files=self.open_files)
 
     @property
     def directory(self) -> Path:
-        """The directory that holds the files."""
+        """The directory of the files."""
         return self.where if self.where.is_dir() else self.where.parent
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """The ``config.json`` beside the tensors, parsed once; empty where there is none.
+        """The ``config.json`` next to the tensors, parsed once; empty if there is none.
 
         Raises
         ------
@@ -158,18 +158,18 @@ class TensorStore(Mapping[str, Tensor]):
 
     @cached_property
     def metadata(self) -> Mapping[str, str]:
-        """What the headers say beside the tensors."""
+        """Metadata in the headers."""
         files = (self.open_files[path] for path in sorted(set(self.files.values())))
         return {key: value for file in files for key, value in (file.metadata() or {}).items()}
 
     @cached_property
     def transposed(self) -> frozenset[str]:
-        """Names of the matrices that the files hold I × O, and this store gives O × I."""
+        """Names of the matrices that are stored I × O and returned O × I."""
         if not self._is_model or not conv1d.any_named(self.files):
             return frozenset()
         try:
             config = self.config
-        except CorruptFileError:  # what reads the model says so
+        except CorruptFileError:  # the reader of the model reports it
             config = {}
         return conv1d.stored_transposed({name: shape for name, (shape, _) in self._headers.items()}, config)
 
@@ -181,12 +181,12 @@ class TensorStore(Mapping[str, Tensor]):
 
     @cached_property
     def half_precision(self) -> dict[str, torch.dtype]:
-        """Dtype of each tensor that is stored in 16 bits, from the headers alone."""
+        """Dtype of each tensor stored in 16 bits, from the headers alone."""
         return {name: _HALF[code] for name, (_, code) in self._headers.items() if code in _HALF}
 
     @cached_property
     def _headers(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and dtype of each tensor as it is stored, file by file."""
+        """Shape and dtype of each tensor as stored, file by file."""
         found = {}
         for name, path in sorted(self.files.items(), key=lambda held: held[1]):
             file = self.open_files[path]
@@ -201,7 +201,7 @@ class TensorStore(Mapping[str, Tensor]):
             yield
         except SafetensorError as error:
             raise CorruptFileError(
-                f"does not hold {name}, which its index names ({error})",
+                f"lacks {name}, which its index names ({error})",
                 where=self.files[name],
                 hint="download it again",
             ) from error

@@ -158,7 +158,7 @@ def test_whole_weights_of_another_tool_need_no_base(tiny_base: Path, tmp_path: P
     with opened.loaded(torch.float32, "cpu") as loaded:
         assert torch.equal(logits(loaded), logits(model))
     assert opened.identity()["base"] is None
-    with pytest.raises(BaseModelError, match="does not say which base it was trained on"):
+    with pytest.raises(BaseModelError, match="does not name the base model it was trained on"):
         opened.tokenizer()
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (where / file).write_bytes((tiny_base / file).read_bytes())

@@ -24,9 +24,9 @@ from spectra.training.loop import run
 from spectra.training.methods import METHODS, Method
 from spectra.training.policy.policy import Policy, build_policy
 from spectra.training.recipe.recipe import Recipe
-from spectra.weights.initialization.find import find_start
+from spectra.weights.initialization.find import find_initial_offset
 from spectra.weights.storage.tensors import TensorStore
-from spectra.weights.updates import open_updates, open_whole
+from spectra.weights.updates import open_full_weights, open_updates
 from tests.training.tiny_base_options import small_section
 
 Maker = Callable[..., Recipe]
@@ -51,7 +51,7 @@ def reload(method: Method, base: Path, snapshot: Path) -> torch.nn.Module:
     torch.manual_seed(99)
     if method.config is None:
         full: torch.nn.Module = AutoModelForCausalLM.from_pretrained(base)
-        full.load_state_dict(dict(open_whole(snapshot, TensorStore.open_model(base))))
+        full.load_state_dict(dict(open_full_weights(snapshot, TensorStore.open_model(base))))
         return full
     with harmless_ignored():
         model: torch.nn.Module = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), snapshot)
@@ -114,7 +114,7 @@ def test_it_trains_reloads_and_resumes(
 def check_tensors(layout: RunLayout, base: Path) -> None:
     """What is saved is float32 (or integers), finite, and not twice."""
     file = layout.snapshot(5) / ADAPTER_WEIGHTS
-    tensors = load_file(file) if file.exists() else dict(open_whole(file.parent, TensorStore.open_model(base)))
+    tensors = load_file(file) if file.exists() else dict(open_full_weights(file.parent, TensorStore.open_model(base)))
     assert all(not t.is_floating_point() or t.dtype == torch.float32 for t in tensors.values())
     assert all(bool(t.isfinite().all()) for t in tensors.values())
 
@@ -127,7 +127,7 @@ def check_update(method: Method, policy: Any, base: Path, layout: RunLayout) -> 
         with pytest.raises(UnsupportedMethodError):
             open_updates(snapshot, store, None)
         return
-    updates = open_updates(snapshot, store, find_start(snapshot, open_run(layout.root), store))
+    updates = open_updates(snapshot, store, find_initial_offset(snapshot, open_run(layout.root), store))
     with harmless_ignored():
         merged = (policy if method.config is None else copy.deepcopy(policy).merge_and_unload()).state_dict()
     found = {name: read(store[f"{name}.weight"].double()).dense() for name, read in updates.matrices.items()}

@@ -24,7 +24,7 @@ from spectra.runs.layout import RunLayout
 from spectra.runs.series import read_metrics, read_records
 from spectra.training.policy.snapshots import save_snapshot
 from spectra.weights.storage.tensors import TensorStore
-from spectra.weights.updates import open_whole
+from spectra.weights.updates import open_full_weights
 from tests.training.evaluated_model import evaluated_model
 from tests.training.loop.train_with_reward import digits
 
@@ -296,7 +296,7 @@ def test_training_that_stops_early_keeps_its_last_step(tiny_base: Path, tmp_path
     trainer.train()
     assert steps(tmp_path) == [0, 2, 3]
     assert trainer.state.best_global_step < 3
-    saved = open_whole(RunLayout(tmp_path).snapshot(3), TensorStore.open_model(tiny_base))
+    saved = open_full_weights(RunLayout(tmp_path).snapshot(3), TensorStore.open_model(tiny_base))
     expected = TensorStore.open_model(tmp_path / "checkpoint-3")
     assert set(saved) == set(expected)
     assert all(torch.equal(saved[name], expected[name]) for name in expected)

@@ -18,7 +18,7 @@ from spectra.training.loop.run import train
 from spectra.training.policy.policy import build_policy
 from spectra.training.recipe.recipe import Recipe
 from spectra.weights.storage.tensors import TensorStore
-from spectra.weights.updates import open_whole
+from spectra.weights.updates import open_full_weights
 from tests.training.evaluated_model import evaluated_model
 from tests.training.loop.test_kill_and_resume import results
 from tests.training.loop.train_on_fixed_completions import generate
@@ -66,7 +66,7 @@ def runs(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def change(layout: RunLayout, base: Path) -> tuple[float, float]:
     """‖ΔW‖, and the share of weights that changed."""
     before = TensorStore.open_model(base)
-    after = open_whole(layout.snapshot(STEPS), before)
+    after = open_full_weights(layout.snapshot(STEPS), before)
     pairs = [(after[name], before[name].to(after[name].dtype)) for name in after]
     norm = sum(float(((now.double() - then.double()) ** 2).sum()) for now, then in pairs) ** 0.5
     return norm, sum(int((now != then).sum()) for now, then in pairs) / sum(now.numel() for now, _ in pairs)
@@ -86,7 +86,7 @@ def test_the_snapshot_is_the_model_and_every_command_reads_it(
     runs: dict[str, RunLayout], tiny_base: Path, tmp_path: Path
 ) -> None:
     run = runs["masters"]
-    trained = open_whole(run.snapshot(STEPS), TensorStore.open_model(tiny_base))
+    trained = open_full_weights(run.snapshot(STEPS), TensorStore.open_model(tiny_base))
     assert {trained[name].dtype for name in trained} == {torch.float32}
     assert change(run, tiny_base)[0] < 1e-2  # the base was not rounded on the way
     exported = load_file(export_model(run.root, tmp_path / "model") / "model.safetensors")

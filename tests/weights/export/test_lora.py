@@ -229,7 +229,7 @@ def test_what_cannot_be_exported(llama: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     with pytest.raises(RunExistsError, match="not empty"):
         export(run, run)
-    with pytest.raises(BaseModelError, match="does not say which base"):
+    with pytest.raises(BaseModelError, match="does not name the base model"):
         export(llama, tmp_path / "out")
 
 

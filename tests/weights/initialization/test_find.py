@@ -14,9 +14,9 @@ from torch import Tensor
 from spectra.errors import BaseModelError, MissingInitialError
 from spectra.runs.directory import open_run
 from spectra.runs.snapshots import Snapshot
-from spectra.weights.initialization.find import find_start
-from spectra.weights.initialization.kinds import AdapterStart, RecomputedStart, ResidualStart, product
-from spectra.weights.readers.offset import Start
+from spectra.weights.initialization.find import find_initial_offset
+from spectra.weights.initialization.kinds import AdapterOffset, RecomputedOffset, ResidualOffset, product
+from spectra.weights.readers.offset import InitialOffset
 from spectra.weights.storage.tensors import TensorStore
 from tests import oracles
 from tests.builders import TARGETS, matrix, open_adapter, randn
@@ -48,12 +48,12 @@ def make_run(base: Path, out: Path, *, size: float = 1e-3, **settings: Any) -> t
     return out / "run", start
 
 
-def find(run: Path, base: Path, given: Path | None = None) -> Start | None:
+def find(run: Path, base: Path, given: Path | None = None) -> InitialOffset | None:
     opened = open_run(run)
-    return find_start(opened.snapshots[-1], opened, TensorStore.open_model(base), given)
+    return find_initial_offset(opened.snapshots[-1], opened, TensorStore.open_model(base), given)
 
 
-def updates(run: Path, base: Path, start: Start) -> dict[str, Tensor]:
+def updates(run: Path, base: Path, start: InitialOffset) -> dict[str, Tensor]:
     store = TensorStore.open_model(base)
     adapter = open_adapter(open_run(run).snapshots[-1].path)
     weights = {module: store[f"{module}.weight"].double() for module in adapter.parts}
@@ -63,7 +63,7 @@ def updates(run: Path, base: Path, start: Start) -> dict[str, Tensor]:
     }
 
 
-def errors(run: Path, base: Path, start: Start, saved: Path) -> float:
+def errors(run: Path, base: Path, start: InitialOffset, saved: Path) -> float:
     """Return the largest relative error of ΔW against peft's merge in float64, over all modules."""
     oracle = oracles.merged_minus_base_float64(base, run / "checkpoint-5", saved)
     found = updates(run, base, start)
@@ -78,9 +78,9 @@ def test_a_saved_start_is_found_and_exact(base: Path, tmp_path: Path, init: str,
     run, saved = make_run(base, tmp_path, init_lora_weights=init)
     shutil.copytree(saved, run / name)
     start = find(run, base)
-    assert isinstance(start, AdapterStart)
+    assert isinstance(start, AdapterOffset)
     assert start.adapter.path == run / name
-    assert ("own step 0" if name == "checkpoint-0" else "found beside") in start.origin
+    assert ("own step 0" if name == "checkpoint-0" else "found next to") in start.origin
     assert errors(run, base, start, saved) < 1e-9
     copy = pickle.loads(pickle.dumps(start))
     assert (copy.origin, copy.files) == (start.origin, start.files)
@@ -91,7 +91,7 @@ def test_peft_saves_the_start_of_a_conversion_as_a_plain_lora(base: Path, tmp_pa
     run, saved = make_run(base, tmp_path, init_lora_weights="pissa_niter_4")
     write_config(shutil.copytree(saved, run / "pissa_init"), init_lora_weights=True)
     start = find(run, base)
-    assert isinstance(start, AdapterStart)
+    assert isinstance(start, AdapterOffset)
     assert errors(run, base, start, saved) < 1e-9
 
 
@@ -106,7 +106,7 @@ def write_config(adapter: Path, **changes: Any) -> Path:
 def test_a_deterministic_start_is_recomputed(base: Path, tmp_path: Path, init: str, settings: dict[str, Any]) -> None:
     run, saved = make_run(base, tmp_path, init_lora_weights=init, size=3e-2, **settings)
     start = find(run, base)
-    assert isinstance(start, RecomputedStart)
+    assert isinstance(start, RecomputedOffset)
     assert "recomputed in float64" in start.origin and start.files == ()
     assert errors(run, base, start, saved) < 2e-5
     store = TensorStore.open_model(base)
@@ -134,7 +134,7 @@ def test_half_precision_factors_are_not_recomputed(base: Path, tmp_path: Path) -
 def test_equal_singular_values_are_not_recomputed(base: Path, tmp_path: Path) -> None:
     run, _ = make_run(base, tmp_path, init_lora_weights="pissa")
     weight = torch.eye(6, dtype=torch.float64)
-    start = RecomputedStart("", open_adapter(run / "checkpoint-5"), "pissa")
+    start = RecomputedOffset("", open_adapter(run / "checkpoint-5"), "pissa")
     assert start.error(MODULE, weight) > 1e6
 
 
@@ -145,7 +145,7 @@ def test_equal_singular_values_are_not_recomputed(base: Path, tmp_path: Path) ->
         ("corda", "from data that the adapter does not hold"),
         ("lora_ga", "from gradients"),
         ("loftq", "the base was quantized"),
-        ("milora", "spectra does not know how it was made"),
+        ("milora", "spectra does not know how it was computed"),
     ],
 )
 def test_others_are_refused_with_what_is_missing(base: Path, tmp_path: Path, init: str, why: str) -> None:
@@ -186,7 +186,7 @@ def test_a_converted_adapter_is_a_plain_lora(base: Path, tmp_path: Path) -> None
 
 def test_full_checkpoints_have_no_start(base: Path) -> None:
     run = open_run(base)
-    assert find_start(Snapshot(0, base, "full"), run, TensorStore.open_model(base)) is None
+    assert find_initial_offset(Snapshot(0, base, "full"), run, TensorStore.open_model(base)) is None
 
 
 def milora(base: Path, out: Path) -> tuple[Path, Path]:
@@ -216,7 +216,7 @@ def test_milora_under_a_plain_name_is_suspected(base: Path, tmp_path: Path) -> N
     ):
         find(run, base)
     start = find(run, base, initial)
-    assert isinstance(start, AdapterStart) and "--initial" in start.origin
+    assert isinstance(start, AdapterOffset) and "--initial" in start.origin
     assert errors(run, base, start, initial) < 1e-9
     shutil.copytree(initial, run / "checkpoint-0")
     assert find(run, base) is not None
@@ -245,19 +245,19 @@ def test_a_residual_base_is_a_start(base: Path, tmp_path: Path) -> None:
     run, saved = make_run(base, tmp_path, init_lora_weights="pissa_niter_4")
     residual(base, saved, run / "residual_model")
     start = find(run, base)
-    assert isinstance(start, ResidualStart)
+    assert isinstance(start, ResidualOffset)
     assert start.files == (run / "residual_model" / "model.safetensors",)
     assert errors(run, base, start, saved) < 1e-4  # the rounding of the residual to float32 is part of what was trained
 
 
-def test_quantised_starts_need_the_frozen_weights(base: Path, tmp_path: Path) -> None:
+def test_quantized_initializations_need_the_frozen_weights(base: Path, tmp_path: Path) -> None:
     run, saved = make_run(base, tmp_path, init_lora_weights="pissa_niter_4")
     write_config(run / "checkpoint-5", init_lora_weights="loftq")
-    with pytest.raises(MissingInitialError, match="froze quantised weights, which no adapter holds"):
+    with pytest.raises(MissingInitialError, match="froze quantized weights, which no adapter contains"):
         find(run, base, saved)
-    frozen = residual(base, saved, tmp_path / "quantised", torch.bfloat16)
+    frozen = residual(base, saved, tmp_path / "quantized", torch.bfloat16)
     start = find(run, base, frozen)
-    assert isinstance(start, ResidualStart)
+    assert isinstance(start, ResidualOffset)
     store, rounded = TensorStore.open_model(base), TensorStore.open_model(frozen)
     weight = store[f"{MODULE}.weight"].double()
     taken = start.removed(MODULE, weight)
@@ -273,7 +273,7 @@ def test_starts_that_do_not_fit_are_refused(base: Path, tmp_path: Path) -> None:
     shutil.copytree(saved, run / "checkpoint-0")
     with pytest.raises(BaseModelError, match="step 0 does not fit the base"):
         find(run, other)
-    with pytest.raises(MissingInitialError, match="initialised by corda"):
+    with pytest.raises(MissingInitialError, match="initialized by corda"):
         find(run, base, write_config(shutil.copytree(saved, tmp_path / "corda"), init_lora_weights="corda"))
     with pytest.raises(MissingInitialError, match="holds neither an adapter nor model weights"):
         find(run, base, tmp_path / "absent")
@@ -292,5 +292,5 @@ def test_two_starts_are_ambiguous(base: Path, tmp_path: Path) -> None:
     run, saved = make_run(base, tmp_path, init_lora_weights="pissa_niter_4")
     for name in ("a_init", "b_init"):
         shutil.copytree(saved, run / name)
-    with pytest.raises(MissingInitialError, match="a_init and b_init could both be its start"):
+    with pytest.raises(MissingInitialError, match="a_init and b_init could both be its initialization"):
         find(run, base)

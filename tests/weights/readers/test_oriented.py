@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from spectra.errors import UnsupportedMethodError
 from spectra.runs.directory import RunDirectory, Snapshot
-from spectra.weights.initialization.find import find_start
-from spectra.weights.initialization.kinds import AdapterStart, ResidualStart
+from spectra.weights.initialization.find import find_initial_offset
+from spectra.weights.initialization.kinds import AdapterOffset, ResidualOffset
 from spectra.weights.storage.tensors import TensorStore
 from tests import oracles
 from tests.builders import lora_config, open_adapter, small_base, small_factors, write_adapter, write_model
@@ -94,7 +94,7 @@ def test_a_residual_base_that_is_stored_transposed(gpt2: Path, tmp_path: Path) -
     settings = {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}
     end, start = make_adapter(gpt2, tmp_path, moving("pissa", settings), size=1e-2)
     store = TensorStore.open_model(gpt2)
-    exact = AdapterStart("saved before training", open_adapter(start))
+    exact = AdapterOffset("saved before training", open_adapter(start))
     tensors = dict(store.as_stored().items())
     for name in store.transposed:
         if "c_fc" not in name:
@@ -102,8 +102,8 @@ def test_a_residual_base_that_is_stored_transposed(gpt2: Path, tmp_path: Path) -
             weight = store[name].double()
             tensors[name] = (weight - exact.removed(module, weight).dense()).T
     run = RunDirectory(end, "adapter", (Snapshot(1, end, "adapter"),))
-    found = find_start(run.snapshots[0], run, store, write_model(tmp_path / "residual", tensors))
-    assert isinstance(found, ResidualStart)
+    found = find_initial_offset(run.snapshots[0], run, store, write_model(tmp_path / "residual", tensors))
+    assert isinstance(found, ResidualOffset)
     for module in ("transformer.h.0.attn.c_attn", "transformer.h.1.attn.c_proj"):
         weight = store[f"{module}.weight"].double()
         torch.testing.assert_close(found.removed(module, weight).dense(), exact.removed(module, weight).dense())

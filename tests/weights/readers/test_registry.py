@@ -16,7 +16,7 @@ from spectra.weights.updates import open_updates
 @pytest.mark.parametrize("kind", sorted(set(BY_TYPE) - set(READERS)))
 def test_methods_without_a_weight_update_are_refused_with_the_reason(tmp_path: Path, kind: str) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": kind}))
-    with pytest.raises(UnsupportedMethodError, match=f"{kind} leaves no weight update to analyse: it|a|A") as caught:
+    with pytest.raises(UnsupportedMethodError, match=f"{kind} leaves no weight update to analyze: it|a|A") as caught:
         open_updates(Snapshot(0, tmp_path, "adapter"), TensorStore({}, tmp_path), None)
     assert str(BY_TYPE[kind].not_read) in str(caught.value)
 

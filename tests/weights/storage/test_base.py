@@ -24,10 +24,13 @@ def test_a_name_is_looked_for_here_in_the_run_and_beside_it(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        (None, "does not say which base it was trained on; give it with --base DIR_OR_HUB_ID"),
-        (7, "names the base 7; give it with --base"),
-        ("absent", r"its base 'absent' cannot be had \(no such base model directory\); give it with --base"),
-        ("org/model-bnb-4bit", "trained on the quantised 'org/model-bnb-4bit'.*likely --base org/model$"),
+        (None, "does not name the base model it was trained on; pass it with --base DIR_OR_HUB_ID"),
+        (7, "name of its base model must be a string, got 7; pass it with --base"),
+        (
+            "absent",
+            r"its base model 'absent' could not be loaded \(no such base model directory\); pass it with --base",
+        ),
+        ("org/model-bnb-4bit", "trained on the quantized 'org/model-bnb-4bit'.*likely --base org/model$"),
     ],
 )
 def test_what_cannot_be_had_is_said_of_the_run(tmp_path: Path, name: object, words: str) -> None:
@@ -36,6 +39,6 @@ def test_what_cannot_be_had_is_said_of_the_run(tmp_path: Path, name: object, wor
     assert caught.value.where == str(tmp_path)
 
 
-def test_a_directory_may_have_the_name_of_a_quantised_model(tmp_path: Path) -> None:
+def test_a_directory_may_have_the_name_of_a_quantized_model(tmp_path: Path) -> None:
     base = small_base(tmp_path / "model-4bit")
     assert find_base(tmp_path / "run", "model-4bit") == base

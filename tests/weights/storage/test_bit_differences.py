@@ -1,4 +1,4 @@
-"""Whole weights as bit differences: lossless for every dtype, small where little moved, and never on a wrong base."""
+"""Full weights as bit differences: lossless for every dtype, small if little changed, refused on a wrong base."""
 
 import json
 from pathlib import Path

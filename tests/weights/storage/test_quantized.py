@@ -37,7 +37,11 @@ def test_names(name: str) -> None:
 CODES = torch.zeros(4, 8, dtype=torch.int32)
 PACKED: dict[str, tuple[dict[str, Any], dict[str, Tensor], str]] = {
     "gptq": ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, {}, r"quantized \(gptq\)"),
-    "gptq tensors": ({}, {"model.layers.0.mlp.up_proj.qweight": CODES}, "it holds model.layers.0.mlp.up_proj.qweight"),
+    "gptq tensors": (
+        {},
+        {"model.layers.0.mlp.up_proj.qweight": CODES},
+        "it contains model.layers.0.mlp.up_proj.qweight",
+    ),
     "4 bits": ({}, {"model.layers.0.mlp.up_proj.weight.absmax": CODES}, r"up_proj\.weight\.absmax"),
 }
 
@@ -50,7 +54,7 @@ def test_a_packed_base_is_refused(tmp_path: Path, case: str) -> None:
     adapter = write_adapter(tmp_path / "adapter", lora_config("b"), small_factors())
     with pytest.raises(BaseModelError, match=words) as refused:
         open_updates(Snapshot(1, adapter, "adapter"), TensorStore.open_model(directory), None)
-    assert str(refused.value).endswith("that it was made from with --base, likely Tiny-7B")
+    assert str(refused.value).endswith("pass its full-precision original with --base, likely Tiny-7B")
 
 
 def test_a_cached_snapshot_is_known_by_its_hub_id(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_broken_models_are_named(tmp_path: Path) -> None:
         TensorStore.open_model(tmp_path)
     write_model(tmp_path, TENSORS, shards=2)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CorruptFileError, match=r"names model-00002-of-00002\.safetensors, which is not there"):
+    with pytest.raises(CorruptFileError, match=r"names model-00002-of-00002\.safetensors, which is missing"):
         TensorStore.open_model(tmp_path)
     (tmp_path / "model.safetensors.index.json").unlink()
     (tmp_path / "model.safetensors").write_bytes(b"\0" * 40)
@@ -62,7 +62,7 @@ def test_resolving_a_base(tmp_path: Path) -> None:
     assert (resolve_base(EMBEDDED) / "model.safetensors").exists()
     assert resolve_base(str(write_model(tmp_path / "m", TENSORS))) == tmp_path / "m"
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BaseModelError, match=r"holds no config\.json"):
+    with pytest.raises(BaseModelError, match=r"contains no config\.json"):
         resolve_base(str(tmp_path / "empty"))
     for name in ("/no/such/dir", "./relative", "plain"):
         with pytest.raises(BaseModelError, match="no such base model directory"):
@@ -72,5 +72,5 @@ def test_resolving_a_base(tmp_path: Path) -> None:
 def test_a_hub_name_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(BaseModelError, match="give --base a local directory"):
+    with pytest.raises(BaseModelError, match="pass a local directory with it to --base"):
         resolve_base("somebody/some-model")

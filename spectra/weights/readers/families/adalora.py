@@ -11,7 +11,7 @@ from spectra.errors import CorruptFileError
 from spectra.linalg.operators.basic import LowRank, Operator
 from spectra.weights.readers.adapter import Adapter, Changes, Reader, updates_by
 from spectra.weights.readers.families.tokens import TOKEN_ROWS, token_updates
-from spectra.weights.readers.offset import Start
+from spectra.weights.readers.offset import InitialOffset
 from spectra.weights.readers.oriented import oriented
 from spectra.weights.storage.tensors import TensorStore
 
@@ -41,7 +41,7 @@ def _require_kept(adapter: Adapter, module: str, rank: int, initial: int) -> Non
         )
 
 
-def _changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+def _changes(adapter: Adapter, offset: InitialOffset | None, base: TensorStore) -> Changes:
     modules = [module for module, parts in adapter.parts.items() if "lora_E" in parts]
     return Changes(updates_by(_adalora, adapter, modules) | token_updates(adapter))
 

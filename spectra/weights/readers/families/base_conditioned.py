@@ -16,7 +16,7 @@ from torch.nn import functional
 from spectra.errors import UnsupportedMethodError
 from spectra.linalg.operators.basic import LowRank, Operator
 from spectra.weights.readers.adapter import Adapter, Changes, Reader, per_module, require_shape
-from spectra.weights.readers.offset import Start
+from spectra.weights.readers.offset import InitialOffset
 from spectra.weights.readers.oriented import oriented
 from spectra.weights.storage.tensors import TensorStore
 
@@ -53,7 +53,7 @@ def _deft(adapter: Adapter, module: str, weight: Tensor) -> Operator:
     )
 
 
-def _peanut_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+def _peanut_changes(adapter: Adapter, offset: InitialOffset | None, base: TensorStore) -> Changes:
     name = adapter.config["act_fn"]
     if name not in _ACTIVATIONS:
         raise UnsupportedMethodError(
@@ -61,7 +61,7 @@ def _peanut_changes(adapter: Adapter, start: Start | None, base: TensorStore) ->
             where=adapter.path,
             hint=f"computed: {', '.join(_ACTIVATIONS)}; or merge it in float32 and analyze the full checkpoint",
         )
-    return per_module(_peanut)(adapter, start, base)
+    return per_module(_peanut)(adapter, offset, base)
 
 
 def _peanut(adapter: Adapter, module: str, weight: Tensor) -> Operator:

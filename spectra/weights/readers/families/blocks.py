@@ -19,7 +19,7 @@ from spectra.linalg.operators.basic import Dense, LowRank, Operator, Sum
 from spectra.linalg.operators.kronecker_and_circulant import BlockCirculant, block_diagonal, product
 from spectra.weights.facts import FACTS
 from spectra.weights.readers.adapter import Adapter, Reader, per_module, require_shape
-from spectra.weights.readers.offset import Start
+from spectra.weights.readers.offset import InitialOffset
 from spectra.weights.readers.oriented import oriented
 from spectra.weights.storage.tensors import TensorStore
 
@@ -71,7 +71,7 @@ def _c3a(adapter: Adapter, module: str, weight: Tensor) -> Operator:
     return BlockCirculant(adapter.tensor(module, "c3a_kernel").to(weight) / weight.shape[1])
 
 
-def _adamss(adapter: Adapter, start: Start | None, base: TensorStore) -> NoReturn:
+def _adamss(adapter: Adapter, offset: InitialOffset | None, base: TensorStore) -> NoReturn:
     raise UnsupportedMethodError(
         str(FACTS["adamss"].not_read),
         where=adapter.path,

@@ -18,7 +18,7 @@ from torch import Tensor
 from spectra.errors import CorruptFileError, UnsupportedMethodError
 from spectra.linalg.operators.basic import Dense, Operator
 from spectra.weights.readers.adapter import Adapter, Changes, Reader, require_shape, updates_by
-from spectra.weights.readers.offset import Start
+from spectra.weights.readers.offset import InitialOffset
 from spectra.weights.readers.oriented import oriented
 from spectra.weights.storage.tensors import TensorStore
 
@@ -138,7 +138,7 @@ def _off_diagonal(size: int, rate: float, generator: torch.Generator) -> Tensor:
     return torch.stack([rows, columns + (columns >= rows)])
 
 
-def _changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+def _changes(adapter: Adapter, offset: InitialOffset | None, base: TensorStore) -> Changes:
     return Changes(updates_by(oriented(partial(_frod, _Projections(adapter, base))), adapter))
 
 

@@ -33,7 +33,7 @@ from spectra.weights.readers.families.lora_options import (
     scale,
 )
 from spectra.weights.readers.families.tokens import TOKEN_ROWS, token_updates
-from spectra.weights.readers.offset import Start
+from spectra.weights.readers.offset import InitialOffset
 from spectra.weights.readers.oriented import apply_oriented
 from spectra.weights.readers.rank_patterns import rank_and_alpha
 from spectra.weights.storage.tensors import TensorStore
@@ -43,14 +43,14 @@ _BIAS = "lora_B.bias"
 _ROWS = 128
 
 
-def changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+def changes(adapter: Adapter, offset: InitialOffset | None, base: TensorStore) -> Changes:
     """Return the changes of a LoRA-family adapter.
 
     Parameters
     ----------
     adapter
         The adapter.
-    start
+    offset
         Offset that initialization subtracted from the base; needed for methods that move it.
     base
         The original base weights; their shapes are checked when an update is read.
@@ -62,8 +62,8 @@ def changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes
     MissingInitialError
         If the method moves the base and the offset is not known.
     """
-    refuse_unread(adapter, started=start is not None)
-    if start is None and moving_start(adapter.config) is not None:
+    refuse_unread(adapter, started=offset is not None)
+    if offset is None and moving_start(adapter.config) is not None:
         raise MissingInitialError(
             f"{adapter.config['init_lora_weights']} moves the base at initialization: ΔW needs the adapter of step 0",
             where=adapter.path,
@@ -71,21 +71,21 @@ def changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes
         )
     experts, tokens = expert_updates(adapter, base), token_updates(adapter)
     adapted = set(adapter.parts) - experts.modules - set(tokens)
-    matrices = updates_by(partial(_update, start), adapter, (module for module in adapter.parts if module in adapted))
+    matrices = updates_by(partial(_update, offset), adapter, (module for module in adapter.parts if module in adapted))
     biases = {f"{module}.bias": partial(_bias, adapter, module) for module in adapted if _BIAS in adapter.parts[module]}
     return Changes({**matrices, **experts.matrices, **tokens}, biases, experts.skipped)
 
 
-def _update(start: Start | None, adapter: Adapter, module: str, weight: Tensor) -> Operator:
+def _update(offset: InitialOffset | None, adapter: Adapter, module: str, weight: Tensor) -> Operator:
     embedding = _EMBEDDING in adapter.parts[module]  # its initialization never moves the base
-    formula = partial(_formula, None if embedding else start)
+    formula = partial(_formula, None if embedding else offset)
     return apply_oriented(formula, adapter, module, weight, embedding=embedding)
 
 
-def _formula(start: Start | None, adapter: Adapter, module: str, weight: Tensor) -> Operator:
+def _formula(offset: InitialOffset | None, adapter: Adapter, module: str, weight: Tensor) -> Operator:
     moved: Operator = product(adapter, module, weight)
-    if start is not None:
-        moved = start.subtract(module, weight, moved)
+    if offset is not None:
+        moved = offset.subtract(module, weight, moved)
     if adapter.config.get("kasa_config"):
         moved = Difference(moved, removed(weight, rank_and_alpha(adapter.config, module)[0]))
     if not adapter.config.get("use_dora"):

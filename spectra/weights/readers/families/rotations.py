@@ -25,21 +25,21 @@ from spectra.linalg.operators.multiplicative import BlockDiagonal, PlaneMix, Pro
 from spectra.linalg.operators.rotations import cayley_minus_identity, neumann_minus_identity, skew_symmetric
 from spectra.weights.readers.adapter import Adapter, Changes, Reader, per_module, require_shape, updates_by
 from spectra.weights.readers.families.vectors import biased
-from spectra.weights.readers.offset import Start
+from spectra.weights.readers.offset import InitialOffset
 from spectra.weights.storage.tensors import TensorStore
 
 # First peft version that truncates the Neumann series as neumann_minus_identity does; it warns about older files.
 _NEUMANN_SINCE = (0, 18)
 
 
-def _oft_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+def _oft_changes(adapter: Adapter, offset: InitialOffset | None, base: TensorStore) -> Changes:
     if _is_neumann(adapter.config) and _peft_version(adapter.config) < _NEUMANN_SINCE:
         raise UnsupportedMethodError(
             "use_cayley_neumann means another series in the peft before 0.18 that wrote this adapter",
             where=adapter.path,
             hint="merge it with that peft in float32 and analyze the full checkpoint with --base",
         )
-    return per_module(_oft, "fan_in_fan_out")(adapter, start, base)
+    return per_module(_oft, "fan_in_fan_out")(adapter, offset, base)
 
 
 def _oft(adapter: Adapter, module: str, weight: Tensor) -> Operator:
@@ -137,7 +137,7 @@ def _orthonormal(adapter: Adapter, module: str, vectors: Tensor) -> Tensor:
     return q
 
 
-def _road_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+def _road_changes(adapter: Adapter, offset: InitialOffset | None, base: TensorStore) -> Changes:
     modules = biased(adapter.parts, base)
     vectors = {f"{module}.bias": partial(_road_bias, adapter, module) for module in modules}
     return Changes(updates_by(_road, adapter), vectors)

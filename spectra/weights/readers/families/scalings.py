@@ -25,7 +25,7 @@ from spectra.weights.readers.adapter import (
     updates_by,
 )
 from spectra.weights.readers.families.vectors import biased, flat
-from spectra.weights.readers.offset import Start
+from spectra.weights.readers.offset import InitialOffset
 from spectra.weights.storage.tensors import TensorStore
 
 # Lower bound that peft puts on the norms in DeLoRA's denominator.
@@ -33,7 +33,7 @@ _SMALLEST_NORM = 1e-4
 _GLORA_PARTS = tuple(f"glora_{path}.{factor}" for path in "ABCDE" for factor in ("Xd", "Xu", "X", "zeros"))
 
 
-def _ia3_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+def _ia3_changes(adapter: Adapter, offset: InitialOffset | None, base: TensorStore) -> Changes:
     by_output = (module for module in biased(adapter.parts, base) if adapter.tensor(module, "ia3_l").shape[1] == 1)
     return Changes(
         updates_by(_ia3, adapter), {f"{module}.bias": partial(_ia3_bias, adapter, module) for module in by_output}
@@ -84,7 +84,7 @@ def _length(factor: Tensor, dim: int) -> Tensor:
     return length.clamp(min=_SMALLEST_NORM)
 
 
-def _glora_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+def _glora_changes(adapter: Adapter, offset: InitialOffset | None, base: TensorStore) -> Changes:
     refuse_options(adapter, "bias")  # a trained bias besides D and E: the two would have to be composed
     biases = {f"{module}.bias": partial(_glora_bias, adapter, base, module) for module in biased(adapter.parts, base)}
     return Changes(updates_by(_glora, adapter), biases)

@@ -26,7 +26,7 @@ from spectra.linalg.operators.basic import LowRank, Operator
 from spectra.linalg.operators.kronecker_and_circulant import product
 from spectra.weights.readers import seeded
 from spectra.weights.readers.adapter import Adapter, Changes, Formula, Reader, per_module, updates_by
-from spectra.weights.readers.offset import Start
+from spectra.weights.readers.offset import InitialOffset
 from spectra.weights.readers.oriented import oriented
 from spectra.weights.storage.tensors import TensorStore
 
@@ -37,7 +37,7 @@ _ProjectedFormula = Callable[[Tensor, Tensor, Adapter, str, Tensor], Operator]
 def _projected(prefix: str, formula: _ProjectedFormula, draw: seeded.Draw) -> Callable[..., Changes]:
     """Return ``changes`` of a method with shared projections, stored or drawn from ``projection_prng_key``."""
 
-    def changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+    def changes(adapter: Adapter, offset: InitialOffset | None, base: TensorStore) -> Changes:
         names = [f"{prefix}_A", f"{prefix}_B"]
         if all(name in adapter.shared for name in names):
             stored_a, stored_b = (adapter.store[adapter.shared[name]] for name in names)
@@ -107,7 +107,7 @@ def _mixture(adapter: Adapter, module: str, part: str, bank: Tensor) -> Tensor:
     return (weights[..., None] * bank[chosen]).sum(-2)
 
 
-def _unilora_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+def _unilora_changes(adapter: Adapter, offset: InitialOffset | None, base: TensorStore) -> Changes:
     if adapter.parts:
         return Changes(updates_by(_unilora_stored, adapter))
     theta = adapter.store[adapter.shared["unilora_theta_d"]].to(torch.float64)

@@ -23,7 +23,7 @@ from spectra.linalg.operators.basic import Difference, LowRank, Operator
 from spectra.linalg.operators.multiplicative import zero_update
 from spectra.linalg.operators.rotations import cayley_minus_identity, neumann_minus_identity, skew_symmetric
 from spectra.weights.readers.adapter import Adapter, Changes, Reader, per_module, require_shape, updates_by
-from spectra.weights.readers.offset import Start
+from spectra.weights.readers.offset import InitialOffset
 from spectra.weights.storage.tensors import TensorStore
 
 
@@ -70,7 +70,7 @@ def _psoft_rotation(numbers: Tensor, config: Mapping[str, Any]) -> Tensor:
     return neumann_minus_identity(q, int(config["num_cayley_neumann_terms"]))
 
 
-def _tinylora_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+def _tinylora_changes(adapter: Adapter, offset: InitialOffset | None, base: TensorStore) -> Changes:
     indices = _module_indices(adapter)
     groups = max(1, round(len(indices) * (1 - float(adapter.config["weight_tying"]))))
     size = max(1, len(indices) // groups)
@@ -125,7 +125,7 @@ def _bytes(projection: Tensor) -> bytes:
     return projection.to(torch.float32).numpy().tobytes()
 
 
-def _osf_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+def _osf_changes(adapter: Adapter, offset: InitialOffset | None, base: TensorStore) -> Changes:
     return Changes(updates_by(partial(_osf, base), adapter))
 
 

@@ -23,7 +23,7 @@ from spectra.linalg.operators.basic import Dense, LowRank, Operator, Sum
 from spectra.linalg.operators.kronecker_and_circulant import Placed, block_diagonal, product
 from spectra.weights.readers import seeded, wavelets
 from spectra.weights.readers.adapter import Adapter, Changes, Reader, per_module, require_shape, updates_by
-from spectra.weights.readers.offset import Start
+from spectra.weights.readers.offset import InitialOffset
 from spectra.weights.readers.oriented import oriented
 from spectra.weights.storage.tensors import TensorStore
 
@@ -107,7 +107,7 @@ def _three_factors(down: Tensor, block: Tensor, across: Tensor) -> Operator:
     return product(down @ block, across.T)
 
 
-def _super_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+def _super_changes(adapter: Adapter, offset: InitialOffset | None, base: TensorStore) -> Changes:
     return Changes(updates_by(partial(_super, base), adapter))
 
 

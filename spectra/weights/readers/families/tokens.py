@@ -15,7 +15,7 @@ from spectra.errors import BaseModelError, CorruptFileError
 from spectra.linalg.operators.basic import Dense, Operator
 from spectra.linalg.operators.kronecker_and_circulant import Placed
 from spectra.weights.readers.adapter import Adapter, Changes, Reader, UpdateFunction, updates_by
-from spectra.weights.readers.offset import Start
+from spectra.weights.readers.offset import InitialOffset
 from spectra.weights.storage.tensors import TensorStore
 
 _ROWS = "trainable_tokens_delta"
@@ -30,7 +30,7 @@ def token_updates(adapter: Adapter) -> dict[str, UpdateFunction]:
     return updates_by(partial(_replaced_rows, TOKEN_ROWS, given), adapter, modules)
 
 
-def _changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+def _changes(adapter: Adapter, offset: InitialOffset | None, base: TensorStore) -> Changes:
     return Changes(updates_by(partial(_replaced_rows, _ROWS, adapter.config.get("token_indices")), adapter))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from spectra.errors import CorruptFileError, UnsupportedMethodError
 from spectra.linalg.operators.basic import Dense, Operator
 from spectra.weights.readers.adapter import Adapter, Changes, Reader, require_shape
-from spectra.weights.readers.offset import Start
+from spectra.weights.readers.offset import InitialOffset
 from spectra.weights.storage.tensors import TensorStore
 
 
@@ -39,7 +39,7 @@ def flat(adapter: Adapter, module: str, part: str, like: Tensor) -> Tensor:
     return vector
 
 
-def _norm_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+def _norm_changes(adapter: Adapter, offset: InitialOffset | None, base: TensorStore) -> Changes:
     matrices, vectors = {}, {}
     for module, parts in adapter.parts.items():
         if len(base.shapes.get(f"{module}.weight", ())) == 2:
@@ -62,7 +62,7 @@ def _new_vector(adapter: Adapter, module: str, part: str, old: Tensor) -> Tensor
     return flat(adapter, module, part, old) - old
 
 
-def _bias_changes(adapter: Adapter, start: Start | None, base: TensorStore) -> Changes:
+def _bias_changes(adapter: Adapter, offset: InitialOffset | None, base: TensorStore) -> Changes:
     found = biased(adapter.parts, base)
     if not found:
         raise UnsupportedMethodError(

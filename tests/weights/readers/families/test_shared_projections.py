@@ -83,7 +83,7 @@ def test_a_base_of_another_shape_is_named(llama: Path, tmp_path: Path, case: str
 def test_projections_are_not_drawn_for_a_base_without_the_modules(llama: Path, tmp_path: Path) -> None:
     end, _ = make_adapter(llama, tmp_path / "adapter", config_of(*CASES["vera, drawn again"][:2]))
     short = write_llama(tmp_path / "short", num_hidden_layers=1)
-    with pytest.raises(BaseModelError, match="shared projections cannot be drawn again"):
+    with pytest.raises(BaseModelError, match="shared projections cannot be redrawn"):
         updates_of(end, short)
 
 
