@@ -13,7 +13,7 @@ import typer
 
 from spectra import __version__
 from spectra.analysis.options import Depth, EngineName, Options
-from spectra.commands.drawn import Figures as FiguresName
+from spectra.commands.drawing_record import Figures as FiguresName
 from spectra.commands.eval import EvalOptions
 from spectra.commands.options import Base, Origin, Out, fields_are_options
 from spectra.commands.output import AsJson, Output, Quiet

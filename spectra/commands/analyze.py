@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectra.commands.drawn import Figures
+from spectra.commands.drawing_record import Figures
 
 if TYPE_CHECKING:
     from spectra.analysis.analyze import Analysis, Options

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from spectra.commands.draw import shown
-from spectra.commands.drawn import Figures, fingerprint, refresh
+from spectra.commands.drawing_record import Figures, fingerprint, refresh
 from spectra.errors import UsageError
 from spectra.runs.layout import AnalysisLayout
 

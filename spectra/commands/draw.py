@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spectra.commands.drawn import Drawn, Figures, clear, fingerprint, refresh
+from spectra.commands.drawing_record import Drawn, Figures, clear, fingerprint, refresh
 from spectra.runs.atomic import read_json
 from spectra.runs.layout import AnalysisLayout, RunLayout
 from spectra.runs.tables import SCHEMAS, Tables

@@ -32,8 +32,8 @@ from spectra.training.loop.checkpoints import newest_checkpoint
 from spectra.training.loop.frozen_weights import FrozenDriftCallback
 from spectra.training.loop.lengths import check_lengths
 from spectra.training.loop.progress import Reporter, reporting
+from spectra.training.loop.recipe_changes import Changed, CheckpointIntervalCallback, adopt, made_no_progress, obstacle
 from spectra.training.loop.report_to import check_reports
-from spectra.training.loop.resume import Changed, CheckpointIntervalCallback, adopt, made_no_progress, obstacle
 from spectra.training.loop.trainer import build_trainer
 from spectra.training.methods import find_method
 from spectra.training.policy.policy import Policy, build_policy
@@ -67,8 +67,8 @@ def train(recipe: Recipe, out: Path, *, overwrite: bool = False, quiet: bool = F
     """Train one run; resume it if it was killed, and skip it if it is finished.
 
     A recipe that differs only in how the run is computed and stored resumes it too: see
-    :mod:`spectra.training.loop.resume`. Nothing is written or removed before the recipe, its data and its base model
-    are read.
+    :mod:`spectra.training.loop.recipe_changes`. Nothing is written or removed before the recipe, its data and its base
+    model are read.
 
     With a launcher, every process calls this function, and the main process writes.
 

@@ -1,8 +1,8 @@
 """Methods that spectra trains, and the recipe section that selects one."""
 
 from spectra.training.methods.method import LINEAR_MODULES, NORM_MODULES, InitializationContext, Method, RunContext
+from spectra.training.methods.recipe_section import MethodRecipe
 from spectra.training.methods.registry import LEFT_OUT, METHODS, STUDY, find_method
-from spectra.training.methods.section import MethodRecipe
 from spectra.training.methods.shapes import embedded_shapes
 
 __all__ = [

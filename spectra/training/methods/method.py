@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from spectra.config import KeyFault, Section, nearest
-from spectra.training.methods.section import MethodRecipe
+from spectra.training.methods.recipe_section import MethodRecipe
 from spectra.training.methods.shapes import Rule, Shapes
 from spectra.weights.facts import MethodFacts
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from spectra.training.methods.section import MethodRecipe
+from spectra.training.methods.recipe_section import MethodRecipe
 
 
 def lora_plus(model: Any, recipe: MethodRecipe, optimizer: Any) -> Any:

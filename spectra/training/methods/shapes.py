@@ -9,7 +9,7 @@ from typing import Literal
 
 from spectra.errors import RecipeError
 from spectra.runs.layout import MODEL_WEIGHTS
-from spectra.training.methods.section import MethodRecipe
+from spectra.training.methods.recipe_section import MethodRecipe
 
 # Shape of each target's weight by module name: (out, in) of a matrix, (features,) of a norm.
 Shapes = Mapping[str, tuple[int, ...]]

@@ -14,7 +14,7 @@ from spectra.training.compat.peft import prune_ranks
 from spectra.training.methods.families.lora import LORA_DEFAULTS
 from spectra.training.methods.initializations import ADAPTER
 from spectra.training.methods.method import Method, RunContext
-from spectra.training.methods.section import MethodRecipe
+from spectra.training.methods.recipe_section import MethodRecipe
 from spectra.training.methods.shapes import AtMost, each, rank
 from spectra.weights.facts import FACTS
 

@@ -4,7 +4,7 @@ from pydantic import Field
 
 from spectra.config import Section
 from spectra.training.methods.method import SCALED, Method, Peft
-from spectra.training.methods.section import MethodRecipe
+from spectra.training.methods.recipe_section import MethodRecipe
 from spectra.training.methods.shapes import each, rank
 from spectra.weights.facts import FACTS
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from spectra.config import Section
 from spectra.training.methods import initializations, optimizers
 from spectra.training.methods.method import LINEAR_MODULES, Method, RunContext
-from spectra.training.methods.section import MethodRecipe
+from spectra.training.methods.recipe_section import MethodRecipe
 from spectra.training.methods.shapes import AtMost, each, rank
 from spectra.weights.facts import FACTS
 

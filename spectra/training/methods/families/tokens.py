@@ -6,7 +6,7 @@ from pydantic import Field
 
 from spectra.config import Section
 from spectra.training.methods.method import Method, RunContext
-from spectra.training.methods.section import MethodRecipe
+from spectra.training.methods.recipe_section import MethodRecipe
 from spectra.training.methods.shapes import each
 from spectra.weights.facts import FACTS
 

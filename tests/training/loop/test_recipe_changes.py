@@ -12,7 +12,7 @@ from spectra.config import dump, load
 from spectra.errors import RunExistsError
 from spectra.runs.layout import RunLayout
 from spectra.runs.manifest import BaseIdentity, Manifest, now
-from spectra.training.loop.resume import CheckpointIntervalCallback, adopt, made_no_progress, obstacle
+from spectra.training.loop.recipe_changes import CheckpointIntervalCallback, adopt, made_no_progress, obstacle
 from spectra.training.loop.run import RunAction, decide, train
 from spectra.training.recipe.recipe import Recipe
 from tests.training.loop.test_kill_and_resume import curves, results

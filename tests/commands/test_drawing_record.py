@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from spectra.commands.drawn import Drawn, Figures, fingerprint, refresh
+from spectra.commands.drawing_record import Drawn, Figures, fingerprint, refresh
 from spectra.runs.layout import AnalysisLayout
 
 
@@ -111,7 +111,7 @@ def test_a_fingerprint_is_of_content_and_of_words(tmp_path: Path) -> None:
 def test_a_change_of_the_code_that_draws_changes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = tmp_path / "plot.py"
     code.write_text("old")
-    monkeypatch.setattr("spectra.commands.drawn._code", lambda: [code])
+    monkeypatch.setattr("spectra.commands.drawing_record._code", lambda: [code])
     first = fingerprint([])
     code.write_text("new")
     assert fingerprint([]) != first
