@@ -25,8 +25,8 @@ from spectra.analysis.tables.spectral import measure_matrix
 from spectra.linalg.decompositions import spectrum
 from spectra.linalg.decompositions.basis import Basis, decompose
 from spectra.linalg.measures.alignment import align
-from spectra.linalg.nulls.distributions import centroid_distribution, diagonal_share_distribution
 from spectra.linalg.nulls.random_updates import FAMILIES, Original, haar
+from spectra.linalg.nulls.share_distributions import centroid_distribution, diagonal_share_distribution
 from spectra.linalg.operators.basic import LowRank, Operator
 
 SHAPES = ((40, 64), (64, 40), (48, 48))

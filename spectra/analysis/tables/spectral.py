@@ -18,13 +18,13 @@ from spectra.linalg.decompositions import spectrum
 from spectra.linalg.decompositions.basis import Basis
 from spectra.linalg.measures.alignment import Alignment, align_all, bin_edges, binned
 from spectra.linalg.measures.tails import tail
-from spectra.linalg.nulls.distributions import (
+from spectra.linalg.nulls.haar_moments import Null, haar_centroid, haar_diagonal_share, haar_joint_share, haar_share
+from spectra.linalg.nulls.share_distributions import (
     centroid_distribution,
     diagonal_share_distribution,
     joint_share_distribution,
     share_distribution,
 )
-from spectra.linalg.nulls.haar_moments import Null, haar_centroid, haar_diagonal_share, haar_joint_share, haar_share
 from spectra.linalg.operators.basic import Operator
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5)

@@ -10,8 +10,8 @@ from scipy import stats
 
 from spectra.analysis.tables.spectral import kind_of, layer_of, measure_matrix, measure_vector
 from spectra.linalg.decompositions.basis import decompose
-from spectra.linalg.nulls.distributions import joint_share_distribution, share_distribution
 from spectra.linalg.nulls.haar_moments import haar_centroid, haar_diagonal_share
+from spectra.linalg.nulls.share_distributions import joint_share_distribution, share_distribution
 from spectra.linalg.operators.basic import Dense, LowRank, Operator, RowScaled, Sum
 from tests import oracles, oracles_nulls
 from tests.builders import matrix, randn

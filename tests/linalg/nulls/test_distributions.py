@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from spectra.linalg.nulls.distributions import (
-    RESOLUTION,
-    Distribution,
-    Pearson,
+from spectra.linalg.nulls.distributions import RESOLUTION, Distribution, Pearson
+from spectra.linalg.nulls.haar_exact import Moments
+from spectra.linalg.nulls.share_distributions import (
     centroid_distribution,
     diagonal_share_distribution,
     joint_share_distribution,
     powers_of,
     share_distribution,
 )
-from spectra.linalg.nulls.haar_exact import Moments
 from tests import oracles_nulls as oracle
 
 KINDS = {

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spectra.linalg.nulls.distributions import powers_of
 from spectra.linalg.nulls.haar_exact import FULL_SIDE, Moments, centered_moments, diagonal_moments, relative_moments
 from spectra.linalg.nulls.haar_moments import haar_block_share, haar_centroid, haar_diagonal_share, haar_share
+from spectra.linalg.nulls.share_distributions import powers_of
 from tests import oracles_nulls as oracle
 
 DRAWS = 60_000
