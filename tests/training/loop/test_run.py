@@ -192,7 +192,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "column": ({"task": {"prompt": "nope"}}, "row 1 has no 'nope'"),
     "fewer held-out problems": ({"evaluation": {"problems": 9}}, "must be at most 4, the held-out problems of"),
     "length": ({"algorithm": {"generations": 4, "max_completion_length": 99}}, "exceeds the model's positions, 64"),
-    "no such base": ({"model": {"base": "/nonexist"}}, "no such base model directory; give model.base a directory"),
+    "no such base": (
+        {"model": {"base": "/nonexist"}},
+        "no such base model directory; pass a directory or a hub id to model.base",
+    ),
 }
 
 

@@ -404,7 +404,7 @@ def launch(out: Path, base: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_two_processes_train_and_one_of_them_says_what_is_wrong(tiny_base: Path, tmp_path: Path) -> None:
     done = launch(tmp_path / "out", tiny_base)
-    assert done.stdout.count("trained\n") == 2, done.stderr  # each process, once
+    assert done.stdout.count("trained") == 2, done.stderr  # each process, once; their lines may mix
     assert steps(tmp_path / "out") == [0, 2, 3]
     assert [r["step"] for r in read_records(tmp_path / "out" / "metrics.jsonl") if "loss" in r] == [1, 2, 3]
     assert done.returncode != 0

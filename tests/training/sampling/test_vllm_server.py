@@ -96,7 +96,7 @@ def test_another_model_is_refused(server: StandIn, tmp_path: Path) -> None:
     other = make_base(tmp_path / "other", hidden=64)
     with (
         listening(server) as url,
-        pytest.raises(EngineError, match="another model, .*: hidden_size is 32 there and 64"),
+        pytest.raises(EngineError, match="a different model, .*: hidden_size is 32 there and 64"),
     ):
         connect(other, url)
 
