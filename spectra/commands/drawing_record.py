@@ -15,6 +15,13 @@ Figures = Literal["none", "report", "all"]
 
 _LIBRARIES = ("matplotlib", "pandas", "numpy", "jinja2")
 
+# Figures that were written before there was a record of them.
+_NAMES_OF_0_1_0 = frozenset(
+    "accuracy_against_size convergence coordinates cumulative_left cumulative_right drift heatmap_kappa_spec "
+    "heatmap_principal_lift heatmap_relative_fro learning_curves map nulls overlay_left overlay_right pair_cosines "
+    "profile_left profile_right timeline trajectory".split()
+)
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -39,9 +46,11 @@ class Drawn:
         """Return what is recorded in a directory; nothing where the record is missing or unreadable."""
         try:
             found = read_json(where.drawn) if where.drawn.exists() else {}
-            return cls(str(found.get("fingerprint", "")), str(found.get("figures", "")), tuple(found.get("files", ())))
         except CorruptFileError:
-            return cls("", "", ())
+            found = {}
+        files = found.get("files")
+        names = tuple(map(str, files)) if isinstance(files, list) else ()
+        return cls(str(found.get("fingerprint", "")), str(found.get("figures", "")), names)
 
 
 def fingerprint(inputs: Iterable[Path], *said: str) -> str:
@@ -88,15 +97,21 @@ def refresh(where: AnalysisLayout, now: str, figures: Figures, draw: Callable[[b
 
 
 def clear(where: AnalysisLayout, before: Drawn) -> None:
-    """Remove what was drawn: no figure and no page outlives the numbers that it shows."""
+    """Remove what was drawn: no figure and no page outlives the numbers that it shows. Other files stay."""
     where.drawn.unlink(missing_ok=True)
-    listed = (where.root / name for name in before.files)
-    for path in (*listed, *_pictures(where), where.report_html, where.report_markdown):
+    for path in (*_drawn(where, before), where.report_html, where.report_markdown):
         path.unlink(missing_ok=True)
 
 
-def _pictures(where: AnalysisLayout) -> list[Path]:
-    return [path for suffix in ("pdf", "png", "svg") for path in where.figures.glob(f"*.{suffix}")]
+def _drawn(where: AnalysisLayout, before: Drawn) -> list[Path]:
+    """Return the figures of the record, or, without one, those with the names that version 0.1.0 gave its figures.
+
+    A record is a file in somebody's run: a name in it that leads out of the folder of figures is not followed.
+    """
+    pictures = [path for suffix in ("pdf", "png", "svg") for path in where.figures.glob(f"*.{suffix}")]
+    if not before.fingerprint:
+        return [path for path in pictures if path.stem in _NAMES_OF_0_1_0]
+    return [path for path in pictures if path.relative_to(where.root).as_posix() in before.files]
 
 
 def _code() -> list[Path]:

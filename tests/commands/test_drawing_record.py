@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from spectra.commands.drawing_record import Drawn, Figures, fingerprint, refresh
+from spectra.runs.atomic import write_json
 from spectra.runs.layout import AnalysisLayout
 
 
@@ -77,12 +78,25 @@ def test_none_draws_nothing_and_leaves_nothing_stale(pen: Pen) -> None:
 
 def test_what_no_record_knows_of_is_drawn_again(pen: Pen) -> None:
     pen.refresh()
-    (pen.where.figures / "old.png").write_text("of an earlier version")
+    (pen.where.figures / "map.png").write_text("of an earlier version")
     for record in ("{", "[]"):
         pen.where.drawn.write_text(record)
         pen.refresh()
         assert pen.on_disk == ALL
     assert pen.strokes == 3
+
+
+def test_files_of_others_stay(pen: Pen, tmp_path: Path) -> None:
+    mine = pen.where.figures / "mine.pdf"
+    outside = tmp_path.parent / f"{tmp_path.name}.pdf"
+    pen.refresh()
+    for file in (mine, outside):
+        file.write_text("mine")
+    names = ["figures/a.pdf", f"../{outside.name}", f"figures/../../{outside.name}", 5]
+    write_json(pen.where.drawn, {"fingerprint": "old", "figures": "all", "files": names})
+    pen.refresh("later", "none")
+    assert pen.on_disk == {"mine.pdf", "a.svg"}  # the record no longer named a.svg
+    assert (mine.read_text(), outside.read_text()) == ("mine", "mine")
 
 
 def test_a_killed_drawing_is_drawn_again(pen: Pen) -> None:
