@@ -47,7 +47,9 @@ class Sampling:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or (self.temperature == 0 and self.samples > 1):
+        if self.samples < 1:
+            raise UsageError(f"samples must be at least 1, got {self.samples}", hint="draw one sample or more")
+        if self.temperature == 0 and self.samples > 1:
             hint = "draw one sample, or set a temperature above 0"
             raise UsageError(f"cannot draw {self.samples} samples at temperature {self.temperature}", hint=hint)
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_new_tokens < 1:

@@ -56,8 +56,8 @@ def find_benchmark(name: str) -> Benchmark:
     if name in known:
         return known[name]
     near = nearest(name, list(known))
-    hint = f"did you mean {near!r}?" if near else f"choose among {', '.join(known)}"
-    raise UsageError(f"no benchmark {name!r}", hint=f"{hint} Or give --data a file or a dataset")
+    hint = f"did you mean {near!r}" if near else f"choose among {', '.join(known)}"
+    raise UsageError(f"no benchmark {name!r}", hint=f"{hint}, or pass a file or a dataset to --data")
 
 
 def benchmark_source(name: str) -> Source:
