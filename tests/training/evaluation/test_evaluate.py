@@ -213,7 +213,7 @@ def test_benchmarks_have_the_study_s_sampling_unless_told_otherwise(run: Path, m
         (EvalOptions(problems=999), "--problems must be between 1 and 256, got 999"),
         (EvalOptions(style="think"), "carry_addition has a fixed prompt format"),
         (EvalOptions(steps=(9,)), "no snapshot of step 9"),
-        (EvalOptions(k=0), "cannot draw 0 samples"),
+        (EvalOptions(k=0), "samples must be at least 1, got 0"),
         (EvalOptions(batch_size=0), "--batch-size must be at least 1, got 0"),
         (EvalOptions(batch_size=-4), "--batch-size must be at least 1, got -4"),
         (EvalOptions(memory=0.0), r"--memory must be in \(0, 1\], got 0\.0"),

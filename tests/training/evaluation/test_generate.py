@@ -113,9 +113,12 @@ def test_any_causal_model_is_evaluated() -> None:
     assert [row.problem for row in rows] == ["a", "a", "b", "b"]
 
 
-@pytest.mark.parametrize(("samples", "temperature"), [(2, 0.0), (0, 1.0)])
-def test_samples_that_cannot_be_drawn_are_refused(base, samples: int, temperature: float) -> None:
-    with pytest.raises(UsageError, match=f"cannot draw {samples} samples"):
+@pytest.mark.parametrize(
+    ("samples", "temperature", "fault"),
+    [(2, 0.0, "cannot draw 2 samples"), (0, 1.0, "samples must be at least 1, got 0")],
+)
+def test_samples_that_cannot_be_drawn_are_refused(base, samples: int, temperature: float, fault: str) -> None:
+    with pytest.raises(UsageError, match=fault):
         sample(base, samples=samples, temperature=temperature)
 
 

@@ -93,7 +93,7 @@ def test_every_known_end_counts() -> None:
     ("settings", "message"),
     [
         ((2, 0.0, 1.0, 8, 0), "cannot draw 2 samples at temperature 0"),
-        ((0, 1.0, 1.0, 8, 0), "cannot draw 0 samples"),
+        ((0, 1.0, 1.0, 8, 0), "samples must be at least 1, got 0"),
         ((1, -1.0, 1.0, 8, 0), "temperature -1"),
         ((1, 1.0, 0.0, 8, 0), "top-p 0"),
         ((1, 1.0, 1.5, 8, 0), "top-p 1.5"),
