@@ -53,7 +53,7 @@ $(VLLM_VENV)/.installed: training/vllm/install.py pyproject.toml
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Lines and branches of spectra that the tests run; the floor is what was measured, rounded down.
+# Lines and branches of spectra that the tests run; the floor is a bound to raise to what is measured.
 COVERAGE_FLOOR := 90
 coverage: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term \
